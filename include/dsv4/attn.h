@@ -1,0 +1,206 @@
+/*
+ * dsv4/attn.h - DeepSeek-V4's sparse MLA decode attention, as a stateless operation.
+ *
+ * For each query token, keys are the cache rows that two index lists name: the sliding window and,
+ * when present, a second scope (the compressed cache). One softmax runs over both; key and value
+ * are the same 512 numbers; the output is 512 numbers per head (DeepSeek-V4, core attention;
+ * docs/attn.md has the equations and every rule in full):
+ *
+ *   s_i = softmax_scale * (q . k_i)     m = max s_i     Z = sum exp(s_i - m)
+ *   out = sum exp(s_i - m) k_i / (Z + exp(sink - m))    lse = m + ln Z
+ *
+ * Rules, the same on every device:
+ *   - An index < 0 or >= n_pages * page_rows names no key. Indices may repeat; each mention counts.
+ *   - With `lengths`, only the first lengths[request] entries of a list count; < 0 counts as 0,
+ * more than n_indices as n_indices.
+ *   - Only named rows are read as numbers: bytes of unnamed slots may be anything, NaN included. A
+ * NaN in a named row makes outputs of the rows that name it NaN, and no other.
+ *   - A query without keys gives out = 0 and lse = +inf. sink = +inf gives out = 0, sink = -inf
+ * nothing. lse is the natural log and never includes the sink.
+ *   - Results are bit-equal whatever the batch around a request, the order of requests and the
+ * number of threads.
+ *
+ * Use: fill dsv4_attn_params (start from dsv4_attn_params_default), ask dsv4_attn_plan_size for the
+ * two memories, call dsv4_attn_plan_build once per step and dsv4_attn_decode once per layer.
+ * Nothing is allocated, nothing is kept: all memory is the caller's.
+ */
+#ifndef DSV4_ATTN_H
+#define DSV4_ATTN_H
+
+#include "dsv4/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DSV4_ATTN_DIM       512 /* query, key, value and output width */
+#define DSV4_ATTN_ROPE_DIM  64  /* rotated tail: dims 448..511 */
+#define DSV4_ATTN_MAX_HEADS 128
+
+/* Where to compute. AUTO takes the best that this machine can run. */
+enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2 };
+
+/*
+ * Arithmetic. EXACT: f32 products and sums. BF16: bf16 products, f32 sums, probabilities rounded to
+ * bf16 (relative error of out below 2^-9; lse as EXACT). AUTO: BF16 where the hardware has it, else
+ * EXACT.
+ */
+enum { DSV4_ATTN_MATH_AUTO = 0, DSV4_ATTN_MATH_EXACT = 1, DSV4_ATTN_MATH_BF16 = 2 };
+
+enum { DSV4_DTYPE_BF16 = 1, DSV4_DTYPE_F32 = 2 };
+
+/*
+ * One paged cache and the lists that name rows in it. A scope with cache == NULL is absent: its
+ * other fields are ignored. Strides are in bytes, non-negative.
+ */
+typedef struct dsv4_attn_scope {
+    const void *cache; /* [n_pages, page_stride_bytes] u8, records of dsv4/cache.h; any alignment */
+    int64_t n_pages;   /* 1 .. ; n_pages * page_rows may exceed 2^31, indices then name a part */
+    int64_t page_rows; /* rows per page, 1 .. 2^20 */
+    int64_t page_stride_bytes; /* >= page_rows * 584 */
+    const int32_t
+        *indices;      /* [n_requests, n_queries, n_indices] i32 slots, unit stride inside a list */
+    int64_t n_indices; /* 0 .. 2^24; indices may be NULL when 0 */
+    int64_t indices_request_stride_bytes; /* multiple of 4 */
+    int64_t indices_query_stride_bytes;   /* multiple of 4 */
+    const int32_t *lengths;               /* [n_requests] i32, or NULL: the whole list counts */
+} dsv4_attn_scope;
+
+/*
+ * Everything that describes one decode call. Set `size` (dsv4_attn_params_default does): fields
+ * after it in later versions then keep their defaults. All pointers are borrowed for the call.
+ * Tensor pointers must be aligned to their element; strides must be multiples of it.
+ */
+typedef struct dsv4_attn_params {
+    uint64_t size; /* sizeof(dsv4_attn_params) of the caller */
+
+    int64_t n_requests;  /* 0 .. 2^20; 0 does nothing */
+    int64_t n_queries;   /* query tokens per request (s_q), 1 .. 2^10 */
+    int64_t n_heads;     /* 1 .. 128, all of one key head */
+    float softmax_scale; /* finite, > 0 */
+    int32_t backend;     /* DSV4_BACKEND_* */
+    int32_t math;        /* DSV4_ATTN_MATH_* */
+    int32_t cpu_level;   /* DSV4_CPU_LEVEL_*: AUTO, or a level to use instead of the best one */
+    int32_t n_threads;   /* CPU threads, 1 .. 1024; 0: as many as OpenMP would use */
+    int32_t out_dtype;   /* DSV4_DTYPE_BF16 or DSV4_DTYPE_F32 */
+
+    const void *q; /* [n_requests, n_queries, n_heads, 512] bf16, unit stride inside a head */
+    int64_t q_request_stride_bytes;
+    int64_t q_query_stride_bytes;
+    int64_t q_head_stride_bytes;
+
+    dsv4_attn_scope window; /* the sliding window; required */
+    dsv4_attn_scope extra;  /* the compressed cache; optional */
+
+    const float *sink; /* [n_heads] f32 natural-log logits, +-inf allowed, or NULL: no sink */
+
+    void *out; /* [n_requests, n_queries, n_heads, 512] out_dtype, unit stride inside a head,
+                  written */
+    int64_t out_request_stride_bytes; /* no two heads of the output may overlap */
+    int64_t out_query_stride_bytes;
+    int64_t out_head_stride_bytes;
+
+    float *lse;                       /* [n_requests, n_queries, n_heads] f32, written, or NULL */
+    int64_t lse_request_stride_bytes; /* no two elements may overlap */
+    int64_t lse_query_stride_bytes;
+    int64_t lse_head_stride_bytes;
+
+    /*
+     * Epilogue, used when rope_table != NULL: dims 448..511 of the output are rotated back by the
+     * query's position. Pair i (dims 448 + 2i, 449 + 2i) turns by minus the angle whose cosine and
+     * sine are rope_table[row][i] and rope_table[row][32 + i]. Rotation is linear, so partial
+     * results may be rotated before dsv4_attn_merge. A row outside the table makes those 64 outputs
+     * NaN.
+     */
+    const float *rope_table; /* [n_rope_rows, 64] f32: 32 cosines, then 32 sines */
+    int64_t n_rope_rows;     /* 1 .. 2^31 - 1 */
+    const int32_t
+        *rope_rows; /* [n_requests, n_queries] i32, dense: table row of each query token */
+} dsv4_attn_params;
+
+/*
+ * Fills every field: size, n_queries 1, softmax_scale 512^-0.5, out_dtype bf16, page_rows 64,
+ * everything else zero or NULL.
+ */
+DSV4_API void dsv4_attn_params_default(dsv4_attn_params *params);
+
+/*
+ * Sets every stride to that of dense tensors of the shapes given so far (n_queries, n_heads,
+ * n_indices of both scopes, out_dtype), and page strides to dsv4_cache_page_stride_bytes.
+ */
+DSV4_API void dsv4_attn_params_set_dense(dsv4_attn_params *params);
+
+/*
+ * Checks params and says how much memory a plan and a decode need. The answer depends on shapes,
+ * n_threads and the machine, not on the contents of any tensor; no tensor is read and tensor
+ * pointers may still be NULL. Both memories need 64-byte alignment. Either size may be 0. Errors:
+ * INVALID_ARGUMENT (the text names field, value and rule), UNSUPPORTED (backend, math or level that
+ * this machine cannot run), OUT_OF_MEMORY (a size overflows).
+ */
+DSV4_API dsv4_status dsv4_attn_plan_size(const dsv4_attn_params *params, size_t *plan_bytes,
+                                         size_t *workspace_bytes, dsv4_error *error);
+
+/*
+ * Builds the plan for one step: how lists are split over threads, from shapes and lengths (indices
+ * are not read). Every later decode with the same shapes and the same lengths may share it, from
+ * several threads at once; when lengths change, build it again. stream      must be NULL on the CPU
+ *   plan        plan_bytes of caller memory, at least what dsv4_attn_plan_size said, 64-byte
+ * aligned
+ */
+DSV4_API dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *params, void *plan,
+                                          size_t plan_bytes, dsv4_error *error);
+
+/*
+ * Computes out and lse. Allocates nothing; starts OpenMP threads on the CPU when n_threads > 1
+ * allows. plan        from dsv4_attn_plan_build with the same shapes, backend, math, level and
+ * n_threads: another one is refused; not written workspace   workspace_bytes of caller memory, at
+ * least what dsv4_attn_plan_size said, 64-byte aligned, contents without meaning before and after;
+ * not shared by concurrent calls Errors as dsv4_attn_plan_size; then nothing was written.
+ */
+DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params,
+                                      const void *plan, size_t plan_bytes, void *workspace,
+                                      size_t workspace_bytes, dsv4_error *error);
+
+/* What decode will run with these params: static strings for a person to read. */
+typedef struct dsv4_attn_choice {
+    const char *backend; /* "ref", "cpu" */
+    const char *kernel;  /* "scalar", or a CPU level name */
+    const char *math;    /* "exact", "bf16" */
+    const char *reason;  /* why this one */
+} dsv4_attn_choice;
+
+/* Reads backend, math and cpu_level of params only. Errors as dsv4_attn_plan_size. */
+DSV4_API dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *choice,
+                                      dsv4_error *error);
+
+/*
+ * Merges partial results of disjoint key sets (several ranks, or several calls), each made without
+ * a sink: out = sum_p w_p out_p with w_p = exp(lse_p) / (sum exp(lse_p) + exp(sink)), lse = ln sum
+ * exp(lse_p). A part whose lse is +inf had no keys and counts as nothing; when all are, out = 0 and
+ * lse = +inf. Tensors are dense: n_rows stands for n_requests * n_queries.
+ */
+typedef struct dsv4_attn_merge_params {
+    uint64_t size;
+    int64_t n_parts;        /* 1 .. 4096 */
+    int64_t n_rows;         /* 0 .. 2^30 */
+    int64_t n_heads;        /* 1 .. 128 */
+    int32_t part_dtype;     /* DSV4_DTYPE_* of out_parts */
+    int32_t out_dtype;      /* DSV4_DTYPE_* of out */
+    int32_t n_threads;      /* as in dsv4_attn_params */
+    int32_t reserved;       /* 0 */
+    const void *out_parts;  /* [n_parts, n_rows, n_heads, 512] part_dtype */
+    const float *lse_parts; /* [n_parts, n_rows, n_heads] f32 */
+    const float *sink;      /* [n_heads] f32, or NULL */
+    void *out;  /* [n_rows, n_heads, 512] out_dtype, written; must not overlap the parts */
+    float *lse; /* [n_rows, n_heads] f32, written, or NULL */
+} dsv4_attn_merge_params;
+
+/* stream must be NULL on the CPU. Allocates nothing. Errors: INVALID_ARGUMENT. */
+DSV4_API dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params,
+                                     dsv4_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
