@@ -12,13 +12,13 @@
  * Rules, the same on every device:
  *   - An index < 0 or >= n_pages * page_rows names no key. Indices may repeat; each mention counts.
  *   - With `lengths`, only the first lengths[request] entries of a list count; < 0 counts as 0,
- * more than n_indices as n_indices.
- *   - Only named rows are read as numbers: bytes of unnamed slots may be anything, NaN included. A
- * NaN in a named row makes outputs of the rows that name it NaN, and no other.
+ *     more than n_indices as n_indices.
+ *   - Only named rows are read as numbers: bytes of unnamed slots may be anything, NaN included.
+ *     A NaN in a named row makes the outputs of the queries that name it NaN, and no other.
  *   - A query without keys gives out = 0 and lse = +inf. sink = +inf gives out = 0, sink = -inf
- * nothing. lse is the natural log and never includes the sink.
+ *     nothing. lse is the natural log and never includes the sink.
  *   - Results are bit-equal whatever the batch around a request, the order of requests and the
- * number of threads.
+ *     number of threads.
  *
  * Use: fill dsv4_attn_params (start from dsv4_attn_params_default), ask dsv4_attn_plan_size for the
  * two memories, call dsv4_attn_plan_build once per step and dsv4_attn_decode once per layer.
