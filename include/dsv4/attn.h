@@ -50,12 +50,12 @@ enum { DSV4_ATTN_MATH_AUTO = 0, DSV4_ATTN_MATH_EXACT = 1, DSV4_ATTN_MATH_BF16 = 
 enum { DSV4_DTYPE_BF16 = 1, DSV4_DTYPE_F32 = 2 };
 
 /*
- * One paged cache and the lists that name rows in it. A scope with cache == NULL is absent: its
- * other fields are ignored. Strides are in bytes, non-negative.
+ * One paged cache and the lists that name rows in it. A scope with n_pages == 0 is absent: its other
+ * fields are ignored. Strides are in bytes, non-negative.
  */
 typedef struct dsv4_attn_scope {
     const void *cache; /* [n_pages, page_stride_bytes] u8, records of dsv4/cache.h; any alignment */
-    int64_t n_pages;   /* 1 .. ; n_pages * page_rows may exceed 2^31, indices then name a part */
+    int64_t n_pages;   /* 0: absent; n_pages * page_rows may exceed 2^31: indices name a part */
     int64_t page_rows; /* rows per page, 1 .. 2^20 */
     int64_t page_stride_bytes; /* >= page_rows * 584 */
     const int32_t
@@ -89,8 +89,8 @@ typedef struct dsv4_attn_params {
     int64_t q_query_stride_bytes;
     int64_t q_head_stride_bytes;
 
-    dsv4_attn_scope window; /* the sliding window; required */
-    dsv4_attn_scope extra;  /* the compressed cache; optional */
+    dsv4_attn_scope window; /* the sliding window */
+    dsv4_attn_scope extra;  /* the compressed cache */
 
     const float *sink; /* [n_heads] f32 natural-log logits, +-inf allowed, or NULL: no sink */
 

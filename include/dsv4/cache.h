@@ -6,8 +6,8 @@
  *
  *   page + i * 576                  448 e4m3 codes (dims 0..447), then 64 little-endian bf16
  *                                   (dims 448..511, already rotated)
- *   page + page_rows * 576 + i * 8  7 ue8m0 scale bytes (dims 0..63, 64..127, ..., 384..447), one
- * zero
+ *   page + page_rows * 576 + i * 8  7 ue8m0 scale bytes (dims 0..63, 64..127, ..., 384..447),
+ *                                   then one zero
  *
  * value = e4m3 * 2^(scale byte - 127). A slot is page * page_rows + row: a signed 32-bit number in
  * index lists; byte offsets are 64-bit everywhere. These functions are pure and thread-safe on
@@ -41,14 +41,16 @@ DSV4_API int64_t dsv4_cache_page_stride_bytes(int64_t page_rows);
 /*
  * Writes one row: quantizes values 0..447 in 7 groups of 64 with power-of-two scales rounded up
  * (scale = 2^ceil(log2(max(amax, 1e-4) / 448))), rounds values 448..511 to bf16, zeroes the pad
- * byte. A NaN anywhere in a group gives code NaN (0x7f) for that value; infinities saturate to
- * +-448 of a group whose scale is the largest. page    the page's first byte; at least page_rows *
- * 584 bytes; any alignment row     0 .. page_rows - 1 values  [512] f32, unit stride
+ * byte. A NaN becomes code 0x7f and does not count in its group's amax; an infinity saturates to
+ * +-448 of a group whose scale is the largest.
+ *   page    the page's first byte; at least page_rows * 584 bytes; any alignment
+ *   row     0 .. page_rows - 1
+ *   values  [512] f32, unit stride
  */
 DSV4_API void dsv4_cache_row_write(void *page, int64_t page_rows, int64_t row, const float *values);
 
 /*
- * Reads one row back to f32, exactly. NaN codes, NaN scale bytes (255) and bf16 NaNs give NaN.
+ * Reads one row back to f32, exactly (products of 2^128 and more are infinite). NaN codes, NaN scale bytes (255) and bf16 NaNs give NaN.
  *   values  [512] f32, unit stride, written
  */
 DSV4_API void dsv4_cache_row_read(const void *page, int64_t page_rows, int64_t row, float *values);

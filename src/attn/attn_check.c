@@ -1,0 +1,358 @@
+/*
+ * attn_check.c - every rule of dsv4/attn.h on parameters.
+ *
+ * Place: attn. A text names the field, its value and the rule. The first broken rule is reported.
+ */
+#include "attn_check.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "base/checked.h"
+#include "base/error.h"
+#include "dsv4/cache.h"
+
+enum {
+    MAX_REQUESTS = 1 << 20,
+    MAX_QUERIES = 1 << 10,
+    MAX_INDICES = 1 << 24,
+    MAX_PAGE_ROWS = 1 << 20,
+    MAX_THREADS = 1024,
+    MAX_PARTS = 4096,
+    MAX_MERGE_ROWS = 1 << 30,
+    MEMORY_ALIGN_BYTES = 64,
+    FIELD_BYTES = 64
+};
+
+static dsv4_status check_range(const char *field, int64_t value, int64_t low, int64_t high,
+                               dsv4_error *error)
+{
+    if (value >= low && value <= high) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "%s: %" PRId64 ", expected %" PRId64 " .. %" PRId64, field, value, low,
+                          high);
+}
+
+static dsv4_status check_struct_size(uint64_t value, size_t need, const char *type,
+                                     dsv4_error *error)
+{
+    if (value >= need) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "size: %" PRIu64 ", expected at least %zu (sizeof(%s))", value, need,
+                          type);
+}
+
+static dsv4_status check_pointer(const char *field, const void *pointer, size_t align_bytes,
+                                 dsv4_error *error)
+{
+    if (pointer == NULL) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT, "%s: NULL, expected a tensor",
+                              field);
+    }
+    if ((uintptr_t)pointer % align_bytes == 0) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "%s: address %p, expected a multiple of %zu bytes", field, pointer,
+                          align_bytes);
+}
+
+/* A tensor's outer dimensions, outermost first. */
+typedef struct dims {
+    const char *tensor;
+    int n_dims;
+    const char *names[3];
+    int64_t counts[3];
+    int64_t strides_bytes[3];
+    int64_t element_bytes; /* strides are multiples of it */
+    int64_t inner_bytes;   /* extent of one innermost run */
+} dims;
+
+static void stride_field(const dims *d, int i, char field[FIELD_BYTES])
+{
+    (void)snprintf(field, FIELD_BYTES, "%s_%s_stride_bytes", d->tensor, d->names[i]);
+}
+
+/* Strides are non-negative multiples of the element, and the whole extent fits in 63 bits. */
+static dsv4_status check_strides(const dims *d, dsv4_error *error)
+{
+    int64_t extent = d->inner_bytes;
+    for (int i = 0; i < d->n_dims; i++) {
+        char field[FIELD_BYTES];
+        stride_field(d, i, field);
+        int64_t stride = d->strides_bytes[i], reach;
+        if (stride < 0 || stride % d->element_bytes != 0) {
+            return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                                  "%s: %" PRId64 ", expected a non-negative multiple of %" PRId64,
+                                  field, stride, d->element_bytes);
+        }
+        if (d->counts[i] == 0) continue;
+        if (!dsv4_checked_mul_i64(d->counts[i] - 1, stride, &reach) ||
+            !dsv4_checked_add_i64(extent, reach, &extent)) {
+            return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                                  "%s: %" PRId64 " times %" PRId64
+                                  ", expected an extent of less than 2^63 bytes",
+                                  field, stride, d->counts[i]);
+        }
+    }
+    return DSV4_OK;
+}
+
+/* No two elements share a byte: from the smallest stride up, each must clear what lies inside it. */
+static dsv4_status check_no_overlap(const dims *d, dsv4_error *error)
+{
+    int order[3], n_order = 0;
+    for (int i = 0; i < d->n_dims; i++) {
+        if (d->counts[i] <= 1) continue;
+        int at = n_order++;
+        while (at > 0 && d->strides_bytes[order[at - 1]] > d->strides_bytes[i]) {
+            order[at] = order[at - 1];
+            at--;
+        }
+        order[at] = i;
+    }
+    int64_t extent = d->inner_bytes;
+    for (int i = 0; i < n_order; i++) {
+        int dim = order[i];
+        if (d->strides_bytes[dim] < extent) {
+            char field[FIELD_BYTES];
+            stride_field(d, dim, field);
+            return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                                  "%s: %" PRId64 ", expected at least %" PRId64
+                                  " so that outputs do not overlap",
+                                  field, d->strides_bytes[dim], extent);
+        }
+        extent += (d->counts[dim] - 1) * d->strides_bytes[dim];
+    }
+    return DSV4_OK;
+}
+
+static dsv4_status check_pages(const char *name, const dsv4_attn_scope *scope, dsv4_error *error)
+{
+    char field[FIELD_BYTES];
+    (void)snprintf(field, sizeof field, "%s.page_rows", name);
+    DSV4_TRY(check_range(field, scope->page_rows, 1, MAX_PAGE_ROWS, error));
+    (void)snprintf(field, sizeof field, "%s.page_stride_bytes", name);
+    int64_t least = scope->page_rows * DSV4_CACHE_RECORD_BYTES, pool_bytes;
+    if (scope->page_stride_bytes < least) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "%s: %" PRId64 ", expected at least page_rows * 584 = %" PRId64,
+                              field, scope->page_stride_bytes, least);
+    }
+    if (!dsv4_checked_mul_i64(scope->n_pages, scope->page_stride_bytes, &pool_bytes)) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "%s: %" PRId64 " times %" PRId64
+                              " pages, expected a pool of less than 2^63 bytes",
+                              field, scope->page_stride_bytes, scope->n_pages);
+    }
+    return DSV4_OK;
+}
+
+static dsv4_status check_scope(const char *name, const dsv4_attn_params *params,
+                               const dsv4_attn_scope *scope, bool need_tensors, dsv4_error *error)
+{
+    char field[FIELD_BYTES];
+    (void)snprintf(field, sizeof field, "%s.n_pages", name);
+    DSV4_TRY(check_range(field, scope->n_pages, 0, INT64_MAX, error));
+    if (scope->n_pages == 0) return DSV4_OK;
+    DSV4_TRY(check_pages(name, scope, error));
+    (void)snprintf(field, sizeof field, "%s.n_indices", name);
+    DSV4_TRY(check_range(field, scope->n_indices, 0, MAX_INDICES, error));
+
+    char tensor[FIELD_BYTES];
+    (void)snprintf(tensor, sizeof tensor, "%s.indices", name);
+    dims lists = {
+        .tensor = tensor,
+        .n_dims = 2,
+        .names = {"request", "query"},
+        .counts = {params->n_requests, params->n_queries},
+        .strides_bytes = {scope->indices_request_stride_bytes, scope->indices_query_stride_bytes},
+        .element_bytes = sizeof(int32_t),
+        .inner_bytes = scope->n_indices * (int64_t)sizeof(int32_t)};
+    DSV4_TRY(check_strides(&lists, error));
+    if (scope->lengths != NULL) {
+        (void)snprintf(field, sizeof field, "%s.lengths", name);
+        DSV4_TRY(check_pointer(field, scope->lengths, sizeof(int32_t), error));
+    }
+    if (!need_tensors) return DSV4_OK;
+    (void)snprintf(field, sizeof field, "%s.cache", name);
+    DSV4_TRY(check_pointer(field, scope->cache, 1, error));
+    if (scope->n_indices == 0) return DSV4_OK;
+    return check_pointer(tensor, scope->indices, sizeof(int32_t), error);
+}
+
+static int64_t dtype_bytes(int32_t dtype)
+{
+    return dtype == DSV4_DTYPE_F32 ? 4 : 2;
+}
+
+static dsv4_status check_dtype(const char *field, int32_t dtype, dsv4_error *error)
+{
+    if (dtype == DSV4_DTYPE_BF16 || dtype == DSV4_DTYPE_F32) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "%s: %" PRId32 ", expected DSV4_DTYPE_BF16 (1) or DSV4_DTYPE_F32 (2)",
+                          field, dtype);
+}
+
+static dsv4_status check_kernel_options(const dsv4_attn_params *params, dsv4_error *error)
+{
+    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CPU, error));
+    DSV4_TRY(check_range("math", params->math, DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_BF16, error));
+    return check_range("cpu_level", params->cpu_level, DSV4_CPU_LEVEL_AUTO,
+                       DSV4_CPU_LEVEL_AVX512BF16, error);
+}
+
+static dsv4_status check_options(const dsv4_attn_params *params, dsv4_error *error)
+{
+    DSV4_TRY(check_range("n_requests", params->n_requests, 0, MAX_REQUESTS, error));
+    DSV4_TRY(check_range("n_queries", params->n_queries, 1, MAX_QUERIES, error));
+    DSV4_TRY(check_range("n_heads", params->n_heads, 1, DSV4_ATTN_MAX_HEADS, error));
+    if (!isfinite(params->softmax_scale) || params->softmax_scale <= 0.0f) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "softmax_scale: %g, expected a finite number > 0",
+                              (double)params->softmax_scale);
+    }
+    DSV4_TRY(check_kernel_options(params, error));
+    DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
+    return check_dtype("out_dtype", params->out_dtype, error);
+}
+
+static dsv4_status check_query(const dsv4_attn_params *params, bool need_tensors, dsv4_error *error)
+{
+    dims q = {.tensor = "q",
+              .n_dims = 3,
+              .names = {"request", "query", "head"},
+              .counts = {params->n_requests, params->n_queries, params->n_heads},
+              .strides_bytes = {params->q_request_stride_bytes, params->q_query_stride_bytes,
+                                params->q_head_stride_bytes},
+              .element_bytes = 2,
+              .inner_bytes = DSV4_ATTN_DIM * 2};
+    DSV4_TRY(check_strides(&q, error));
+    if (!need_tensors) return DSV4_OK;
+    DSV4_TRY(check_pointer("q", params->q, 2, error));
+    if (params->sink == NULL) return DSV4_OK;
+    return check_pointer("sink", params->sink, sizeof(float), error);
+}
+
+static dsv4_status check_outputs(const dsv4_attn_params *params, bool need_tensors,
+                                 dsv4_error *error)
+{
+    int64_t value_bytes = dtype_bytes(params->out_dtype);
+    dims out = {.tensor = "out",
+                .n_dims = 3,
+                .names = {"request", "query", "head"},
+                .counts = {params->n_requests, params->n_queries, params->n_heads},
+                .strides_bytes = {params->out_request_stride_bytes, params->out_query_stride_bytes,
+                                  params->out_head_stride_bytes},
+                .element_bytes = value_bytes,
+                .inner_bytes = DSV4_ATTN_DIM * value_bytes};
+    DSV4_TRY(check_strides(&out, error));
+    DSV4_TRY(check_no_overlap(&out, error));
+    if (need_tensors) DSV4_TRY(check_pointer("out", params->out, (size_t)value_bytes, error));
+    if (params->lse == NULL) return DSV4_OK;
+    dims lse = out;
+    lse.tensor = "lse";
+    lse.strides_bytes[0] = params->lse_request_stride_bytes;
+    lse.strides_bytes[1] = params->lse_query_stride_bytes;
+    lse.strides_bytes[2] = params->lse_head_stride_bytes;
+    lse.element_bytes = lse.inner_bytes = sizeof(float);
+    DSV4_TRY(check_strides(&lse, error));
+    DSV4_TRY(check_no_overlap(&lse, error));
+    return check_pointer("lse", params->lse, sizeof(float), error);
+}
+
+static dsv4_status check_rope(const dsv4_attn_params *params, bool need_tensors, dsv4_error *error)
+{
+    if (params->rope_table == NULL) return DSV4_OK;
+    DSV4_TRY(check_range("n_rope_rows", params->n_rope_rows, 1, INT32_MAX, error));
+    DSV4_TRY(check_pointer("rope_table", params->rope_table, sizeof(float), error));
+    if (!need_tensors) return DSV4_OK;
+    return check_pointer("rope_rows", params->rope_rows, sizeof(int32_t), error);
+}
+
+static dsv4_status check_struct(const dsv4_attn_params *params, dsv4_error *error)
+{
+    if (params == NULL) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT, "params: NULL");
+    }
+    return check_struct_size(params->size, sizeof *params, "dsv4_attn_params", error);
+}
+
+dsv4_status dsv4_attn_check_choice(const dsv4_attn_params *params, const void *result,
+                                   dsv4_error *error)
+{
+    DSV4_TRY(check_struct(params, error));
+    if (result == NULL) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT, "choice: NULL");
+    }
+    return check_kernel_options(params, error);
+}
+
+dsv4_status dsv4_attn_check_params(const dsv4_attn_params *params, bool need_tensors,
+                                   dsv4_error *error)
+{
+    DSV4_TRY(check_struct(params, error));
+    DSV4_TRY(check_options(params, error));
+    bool tensors_used = need_tensors && params->n_requests > 0;
+    DSV4_TRY(check_query(params, tensors_used, error));
+    DSV4_TRY(check_scope("window", params, &params->window, tensors_used, error));
+    DSV4_TRY(check_scope("extra", params, &params->extra, tensors_used, error));
+    DSV4_TRY(check_outputs(params, tensors_used, error));
+    return check_rope(params, tensors_used, error);
+}
+
+static bool ranges_overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
+{
+    uintptr_t a_begin = (uintptr_t)a, b_begin = (uintptr_t)b;
+    return a_begin < b_begin + b_bytes && b_begin < a_begin + a_bytes;
+}
+
+dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_error *error)
+{
+    if (params == NULL) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT, "params: NULL");
+    }
+    DSV4_TRY(check_struct_size(params->size, sizeof *params, "dsv4_attn_merge_params", error));
+    DSV4_TRY(check_range("n_parts", params->n_parts, 1, MAX_PARTS, error));
+    DSV4_TRY(check_range("n_rows", params->n_rows, 0, MAX_MERGE_ROWS, error));
+    DSV4_TRY(check_range("n_heads", params->n_heads, 1, DSV4_ATTN_MAX_HEADS, error));
+    DSV4_TRY(check_dtype("part_dtype", params->part_dtype, error));
+    DSV4_TRY(check_dtype("out_dtype", params->out_dtype, error));
+    DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
+    DSV4_TRY(check_range("reserved", params->reserved, 0, 0, error));
+    if (params->n_rows == 0) return DSV4_OK;
+
+    size_t part_align = (size_t)dtype_bytes(params->part_dtype);
+    size_t out_align = (size_t)dtype_bytes(params->out_dtype);
+    DSV4_TRY(check_pointer("out_parts", params->out_parts, part_align, error));
+    DSV4_TRY(check_pointer("lse_parts", params->lse_parts, sizeof(float), error));
+    DSV4_TRY(check_pointer("out", params->out, out_align, error));
+    if (params->sink != NULL) DSV4_TRY(check_pointer("sink", params->sink, sizeof(float), error));
+    if (params->lse != NULL) DSV4_TRY(check_pointer("lse", params->lse, sizeof(float), error));
+    size_t n_values = (size_t)params->n_rows * (size_t)params->n_heads * DSV4_ATTN_DIM;
+    if (ranges_overlap(params->out, n_values * out_align, params->out_parts,
+                       n_values * part_align * (size_t)params->n_parts)) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "out: address %p, expected no overlap with out_parts at %p",
+                              params->out, params->out_parts);
+    }
+    return DSV4_OK;
+}
+
+dsv4_status dsv4_attn_check_stream(const void *stream, dsv4_error *error)
+{
+    if (stream == NULL) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "stream: %p, expected NULL on the CPU", stream);
+}
+
+dsv4_status dsv4_attn_check_memory(const char *name, const void *memory, size_t len_bytes,
+                                   size_t need_bytes, dsv4_error *error)
+{
+    if (len_bytes < need_bytes) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "%s_bytes: %zu, expected at least %zu (dsv4_attn_plan_size)", name,
+                              len_bytes, need_bytes);
+    }
+    if (need_bytes == 0) return DSV4_OK;
+    return check_pointer(name, memory, MEMORY_ALIGN_BYTES, error);
+}

@@ -1,0 +1,11 @@
+/*
+ * attn_avx2.c - decode-attention kernels of the avx2 level, f32 products.
+ *
+ * Place: cpu. Compiled with this level's instruction set; see attn_f32_tmpl.h.
+ */
+#include "vec_avx2.h"
+
+#include "attn_common_tmpl.h"
+#include "attn_f32_tmpl.h"
+
+const dsv4_attn_kernels dsv4_attn_kernels_avx2 = ATTN_F32_KERNELS(DSV4_CPU_LEVEL_AVX2);

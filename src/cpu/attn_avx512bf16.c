@@ -1,0 +1,421 @@
+/*
+ * attn_avx512bf16.c - decode-attention kernels with bf16 products and f32 sums (AVX-512 BF16, VBMI).
+ *
+ * Place: cpu. Cache values are exact in bf16 (3 mantissa bits times a power of two), and so is the query:
+ * the scores lose nothing but what f32 sums lose. Probabilities are rounded to bf16 before they multiply
+ * the values, and the same rounded numbers are summed into `weight`, so that the weights of the output
+ * add up to one; `sum`, for the lse, adds them unrounded.
+ *
+ * The dot instruction multiplies pairs. Scores pair dimensions: a block holds its keys as
+ * [8 groups][64 rows][64 values]. Values pair keys: the same block is held a second time with two rows
+ * interleaved, as [8 groups][32 row pairs][64 values][2]. Both are written in one pass over the rows.
+ */
+#include <stdbool.h>
+
+#include "vec_avx512.h"
+
+#include "attn_common_tmpl.h"
+
+enum {
+    GROUP_DIM = DSV4_ATTN_GROUP_DIM,
+    GROUP_VALUES = DSV4_ATTN_BLOCK_ROWS * GROUP_DIM, /* bf16 of one group of a block */
+    BLOCK_VALUES = DSV4_ATTN_N_GROUPS * GROUP_VALUES,
+    FP8_GROUPS = DSV4_ATTN_N_GROUPS - 1,
+    Q_VEC_WORDS = DSV4_ATTN_DIM / 2 * VF_LANES, /* 32-bit words of one packed head vector */
+    TILE_KEYS = 8,
+    VALUE_VECS = 4, /* vectors of one interleaved group */
+    /* Between these scale bytes every nonzero finite value is a normal bf16. */
+    LEAST_PLAIN_SCALE = 10,
+    MOST_PLAIN_SCALE = 246
+};
+
+/* ---- the query: pairs of dimensions as 32-bit words ---- */
+
+/* One head vector: packed [256 pairs][16 heads]. */
+static void pack_vector(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
+                        uint32_t *packed)
+{
+    for (int pair = 0; pair < DSV4_ATTN_DIM / 2; pair += VF_LANES) {
+        vf square[VF_LANES];
+        for (int h = 0; h < VF_LANES; h++) {
+            square[h] = vf_zero();
+            if (h < n_heads) square[h] = _mm512_loadu_ps(q + h * head_stride_bytes + 4 * pair);
+        }
+        vf_transpose(square);
+        for (int i = 0; i < VF_LANES; i++) {
+            _mm512_storeu_ps(packed + (pair + i) * VF_LANES, square[i]);
+        }
+    }
+}
+
+/* At most 8 heads: packed [128 quads][8 heads][2 pairs]. */
+static void pack_half(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
+                      uint32_t *packed)
+{
+    memset(packed, 0, Q_VEC_WORDS / 2 * sizeof *packed);
+    for (int h = 0; h < n_heads; h++) {
+        for (int quad = 0; quad < DSV4_ATTN_DIM / 4; quad++) {
+            memcpy(packed + quad * VF_LANES + 2 * h, q + h * head_stride_bytes + 8 * quad, 8);
+        }
+    }
+}
+
+static int32_t count_full_vectors(int32_t n_heads)
+{
+    int32_t rest = n_heads % VF_LANES;
+    return n_heads / VF_LANES + (rest > VF_LANES / 2);
+}
+
+static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads, void *packed)
+{
+    uint32_t *to = packed;
+    int32_t n_full = count_full_vectors(n_heads);
+    for (int32_t v = 0; v < n_full; v++) {
+        pack_vector(q + v * VF_LANES * head_stride_bytes, head_stride_bytes, n_heads - v * VF_LANES,
+                    to + v * Q_VEC_WORDS);
+    }
+    int32_t n_left = n_heads - n_full * VF_LANES;
+    if (n_left > 0) {
+        pack_half(q + n_full * VF_LANES * head_stride_bytes, head_stride_bytes, n_left,
+                  to + n_full * Q_VEC_WORDS);
+    }
+}
+
+/* ---- the block: e4m3 codes to bf16 ---- */
+
+/* bf16 bits of the eight codes with exponent field e > 0, and one byte of each. */
+#define NORMAL_BITS(e, m) (0x3c00 + (e)*128 + (m)*16)
+#define NORMAL_HIGH(e)                                                                             \
+    NORMAL_BITS(e, 0) >> 8, NORMAL_BITS(e, 1) >> 8, NORMAL_BITS(e, 2) >> 8,                        \
+        NORMAL_BITS(e, 3) >> 8, NORMAL_BITS(e, 4) >> 8, NORMAL_BITS(e, 5) >> 8,                    \
+        NORMAL_BITS(e, 6) >> 8, NORMAL_BITS(e, 7) >> 8
+#define NORMAL_LOW(e)                                                                              \
+    NORMAL_BITS(e, 0) & 0xff, NORMAL_BITS(e, 1) & 0xff, NORMAL_BITS(e, 2) & 0xff,                  \
+        NORMAL_BITS(e, 3) & 0xff, NORMAL_BITS(e, 4) & 0xff, NORMAL_BITS(e, 5) & 0xff,              \
+        NORMAL_BITS(e, 6) & 0xff, NORMAL_BITS(e, 7) & 0xff
+
+/* High and low byte of the bf16 of each magnitude; first the subnormals 0 .. 7 times 2^-9. */
+static const uint8_t high_bytes[128] = {0x00,
+                                        0x3b,
+                                        0x3b,
+                                        0x3b,
+                                        0x3c,
+                                        0x3c,
+                                        0x3c,
+                                        0x3c,
+                                        NORMAL_HIGH(1),
+                                        NORMAL_HIGH(2),
+                                        NORMAL_HIGH(3),
+                                        NORMAL_HIGH(4),
+                                        NORMAL_HIGH(5),
+                                        NORMAL_HIGH(6),
+                                        NORMAL_HIGH(7),
+                                        NORMAL_HIGH(8),
+                                        NORMAL_HIGH(9),
+                                        NORMAL_HIGH(10),
+                                        NORMAL_HIGH(11),
+                                        NORMAL_HIGH(12),
+                                        NORMAL_HIGH(13),
+                                        NORMAL_HIGH(14),
+                                        NORMAL_HIGH(15)};
+static const uint8_t low_bytes[128] = {
+    0x00,           0x00,           0x80,           0xc0,           0x00,          0x20,
+    0x40,           0x60,           NORMAL_LOW(1),  NORMAL_LOW(2),  NORMAL_LOW(3), NORMAL_LOW(4),
+    NORMAL_LOW(5),  NORMAL_LOW(6),  NORMAL_LOW(7),  NORMAL_LOW(8),  NORMAL_LOW(9), NORMAL_LOW(10),
+    NORMAL_LOW(11), NORMAL_LOW(12), NORMAL_LOW(13), NORMAL_LOW(14), NORMAL_LOW(15)};
+
+/* 64 bf16 in order. */
+typedef struct group_values {
+    __m512i low, high;
+} group_values;
+
+static __attribute__((noinline)) group_values convert_group_slowly(const uint8_t *codes,
+                                                                   uint8_t scale)
+{
+    uint16_t bits[GROUP_DIM];
+    float factor = dsv4_ue8m0_to_f32(scale);
+    for (int i = 0; i < GROUP_DIM; i++) {
+        bits[i] = dsv4_bf16_from_f32(dsv4_e4m3_to_f32(codes[i]) * factor);
+    }
+    return (group_values){_mm512_loadu_si512(bits), _mm512_loadu_si512(bits + GROUP_DIM / 2)};
+}
+
+/* Adds the scale to the exponent of every nonzero value. */
+static DSV4_ALWAYS_INLINE __m512i scale_words(__m512i words, __m512i exponent)
+{
+    __mmask32 nonzero = _mm512_test_epi16_mask(words, _mm512_set1_epi16(0x7fff));
+    return _mm512_mask_add_epi16(words, nonzero, words, exponent);
+}
+
+static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint8_t scale)
+{
+    const __m512i magnitude_mask = _mm512_set1_epi8(0x7f);
+    const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    __m512i plain = _mm512_permutexvar_epi64(unpack_order, _mm512_loadu_si512(codes));
+    __m512i magnitude = _mm512_and_si512(plain, magnitude_mask);
+    if (scale < LEAST_PLAIN_SCALE || scale > MOST_PLAIN_SCALE ||
+        _mm512_cmpeq_epi8_mask(magnitude, magnitude_mask) != 0) {
+        return convert_group_slowly(codes, scale);
+    }
+    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(high_bytes), magnitude,
+                                            _mm512_loadu_si512(high_bytes + 64));
+    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(low_bytes), magnitude,
+                                           _mm512_loadu_si512(low_bytes + 64));
+    high = _mm512_or_si512(high, _mm512_andnot_si512(magnitude_mask, plain));
+    __m512i exponent = _mm512_set1_epi16((short)((scale - 127) * 128));
+    return (group_values){scale_words(_mm512_unpacklo_epi8(low, high), exponent),
+                          scale_words(_mm512_unpackhi_epi8(low, high), exponent)};
+}
+
+static DSV4_ALWAYS_INLINE group_values read_group(const dsv4_attn_row *row, int g)
+{
+    const uint8_t *data = row->data + g * GROUP_DIM;
+    if (g < FP8_GROUPS) return convert_group(data, row->scales[g]);
+    return (group_values){_mm512_loadu_si512(data), _mm512_loadu_si512(data + GROUP_DIM)};
+}
+
+static DSV4_ALWAYS_INLINE void store_row(uint16_t *keys, group_values group)
+{
+    _mm512_store_si512(keys, group.low);
+    _mm512_store_si512(keys + GROUP_DIM / 2, group.high);
+}
+
+/* values [64][2] from the same group of two rows. */
+static DSV4_ALWAYS_INLINE void store_pair(uint16_t *values, group_values even, group_values odd)
+{
+    const __m512i first =
+        _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                         37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    _mm512_store_si512(values, _mm512_permutex2var_epi16(even.low, first, odd.low));
+    _mm512_store_si512(values + 32, _mm512_permutex2var_epi16(even.low, second, odd.low));
+    _mm512_store_si512(values + 64, _mm512_permutex2var_epi16(even.high, first, odd.high));
+    _mm512_store_si512(values + 96, _mm512_permutex2var_epi16(even.high, second, odd.high));
+}
+
+static void load_rows(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                      int32_t n_next, void *kv)
+{
+    uint16_t *keys = kv, *values = keys + BLOCK_VALUES;
+    for (int32_t row = 0; row < n_rows; row += 2) {
+        bool has_odd = row + 1 < n_rows;
+        if (row < n_next) prefetch_row(&next[row]);
+        if (row + 1 < n_next) prefetch_row(&next[row + 1]);
+        for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+            group_values even = read_group(&rows[row], g);
+            group_values odd = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+            if (has_odd) odd = read_group(&rows[row + 1], g);
+            store_row(keys + g * GROUP_VALUES + row * GROUP_DIM, even);
+            store_row(keys + g * GROUP_VALUES + (row + 1) * GROUP_DIM, odd);
+            store_pair(values + g * GROUP_VALUES + row * GROUP_DIM, even, odd);
+        }
+    }
+    for (int32_t row = n_rows + n_rows % 2; row % (2 * TILE_KEYS) != 0; row++) {
+        for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+            memset(keys + g * GROUP_VALUES + row * GROUP_DIM, 0, GROUP_DIM * sizeof *keys);
+        }
+    }
+}
+
+/* ---- scores ---- */
+
+static DSV4_ALWAYS_INLINE vf dot_pairs(vf sum, __m512i a, __m512i b)
+{
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+static DSV4_ALWAYS_INLINE __m512i broadcast_word(const void *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+static DSV4_ALWAYS_INLINE __m512i broadcast_two_words(const void *p)
+{
+    int64_t words;
+    memcpy(&words, p, sizeof words);
+    return _mm512_set1_epi64(words);
+}
+
+/* n_keys keys by n_vecs head vectors; both are constants at every call. */
+static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *keys, const int n_vecs,
+                                          const int n_keys, int32_t stride, float *scores)
+{
+    vf acc[2 * TILE_KEYS];
+    DSV4_UNROLL for (int i = 0; i < n_vecs * n_keys; i++) acc[i] = vf_zero();
+    for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        for (int d = 0; d < GROUP_DIM; d += 2) {
+            __m512i q_vec[2];
+            DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
+            {
+                q_vec[v] = _mm512_load_si512(q + v * Q_VEC_WORDS);
+            }
+            q += VF_LANES;
+            DSV4_UNROLL for (int k = 0; k < n_keys; k++)
+            {
+                __m512i key = broadcast_word(keys + k * GROUP_DIM + d);
+                DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
+                {
+                    acc[v * n_keys + k] = dot_pairs(acc[v * n_keys + k], q_vec[v], key);
+                }
+            }
+        }
+        keys += GROUP_VALUES;
+    }
+    DSV4_UNROLL for (int k = 0; k < n_keys; k++)
+    {
+        DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
+        {
+            vf_store(scores + k * stride + v * VF_LANES, acc[v * n_keys + k]);
+        }
+    }
+}
+
+/* 16 keys by one half vector: at most 8 heads, two pairs of dimensions at once. */
+static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t stride, float *scores)
+{
+    vf acc[2 * TILE_KEYS];
+    DSV4_UNROLL for (int k = 0; k < 2 * TILE_KEYS; k++) acc[k] = vf_zero();
+    for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        for (int d = 0; d < GROUP_DIM; d += 4) {
+            __m512i q_vec = _mm512_load_si512(q);
+            q += VF_LANES;
+            DSV4_UNROLL for (int k = 0; k < 2 * TILE_KEYS; k++)
+            {
+                acc[k] = dot_pairs(acc[k], q_vec, broadcast_two_words(keys + k * GROUP_DIM + d));
+            }
+        }
+        keys += GROUP_VALUES;
+    }
+    DSV4_UNROLL for (int k = 0; k < 2 * TILE_KEYS; k++)
+    {
+        vf_store(scores + k * stride, vf_pair_sums(acc[k]));
+    }
+}
+
+static void compute_scores(const void *packed_q, const void *kv, int32_t n_heads, int32_t n_rows,
+                           float *scores)
+{
+    const uint32_t *q = packed_q;
+    const uint16_t *keys = kv;
+    int32_t n_full = count_full_vectors(n_heads), stride = dsv4_attn_pad_heads(n_heads);
+    for (int32_t row = 0; row < n_rows; row += 2 * TILE_KEYS) {
+        int32_t v = 0;
+        for (; v + 2 <= n_full; v += 2) {
+            score_tile(q + v * Q_VEC_WORDS, keys, 2, TILE_KEYS, stride, scores + v * VF_LANES);
+            score_tile(q + v * Q_VEC_WORDS, keys + TILE_KEYS * GROUP_DIM, 2, TILE_KEYS, stride,
+                       scores + TILE_KEYS * stride + v * VF_LANES);
+        }
+        for (; v < n_full; v++) {
+            score_tile(q + v * Q_VEC_WORDS, keys, 1, 2 * TILE_KEYS, stride, scores + v * VF_LANES);
+        }
+        if (n_full * VF_LANES < n_heads) {
+            score_half_tile(q + v * Q_VEC_WORDS, keys, stride, scores + v * VF_LANES);
+        }
+        keys += 2 * TILE_KEYS * GROUP_DIM;
+        scores += 2 * TILE_KEYS * stride;
+    }
+}
+
+/* ---- probabilities: two rows as 32-bit words, [32 row pairs][n_heads_pad] in the scores' place ---- */
+
+/* One head vector. A word of pair p lies where row p lay, which was read before. Returns the sum. */
+static vf round_vector(int32_t n_rows, int32_t stride, float *scores)
+{
+    const __m512i interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    vf total = vf_zero();
+    for (int32_t row = 0; row < n_rows; row += 2) {
+        vf even = vf_load(scores + row * stride);
+        vf odd = row + 1 < n_rows ? vf_load(scores + (row + 1) * stride) : vf_zero();
+        __m512i words =
+            _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+        _mm512_storeu_si512(scores + row / 2 * stride, words);
+        total = vf_add(total, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
+        total = vf_add(total, _mm512_castsi512_ps(
+                                  _mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000))));
+    }
+    return total;
+}
+
+static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
+                    const dsv4_attn_state *part)
+{
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    for (int32_t h = 0; h < n_heads; h += VF_LANES) {
+        softmax_vector(vf_set1(scale_log2), n_rows, stride, scores + h, part->max + h,
+                       part->sum + h);
+        vf_store(part->weight + h, round_vector(n_rows, stride, scores + h));
+    }
+}
+
+/* ---- values ---- */
+
+/* n_heads (a constant at every call) heads by one group. */
+static DSV4_ALWAYS_INLINE void value_tile(const float *words, int32_t stride, const uint16_t *slab,
+                                          const int n_heads, int32_t n_rows, const float *alpha,
+                                          const float *beta, float *values)
+{
+    vf acc[4 * VALUE_VECS];
+    DSV4_UNROLL for (int i = 0; i < n_heads * VALUE_VECS; i++) acc[i] = vf_zero();
+    for (int32_t row = 0; row < n_rows; row += 2) {
+        __m512i value[VALUE_VECS];
+        DSV4_UNROLL for (int i = 0; i < VALUE_VECS; i++) value[i] =
+            _mm512_load_si512(slab + 32 * i);
+        slab += 2 * GROUP_DIM;
+        DSV4_UNROLL for (int h = 0; h < n_heads; h++)
+        {
+            __m512i weights = broadcast_word(words + h);
+            DSV4_UNROLL for (int i = 0; i < VALUE_VECS; i++)
+            {
+                acc[h * VALUE_VECS + i] = dot_pairs(acc[h * VALUE_VECS + i], weights, value[i]);
+            }
+        }
+        words += stride;
+    }
+    DSV4_UNROLL for (int h = 0; h < n_heads; h++)
+    {
+        vf a = vf_set1(alpha[h]), b = vf_set1(beta[h]);
+        DSV4_UNROLL for (int i = 0; i < VALUE_VECS; i++)
+        {
+            float *to = values + h * DSV4_ATTN_DIM + i * VF_LANES;
+            vf_store(to, vf_fma(acc[h * VALUE_VECS + i], b, vf_mul(vf_load(to), a)));
+        }
+    }
+}
+
+static void add_values(const float *words, const void *kv, int32_t n_heads, int32_t n_rows,
+                       const float *alpha, const float *beta, float *acc_values)
+{
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        const uint16_t *slab = (const uint16_t *)kv + BLOCK_VALUES + g * GROUP_VALUES;
+        float *to = acc_values + g * GROUP_DIM;
+        int32_t h = 0;
+        for (; h + 4 <= n_heads; h += 4) {
+            value_tile(words + h, stride, slab, 4, n_rows, alpha + h, beta + h,
+                       to + h * DSV4_ATTN_DIM);
+        }
+        for (; h < n_heads; h++) {
+            value_tile(words + h, stride, slab, 1, n_rows, alpha + h, beta + h,
+                       to + h * DSV4_ATTN_DIM);
+        }
+    }
+}
+
+const dsv4_attn_kernels dsv4_attn_kernels_avx512bf16 = {
+    .level = DSV4_CPU_LEVEL_AVX512BF16,
+    .math = DSV4_ATTN_MATH_BF16,
+    .q_head_bytes = DSV4_ATTN_DIM * sizeof(uint16_t),
+    .kv_bytes = 2 * BLOCK_VALUES * sizeof(uint16_t),
+    .pack_q = pack_q,
+    .load_rows = load_rows,
+    .scores = compute_scores,
+    .softmax = softmax,
+    .fold_state = fold_state,
+    .values = add_values,
+    .fold_values = fold_values,
+    .finish = finish,
+};

@@ -1,0 +1,116 @@
+/*
+ * attn_common_tmpl.h - the kernels of attn_kernels.h that are the same for every kind of product:
+ * softmax of a block, folding of states, normalizing and storing.
+ *
+ * Place: cpu; a template. Included once by each attn_<level>.c after one vec_*.h. Lanes are heads in the
+ * softmax and the state, and values elsewhere.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "attn_kernels.h"
+#include "base/compiler.h"
+#include "dsv4/attn.h"
+#include "num/bf16.h"
+#include "ref/attn_ref.h"
+
+#define LN_2   0.693147180559945309f
+#define LOG2_E 1.442695040888963407f
+
+/* The row, as ten cache lines, on its way into L2. */
+static DSV4_ALWAYS_INLINE void prefetch_row(const dsv4_attn_row *row)
+{
+    for (int i = 0; i < 576; i += 64) DSV4_PREFETCH_L2(row->data + i);
+    DSV4_PREFETCH_L2(row->scales);
+}
+
+/* One vector of heads: scores become probabilities, max and sum those of the block. */
+static void softmax_vector(vf scale, int32_t n_rows, int32_t stride, float *scores, float *max,
+                           float *sum)
+{
+    vf largest = vf_load(scores);
+    for (int32_t row = 1; row < n_rows; row++) {
+        largest = vf_max(largest, vf_load(scores + row * stride));
+    }
+    largest = vf_mul(largest, scale);
+    vf_store(max, largest);
+
+    vf minus_max = vf_mul(largest, vf_set1(-1.0f));
+    vf total = vf_zero();
+    for (int32_t row = 0; row < n_rows; row++) {
+        vf p = vf_exp2(vf_fma(vf_load(scores + row * stride), scale, minus_max));
+        vf_store(scores + row * stride, p);
+        total = vf_add(total, p);
+    }
+    vf_store(sum, total);
+}
+
+static void fold_state(int32_t n_heads, const dsv4_attn_state *part, const dsv4_attn_state *acc,
+                       float *alpha, float *beta)
+{
+    for (int32_t h = 0; h < n_heads; h += VF_LANES) {
+        vf acc_max = vf_load(acc->max + h), part_max = vf_load(part->max + h);
+        vf max = vf_max(acc_max, part_max);
+        vf minus_max = vf_mul(max, vf_set1(-1.0f));
+        vf a = vf_exp2(vf_add(acc_max, minus_max));
+        vf b = vf_exp2(vf_add(part_max, minus_max));
+        vf sum = vf_fma(vf_load(part->sum + h), b, vf_mul(vf_load(acc->sum + h), a));
+        vf weight = vf_fma(vf_load(part->weight + h), b, vf_mul(vf_load(acc->weight + h), a));
+        vf_store(acc->max + h, max);
+        vf_store(acc->sum + h, sum);
+        vf_store(acc->weight + h, weight);
+        vf_store(alpha + h, a);
+        vf_store(beta + h, b);
+    }
+}
+
+static void fold_values(int32_t n_heads, const float *part_values, const float *alpha,
+                        const float *beta, float *acc_values)
+{
+    for (int32_t h = 0; h < n_heads; h++) {
+        const float *from = part_values + h * DSV4_ATTN_DIM;
+        float *to = acc_values + h * DSV4_ATTN_DIM;
+        vf a = vf_set1(alpha[h]), b = vf_set1(beta[h]);
+        for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
+            vf_store(to + d, vf_fma(vf_load(from + d), b, vf_mul(vf_load(to + d), a)));
+        }
+    }
+}
+
+static void store_head(float *values, const dsv4_attn_target *target, unsigned char *out)
+{
+    float *tail = values + DSV4_ATTN_DIM - DSV4_ATTN_ROPE_DIM;
+    if (target->rotate == 1) dsv4_attn_ref_rotate_back(tail, target->rope);
+    if (target->rotate == 2) {
+        for (int d = 0; d < DSV4_ATTN_ROPE_DIM; d++) tail[d] = NAN;
+    }
+    if (target->out_dtype == DSV4_DTYPE_F32) {
+        memcpy(out, values, DSV4_ATTN_DIM * sizeof *values);
+        return;
+    }
+    for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES)
+        vf_store_bf16(out + 2 * d, vf_load(values + d));
+}
+
+static void finish(int32_t n_heads, const dsv4_attn_state *acc, const dsv4_attn_target *target)
+{
+    for (int32_t h = 0; h < n_heads; h++) {
+        float lse = INFINITY, inverse = 0.0f;
+        if (acc->sum[h] != 0.0f) {
+            lse = acc->max[h] * LN_2 + logf(acc->sum[h]);
+            float total = acc->weight[h];
+            if (target->sink != NULL) total += exp2f(target->sink[h] * LOG2_E - acc->max[h]);
+            inverse = 1.0f / total;
+        }
+        float values[DSV4_ATTN_DIM];
+        for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
+            vf_store(values + d,
+                     vf_mul(vf_load(acc->values + h * DSV4_ATTN_DIM + d), vf_set1(inverse)));
+        }
+        store_head(values, target, target->out + h * target->out_head_stride_bytes);
+        if (target->lse != NULL) {
+            memcpy(target->lse + h * target->lse_head_stride_bytes, &lse, sizeof lse);
+        }
+    }
+}

@@ -1,0 +1,483 @@
+/*
+ * attn_cpu.c - decode attention on the CPU: how work is divided, and the walk over blocks of keys.
+ *
+ * Place: cpu; the arithmetic is in the level's kernels (attn_kernels.h). Invariants: nothing is allocated;
+ * a task writes only its worker's scratch, its own partial state or its own heads of the output.
+ */
+#include "attn_cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/parallel.h"
+#include "dsv4/cache.h"
+
+enum {
+    BLOCK_ROWS = DSV4_ATTN_BLOCK_ROWS,
+    MAX_SPLITS = 32,
+    TASKS_PER_THREAD = 2,  /* fewer than this, and the work is cut finer */
+    MIN_TASK_HEADS = 32,   /* heads that make up for a task's own dequantization */
+    FINEST_TASK_HEADS = 16 /* the same when lists are too short to split */
+};
+
+/* How tasks are cut. Follows from shapes and threads alone. */
+typedef struct task_shape {
+    int64_t n_rows; /* n_requests * n_queries */
+    int32_t n_threads;
+    int32_t task_heads;    /* heads per task, a multiple of 16 or all */
+    int32_t n_head_groups; /* tasks per query and split */
+    int32_t split_lists;   /* 1: each split is a task */
+    int64_t max_splits;    /* most splits that a query of these shapes can have */
+} task_shape;
+
+typedef struct plan_request {
+    int32_t window_len, extra_len; /* list entries that count */
+    int32_t n_splits, split_blocks;
+    int64_t first_task; /* first split task of this request */
+} plan_request;
+
+typedef struct cpu_plan {
+    task_shape shape;
+    int64_t n_split_tasks;
+    plan_request requests[];
+} cpu_plan;
+
+/* One worker's memory. */
+typedef struct scratch {
+    void *packed_q;
+    void *kv;
+    float *scores;       /* [64, task_heads_pad] */
+    float *alpha, *beta; /* [task_heads_pad] */
+    float *block_max, *block_sum, *block_weight;
+    dsv4_attn_state query, split;
+} scratch;
+
+typedef struct decode_context {
+    const dsv4_attn_params *params;
+    const dsv4_attn_kernels *kernels;
+    const cpu_plan *plan;
+    unsigned char *scratches; /* n_threads times scratch_bytes */
+    size_t scratch_bytes;
+    unsigned char *partials; /* one state per split task */
+    size_t state_bytes;
+} decode_context;
+
+/* A query and the heads of it that a task computes. */
+typedef struct query_task {
+    const plan_request *lists;
+    int64_t request, query;
+    int32_t first_head, n_heads;
+} query_task;
+
+const dsv4_attn_kernels *dsv4_attn_cpu_kernels(int32_t level)
+{
+    switch (level) {
+    case DSV4_CPU_LEVEL_V2: return &dsv4_attn_kernels_v2;
+    case DSV4_CPU_LEVEL_AVX2: return &dsv4_attn_kernels_avx2;
+    case DSV4_CPU_LEVEL_AVX512: return &dsv4_attn_kernels_avx512;
+    case DSV4_CPU_LEVEL_AVX512BF16: return &dsv4_attn_kernels_avx512bf16;
+    default: return NULL;
+    }
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static int64_t min_i64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t scope_n_indices(const dsv4_attn_scope *scope)
+{
+    return scope->n_pages > 0 ? scope->n_indices : 0;
+}
+
+static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
+{
+    task_shape shape = {.n_rows = params->n_requests * params->n_queries, .n_threads = n_threads};
+    int64_t n_blocks =
+        ceil_div(scope_n_indices(&params->window) + scope_n_indices(&params->extra), BLOCK_ROWS);
+    shape.max_splits = min_i64(n_blocks, MAX_SPLITS);
+
+    int64_t n_wanted = n_threads > 1 ? (int64_t)TASKS_PER_THREAD * n_threads : 1;
+    int64_t n_rows = shape.n_rows > 0 ? shape.n_rows : 1;
+    int64_t n_groups =
+        min_i64(ceil_div(n_wanted, n_rows), ceil_div(params->n_heads, MIN_TASK_HEADS));
+    shape.split_lists = n_rows * n_groups < n_wanted && shape.max_splits > 1;
+    if (shape.split_lists && n_rows * n_groups * shape.max_splits < n_wanted) {
+        n_groups = ceil_div(params->n_heads, FINEST_TASK_HEADS);
+    }
+    int64_t per_group = ceil_div(params->n_heads, n_groups);
+    if (n_groups > 1) per_group = ceil_div(per_group, DSV4_ATTN_HEAD_PAD) * DSV4_ATTN_HEAD_PAD;
+    shape.task_heads = (int32_t)per_group;
+    shape.n_head_groups = (int32_t)ceil_div(params->n_heads, per_group);
+    return shape;
+}
+
+/* ---- memory ---- */
+
+static size_t round_up_64(size_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+static size_t state_bytes(int32_t n_heads)
+{
+    size_t n_pad = (size_t)dsv4_attn_pad_heads(n_heads);
+    return n_pad * (DSV4_ATTN_DIM + 3) * sizeof(float);
+}
+
+static dsv4_attn_state place_state(unsigned char *memory, int32_t n_heads)
+{
+    int32_t n_pad = dsv4_attn_pad_heads(n_heads);
+    dsv4_attn_state state = {.values = (float *)(void *)memory};
+    state.max = state.values + n_pad * DSV4_ATTN_DIM;
+    state.sum = state.max + n_pad;
+    state.weight = state.sum + n_pad;
+    return state;
+}
+
+/* Lays a worker's scratch out from `memory` (which may be NULL) and returns its size. */
+static size_t place_scratch(const dsv4_attn_kernels *kernels, int32_t n_heads,
+                            unsigned char *memory, scratch *placed)
+{
+    size_t n_pad = (size_t)dsv4_attn_pad_heads(n_heads);
+    size_t head_bytes = n_pad * sizeof(float);
+    size_t at[5];
+    at[0] = round_up_64(n_pad * kernels->q_head_bytes);
+    at[1] = at[0] + round_up_64(kernels->kv_bytes);
+    at[2] = at[1] + round_up_64(BLOCK_ROWS * head_bytes);
+    at[3] = at[2] + round_up_64(5 * head_bytes);
+    at[4] = at[3] + round_up_64(state_bytes(n_heads));
+    if (memory != NULL) {
+        placed->packed_q = memory;
+        placed->kv = memory + at[0];
+        placed->scores = (float *)(void *)(memory + at[1]);
+        float *heads = (float *)(void *)(memory + at[2]);
+        placed->alpha = heads;
+        placed->beta = heads + n_pad;
+        placed->block_max = heads + 2 * n_pad;
+        placed->block_sum = heads + 3 * n_pad;
+        placed->block_weight = heads + 4 * n_pad;
+        placed->query = place_state(memory + at[3], n_heads);
+        placed->split = place_state(memory + at[4], n_heads);
+    }
+    return at[4] + round_up_64(state_bytes(n_heads));
+}
+
+bool dsv4_attn_cpu_plan_size(const dsv4_attn_params *params, const dsv4_attn_kernels *kernels,
+                             int32_t n_threads, size_t *plan_bytes, size_t *workspace_bytes)
+{
+    task_shape shape = shape_tasks(params, n_threads);
+    size_t lists_bytes, partial_bytes = 0;
+    if (!dsv4_checked_mul((size_t)params->n_requests, sizeof(plan_request), &lists_bytes) ||
+        !dsv4_checked_add(sizeof(cpu_plan), lists_bytes, plan_bytes)) {
+        return false;
+    }
+    if (shape.split_lists) {
+        size_t n_partials = (size_t)(shape.n_rows * shape.n_head_groups * shape.max_splits);
+        if (!dsv4_checked_mul(n_partials, round_up_64(state_bytes(shape.task_heads)),
+                              &partial_bytes)) {
+            return false;
+        }
+    }
+    size_t scratch_bytes;
+    return dsv4_checked_mul((size_t)n_threads, place_scratch(kernels, shape.task_heads, NULL, NULL),
+                            &scratch_bytes) &&
+           dsv4_checked_add(scratch_bytes, partial_bytes, workspace_bytes);
+}
+
+/* ---- plan ---- */
+
+static int32_t scope_len(const dsv4_attn_scope *scope, int64_t request)
+{
+    int64_t len = scope_n_indices(scope);
+    if (len > 0 && scope->lengths != NULL) len = min_i64(len, scope->lengths[request]);
+    return len < 0 ? 0 : (int32_t)len;
+}
+
+void dsv4_attn_cpu_plan_build(const dsv4_attn_params *params, int32_t n_threads, void *memory)
+{
+    cpu_plan *plan = memory;
+    plan->shape = shape_tasks(params, n_threads);
+    int64_t n_tasks = 0;
+    for (int64_t request = 0; request < params->n_requests; request++) {
+        plan_request *lists = &plan->requests[request];
+        lists->window_len = scope_len(&params->window, request);
+        lists->extra_len = scope_len(&params->extra, request);
+        int64_t n_blocks = ceil_div((int64_t)lists->window_len + lists->extra_len, BLOCK_ROWS);
+        lists->split_blocks = (int32_t)ceil_div(n_blocks, MAX_SPLITS);
+        lists->n_splits = n_blocks == 0 ? 0 : (int32_t)ceil_div(n_blocks, lists->split_blocks);
+        lists->first_task = n_tasks;
+        n_tasks += (int64_t)lists->n_splits * plan->shape.n_head_groups * params->n_queries;
+    }
+    plan->n_split_tasks = n_tasks;
+}
+
+/* ---- blocks of keys ---- */
+
+static const int32_t *list_of(const dsv4_attn_scope *scope, const query_task *task)
+{
+    return (const int32_t *)(const void *)((const unsigned char *)scope->indices +
+                                           task->request * scope->indices_request_stride_bytes +
+                                           task->query * scope->indices_query_stride_bytes);
+}
+
+/* Appends the rows that list entries begin .. end - 1 name to rows; returns the new count. */
+static int32_t gather_scope(const dsv4_attn_scope *scope, const query_task *task, int64_t begin,
+                            int64_t end, int32_t n_rows, dsv4_attn_row *rows)
+{
+    if (begin >= end) return n_rows;
+    const int32_t *list = list_of(scope, task);
+    uint32_t page_rows = (uint32_t)scope->page_rows;
+    for (int64_t i = begin; i < end; i++) {
+        int32_t slot = list[i];
+        if (slot < 0) continue;
+        uint32_t page = (uint32_t)slot / page_rows;
+        if (page >= (uint64_t)scope->n_pages) continue;
+        int64_t row = (int64_t)((uint32_t)slot - page * page_rows);
+        const uint8_t *base = (const uint8_t *)scope->cache + page * scope->page_stride_bytes;
+        rows[n_rows].data = base + row * DSV4_CACHE_DATA_BYTES;
+        rows[n_rows].scales =
+            base + page_rows * (int64_t)DSV4_CACHE_DATA_BYTES + row * DSV4_CACHE_SCALE_BYTES;
+        n_rows++;
+    }
+    return n_rows;
+}
+
+/* The valid rows among entries [block * 64, block * 64 + 64) of the two lists seen as one. */
+static int32_t gather_block(const decode_context *context, const query_task *task, int64_t block,
+                            dsv4_attn_row rows[BLOCK_ROWS])
+{
+    const plan_request *lists = task->lists;
+    int64_t window_len = lists->window_len, all_len = window_len + lists->extra_len;
+    int64_t begin = block * BLOCK_ROWS, end = min_i64(begin + BLOCK_ROWS, all_len);
+    int32_t n_rows =
+        gather_scope(&context->params->window, task, begin, min_i64(end, window_len), 0, rows);
+    int64_t extra_begin = begin > window_len ? begin - window_len : 0;
+    return gather_scope(&context->params->extra, task, extra_begin, end - window_len, n_rows, rows);
+}
+
+static void clear_state(const dsv4_attn_state *state, int32_t n_heads)
+{
+    int32_t n_pad = dsv4_attn_pad_heads(n_heads);
+    memset(state->values, 0, (size_t)n_heads * DSV4_ATTN_DIM * sizeof(float));
+    memset(state->sum, 0, (size_t)n_pad * sizeof(float));
+    memset(state->weight, 0, (size_t)n_pad * sizeof(float));
+    for (int32_t h = 0; h < n_pad; h++) state->max[h] = -INFINITY;
+}
+
+static void add_block(const decode_context *context, const query_task *task, const scratch *own,
+                      const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                      int32_t n_next, const dsv4_attn_state *acc)
+{
+    const dsv4_attn_kernels *kernels = context->kernels;
+    const float log2_e = 1.442695040888963407f;
+    dsv4_attn_state block = {
+        .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
+    kernels->load_rows(rows, n_rows, next, n_next, own->kv);
+    kernels->scores(own->packed_q, own->kv, task->n_heads, n_rows, own->scores);
+    kernels->softmax(context->params->softmax_scale * log2_e, task->n_heads, n_rows, own->scores,
+                     &block);
+    kernels->fold_state(task->n_heads, &block, acc, own->alpha, own->beta);
+    kernels->values(own->scores, own->kv, task->n_heads, n_rows, own->alpha, own->beta,
+                    acc->values);
+}
+
+/* Folds blocks begin .. end - 1 into acc. */
+static void add_blocks(const decode_context *context, const query_task *task, const scratch *own,
+                       int64_t begin, int64_t end, const dsv4_attn_state *acc)
+{
+    dsv4_attn_row rows[2][BLOCK_ROWS];
+    int32_t n_rows = gather_block(context, task, begin, rows[begin & 1]);
+    for (int64_t block = begin; block < end; block++) {
+        const dsv4_attn_row *now = rows[block & 1];
+        dsv4_attn_row *next = rows[(block + 1) & 1];
+        int32_t n_next = block + 1 < end ? gather_block(context, task, block + 1, next) : 0;
+        if (n_rows > 0) add_block(context, task, own, now, n_rows, next, n_next, acc);
+        n_rows = n_next;
+    }
+}
+
+static int64_t count_blocks(const plan_request *lists)
+{
+    return ceil_div((int64_t)lists->window_len + lists->extra_len, BLOCK_ROWS);
+}
+
+/* ---- tasks ---- */
+
+static query_task task_of(const decode_context *context, int64_t request, int64_t query,
+                          int64_t group)
+{
+    const task_shape *shape = &context->plan->shape;
+    query_task task = {
+        .lists = &context->plan->requests[request], .request = request, .query = query};
+    task.first_head = (int32_t)group * shape->task_heads;
+    task.n_heads = (int32_t)min_i64(shape->task_heads, context->params->n_heads - task.first_head);
+    return task;
+}
+
+static scratch scratch_of(const decode_context *context, int32_t worker)
+{
+    scratch own;
+    place_scratch(context->kernels, context->plan->shape.task_heads,
+                  context->scratches + (size_t)worker * context->scratch_bytes, &own);
+    return own;
+}
+
+static void pack_query(const decode_context *context, const query_task *task, const scratch *own)
+{
+    const dsv4_attn_params *params = context->params;
+    const unsigned char *q =
+        (const unsigned char *)params->q + task->request * params->q_request_stride_bytes +
+        task->query * params->q_query_stride_bytes + task->first_head * params->q_head_stride_bytes;
+    context->kernels->pack_q(q, params->q_head_stride_bytes, task->n_heads, own->packed_q);
+}
+
+static void finish_query(const decode_context *context, const query_task *task,
+                         const dsv4_attn_state *acc)
+{
+    const dsv4_attn_params *params = context->params;
+    dsv4_attn_target target = {.out = (unsigned char *)params->out +
+                                      task->request * params->out_request_stride_bytes +
+                                      task->query * params->out_query_stride_bytes +
+                                      task->first_head * params->out_head_stride_bytes,
+                               .out_head_stride_bytes = params->out_head_stride_bytes,
+                               .out_dtype = params->out_dtype,
+                               .lse_head_stride_bytes = params->lse_head_stride_bytes};
+    if (params->lse != NULL) {
+        target.lse = (unsigned char *)params->lse +
+                     task->request * params->lse_request_stride_bytes +
+                     task->query * params->lse_query_stride_bytes +
+                     task->first_head * params->lse_head_stride_bytes;
+    }
+    if (params->sink != NULL) target.sink = params->sink + task->first_head;
+    if (params->rope_table != NULL) {
+        int64_t row = params->rope_rows[task->request * params->n_queries + task->query];
+        target.rotate = row >= 0 && row < params->n_rope_rows ? 1 : 2;
+        if (target.rotate == 1) target.rope = params->rope_table + row * DSV4_ATTN_ROPE_DIM;
+    }
+    context->kernels->finish(task->n_heads, acc, &target);
+}
+
+static void fold_split(const decode_context *context, const query_task *task, const scratch *own,
+                       const dsv4_attn_state *part)
+{
+    const dsv4_attn_kernels *kernels = context->kernels;
+    kernels->fold_state(task->n_heads, part, &own->query, own->alpha, own->beta);
+    kernels->fold_values(task->n_heads, part->values, own->alpha, own->beta, own->query.values);
+}
+
+/* Whether a split holds any key: only then does it take part in the fold. */
+static bool has_keys(const dsv4_attn_state *state)
+{
+    return state->sum[0] != 0.0f;
+}
+
+/* A whole query, some heads. */
+static void run_query(void *shared, int64_t index, int32_t worker)
+{
+    const decode_context *context = shared;
+    const task_shape *shape = &context->plan->shape;
+    int64_t row = index / shape->n_head_groups;
+    query_task task = task_of(context, row / context->params->n_queries,
+                              row % context->params->n_queries, index % shape->n_head_groups);
+    scratch own = scratch_of(context, worker);
+    int64_t n_blocks = count_blocks(task.lists), split_blocks = task.lists->split_blocks;
+    clear_state(&own.query, task.n_heads);
+    if (n_blocks > 0) pack_query(context, &task, &own);
+    if (split_blocks == 1) {
+        add_blocks(context, &task, &own, 0, n_blocks, &own.query);
+    } else {
+        for (int64_t begin = 0; begin < n_blocks; begin += split_blocks) {
+            clear_state(&own.split, task.n_heads);
+            add_blocks(context, &task, &own, begin, min_i64(begin + split_blocks, n_blocks),
+                       &own.split);
+            if (has_keys(&own.split)) fold_split(context, &task, &own, &own.split);
+        }
+    }
+    finish_query(context, &task, &own.query);
+}
+
+/* The request that owns split task `index`. */
+static int64_t find_request(const decode_context *context, int64_t index)
+{
+    int64_t low = 0, high = context->params->n_requests - 1;
+    while (low < high) {
+        int64_t middle = low + (high - low + 1) / 2;
+        if (context->plan->requests[middle].first_task <= index) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return low;
+}
+
+static dsv4_attn_state partial_of(const decode_context *context, int64_t index)
+{
+    return place_state(context->partials + (size_t)index * context->state_bytes,
+                       context->plan->shape.task_heads);
+}
+
+/* One split of a query, some heads: leaves its state among the partials. */
+static void run_split(void *shared, int64_t index, int32_t worker)
+{
+    const decode_context *context = shared;
+    int64_t request = find_request(context, index);
+    const plan_request *lists = &context->plan->requests[request];
+    int64_t local = index - lists->first_task;
+    int64_t group = local / lists->n_splits % context->plan->shape.n_head_groups;
+    int64_t query = local / lists->n_splits / context->plan->shape.n_head_groups;
+    query_task task = task_of(context, request, query, group);
+    scratch own = scratch_of(context, worker);
+    dsv4_attn_state partial = partial_of(context, index);
+
+    int64_t begin = local % lists->n_splits * lists->split_blocks;
+    int64_t end = min_i64(begin + lists->split_blocks, count_blocks(lists));
+    clear_state(&partial, task.n_heads);
+    pack_query(context, &task, &own);
+    add_blocks(context, &task, &own, begin, end, &partial);
+}
+
+/* Folds the splits of a query, some heads, in order. */
+static void run_fold(void *shared, int64_t index, int32_t worker)
+{
+    const decode_context *context = shared;
+    int32_t n_groups = context->plan->shape.n_head_groups;
+    int64_t row = index / n_groups, group = index % n_groups;
+    int64_t request = row / context->params->n_queries, query = row % context->params->n_queries;
+    query_task task = task_of(context, request, query, group);
+    scratch own = scratch_of(context, worker);
+    clear_state(&own.query, task.n_heads);
+    int64_t first = task.lists->first_task + (query * n_groups + group) * task.lists->n_splits;
+    for (int64_t split = 0; split < task.lists->n_splits; split++) {
+        dsv4_attn_state partial = partial_of(context, first + split);
+        if (has_keys(&partial)) fold_split(context, &task, &own, &partial);
+    }
+    finish_query(context, &task, &own.query);
+}
+
+void dsv4_attn_cpu_decode(const dsv4_attn_params *params, const dsv4_attn_kernels *kernels,
+                          const void *plan_memory, void *workspace)
+{
+    const cpu_plan *plan = plan_memory;
+    int32_t n_threads = plan->shape.n_threads;
+    decode_context context = {.params = params, .kernels = kernels, .plan = plan};
+    context.scratches = workspace;
+    context.scratch_bytes = place_scratch(kernels, plan->shape.task_heads, NULL, NULL);
+    context.partials = context.scratches + (size_t)n_threads * context.scratch_bytes;
+    context.state_bytes = round_up_64(state_bytes(plan->shape.task_heads));
+
+    int64_t n_query_tasks = plan->shape.n_rows * plan->shape.n_head_groups;
+    if (plan->shape.split_lists) {
+        dsv4_parallel_for(n_threads, plan->n_split_tasks, run_split, &context);
+        dsv4_parallel_for(n_threads, n_query_tasks, run_fold, &context);
+    } else {
+        dsv4_parallel_for(n_threads, n_query_tasks, run_query, &context);
+    }
+}

@@ -1,0 +1,257 @@
+/*
+ * attn_f32_tmpl.h - the kernels of attn_kernels.h with f32 products.
+ *
+ * Place: cpu; a template. Included once by each attn_<level>.c after one vec_*.h and
+ * attn_common_tmpl.h.
+ *
+ * Scores: lanes are heads. The query is packed so that one vector holds one dimension of VF_LANES heads,
+ * and each key value is broadcast. Values: lanes are dimensions, probabilities are broadcast. A block of
+ * keys lies as [8 groups][64 rows][64 values], so that the slab that a value tile reads is contiguous.
+ * A tail of few heads (VF_HAS_HALF) puts two dimensions of half as many heads in one vector.
+ */
+#define GROUP_FLOATS (DSV4_ATTN_BLOCK_ROWS * DSV4_ATTN_GROUP_DIM)
+
+/* How n_heads divide into head vectors; `half` tells that the last one is a half. */
+typedef struct head_split {
+    int32_t n_vecs;
+    int32_t half;
+} head_split;
+
+static head_split split_heads(int32_t n_heads)
+{
+    int32_t rest = n_heads % VF_LANES;
+    head_split split = {(n_heads + VF_LANES - 1) / VF_LANES, 0};
+    if (VF_HAS_HALF && rest != 0 && rest <= VF_LANES / 2) split.half = 1;
+    return split;
+}
+
+/* One head vector: packed [512, VF_LANES]. */
+static void pack_vector(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
+                        float *packed)
+{
+    for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
+        vf square[VF_LANES];
+        for (int h = 0; h < VF_LANES; h++) {
+            square[h] = h < n_heads ? vf_load_bf16(q + h * head_stride_bytes + 2 * d) : vf_zero();
+        }
+        vf_transpose(square);
+        for (int i = 0; i < VF_LANES; i++) vf_store(packed + (d + i) * VF_LANES, square[i]);
+    }
+}
+
+/* A half vector: packed [256, VF_LANES / 2, 2]. */
+static void pack_half(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
+                      float *packed)
+{
+    memset(packed, 0, DSV4_ATTN_DIM * VF_LANES / 2 * sizeof *packed);
+    for (int h = 0; h < n_heads; h++) {
+        float *to = packed + 2 * h;
+        for (int d = 0; d < DSV4_ATTN_DIM; d++) {
+            uint16_t bits;
+            memcpy(&bits, q + h * head_stride_bytes + 2 * d, sizeof bits);
+            to[d / 2 * VF_LANES + d % 2] = dsv4_bf16_to_f32(bits);
+        }
+    }
+}
+
+static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads, void *packed)
+{
+    float *to = packed;
+    head_split split = split_heads(n_heads);
+    for (int32_t v = 0; v < split.n_vecs; v++) {
+        const unsigned char *from = q + v * VF_LANES * head_stride_bytes;
+        int32_t n_left = n_heads - v * VF_LANES;
+        if (split.half && v == split.n_vecs - 1) {
+            pack_half(from, head_stride_bytes, n_left, to);
+        } else {
+            pack_vector(from, head_stride_bytes, n_left, to);
+        }
+        to += DSV4_ATTN_DIM * VF_LANES;
+    }
+}
+
+static void load_row(const dsv4_attn_row *row, float *kv)
+{
+    for (int g = 0; g < DSV4_ATTN_N_GROUPS - 1; g++) {
+        vf_dequant_group(row->data + g * DSV4_ATTN_GROUP_DIM, row->scales[g],
+                         kv + g * GROUP_FLOATS);
+    }
+    const uint8_t *tail = row->data + (DSV4_ATTN_N_GROUPS - 1) * DSV4_ATTN_GROUP_DIM;
+    float *to = kv + (DSV4_ATTN_N_GROUPS - 1) * GROUP_FLOATS;
+    for (int d = 0; d < DSV4_ATTN_GROUP_DIM; d += VF_LANES)
+        vf_store(to + d, vf_load_bf16(tail + 2 * d));
+}
+
+static void load_rows(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                      int32_t n_next, void *kv)
+{
+    float *to = kv;
+    for (int32_t row = 0; row < n_rows; row++) {
+        load_row(&rows[row], to + row * DSV4_ATTN_GROUP_DIM);
+        if (row < n_next) prefetch_row(&next[row]);
+    }
+    for (int32_t row = n_rows; row % (2 * VF_TILE_KEYS) != 0; row++) {
+        for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+            memset(to + g * GROUP_FLOATS + row * DSV4_ATTN_GROUP_DIM, 0,
+                   DSV4_ATTN_GROUP_DIM * sizeof *to);
+        }
+    }
+}
+
+/* n_keys keys by n_vecs head vectors; both are constants at every call. */
+static DSV4_ALWAYS_INLINE void score_tile(const float *q, const float *kv, const int n_vecs,
+                                          const int n_keys, int32_t stride, float *scores)
+{
+    vf acc[16];
+    DSV4_UNROLL for (int i = 0; i < n_vecs * n_keys; i++) acc[i] = vf_zero();
+    for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        const float *keys = kv + g * GROUP_FLOATS;
+        for (int d = 0; d < DSV4_ATTN_GROUP_DIM; d++) {
+            vf q_vec[2];
+            DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
+            {
+                q_vec[v] = vf_load(q + v * DSV4_ATTN_DIM * VF_LANES);
+            }
+            q += VF_LANES;
+            DSV4_UNROLL for (int k = 0; k < n_keys; k++)
+            {
+                vf key = vf_set1(keys[k * DSV4_ATTN_GROUP_DIM + d]);
+                DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
+                {
+                    acc[v * n_keys + k] = vf_fma(q_vec[v], key, acc[v * n_keys + k]);
+                }
+            }
+        }
+    }
+    DSV4_UNROLL for (int k = 0; k < n_keys; k++)
+    {
+        DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
+        {
+            vf_store(scores + k * stride + v * VF_LANES, acc[v * n_keys + k]);
+        }
+    }
+}
+
+#if VF_HAS_HALF
+static void score_half_tile(const float *q, const float *kv, int32_t stride, float *scores)
+{
+    enum { N_KEYS = 2 * VF_TILE_KEYS };
+    vf acc[N_KEYS];
+    DSV4_UNROLL for (int k = 0; k < N_KEYS; k++) acc[k] = vf_zero();
+    for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        const float *keys = kv + g * GROUP_FLOATS;
+        for (int d = 0; d < DSV4_ATTN_GROUP_DIM; d += 2) {
+            vf q_vec = vf_load(q);
+            q += VF_LANES;
+            DSV4_UNROLL for (int k = 0; k < N_KEYS; k++)
+            {
+                acc[k] = vf_fma(q_vec, vf_set_pair(keys + k * DSV4_ATTN_GROUP_DIM + d), acc[k]);
+            }
+        }
+    }
+    DSV4_UNROLL for (int k = 0; k < N_KEYS; k++)
+        vf_store(scores + k * stride, vf_pair_sums(acc[k]));
+}
+#endif
+
+static void compute_scores(const void *packed_q, const void *kv, int32_t n_heads, int32_t n_rows,
+                           float *scores)
+{
+    const float *q = packed_q;
+    head_split split = split_heads(n_heads);
+    int32_t n_full = split.n_vecs - split.half;
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    const int32_t vector_floats = DSV4_ATTN_DIM * VF_LANES;
+    for (int32_t key = 0; key < n_rows; key += 2 * VF_TILE_KEYS) {
+        const float *keys = (const float *)kv + key * DSV4_ATTN_GROUP_DIM;
+        float *to = scores + key * stride;
+        int32_t v = 0;
+        for (; v + 2 <= n_full; v += 2) {
+            const float *q_vec = q + v * vector_floats;
+            score_tile(q_vec, keys, 2, VF_TILE_KEYS, stride, to + v * VF_LANES);
+            score_tile(q_vec, keys + VF_TILE_KEYS * DSV4_ATTN_GROUP_DIM, 2, VF_TILE_KEYS, stride,
+                       to + VF_TILE_KEYS * stride + v * VF_LANES);
+        }
+        if (v < n_full) {
+            score_tile(q + v * vector_floats, keys, 1, 2 * VF_TILE_KEYS, stride, to + v * VF_LANES);
+            v++;
+        }
+#if VF_HAS_HALF
+        if (split.half) score_half_tile(q + v * vector_floats, keys, stride, to + v * VF_LANES);
+#endif
+    }
+}
+
+static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
+                    const dsv4_attn_state *part)
+{
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    for (int32_t h = 0; h < n_heads; h += VF_LANES) {
+        softmax_vector(vf_set1(scale_log2), n_rows, stride, scores + h, part->max + h,
+                       part->sum + h);
+        vf_store(part->weight + h, vf_load(part->sum + h));
+    }
+}
+
+/* n_heads (a constant at every call) heads by VF_TILE_VECS vectors of one group. */
+static DSV4_ALWAYS_INLINE void value_tile(const float *p, int32_t stride, const float *v_slab,
+                                          const int n_heads, int32_t n_rows, const float *alpha,
+                                          const float *beta, float *values)
+{
+    vf acc[4 * VF_TILE_VECS];
+    DSV4_UNROLL for (int i = 0; i < n_heads * VF_TILE_VECS; i++) acc[i] = vf_zero();
+    for (int32_t row = 0; row < n_rows; row++) {
+        vf value[VF_TILE_VECS];
+        DSV4_UNROLL for (int i = 0; i < VF_TILE_VECS; i++) value[i] =
+            vf_load(v_slab + i * VF_LANES);
+        v_slab += DSV4_ATTN_GROUP_DIM;
+        DSV4_UNROLL for (int h = 0; h < n_heads; h++)
+        {
+            vf weight = vf_set1(p[h]);
+            DSV4_UNROLL for (int i = 0; i < VF_TILE_VECS; i++)
+            {
+                acc[h * VF_TILE_VECS + i] = vf_fma(weight, value[i], acc[h * VF_TILE_VECS + i]);
+            }
+        }
+        p += stride;
+    }
+    DSV4_UNROLL for (int h = 0; h < n_heads; h++)
+    {
+        vf a = vf_set1(alpha[h]), b = vf_set1(beta[h]);
+        DSV4_UNROLL for (int i = 0; i < VF_TILE_VECS; i++)
+        {
+            float *to = values + h * DSV4_ATTN_DIM + i * VF_LANES;
+            vf_store(to, vf_fma(acc[h * VF_TILE_VECS + i], b, vf_mul(vf_load(to), a)));
+        }
+    }
+}
+
+static void add_values(const float *probabilities, const void *kv, int32_t n_heads, int32_t n_rows,
+                       const float *alpha, const float *beta, float *acc_values)
+{
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    for (int d = 0; d < DSV4_ATTN_DIM; d += VF_TILE_VECS * VF_LANES) {
+        const float *slab =
+            (const float *)kv + d / DSV4_ATTN_GROUP_DIM * GROUP_FLOATS + d % DSV4_ATTN_GROUP_DIM;
+        float *to = acc_values + d;
+        int32_t h = 0;
+        for (; h + 4 <= n_heads; h += 4) {
+            value_tile(probabilities + h, stride, slab, 4, n_rows, alpha + h, beta + h,
+                       to + h * DSV4_ATTN_DIM);
+        }
+        for (; h < n_heads; h++) {
+            value_tile(probabilities + h, stride, slab, 1, n_rows, alpha + h, beta + h,
+                       to + h * DSV4_ATTN_DIM);
+        }
+    }
+}
+
+#define ATTN_F32_KERNELS(cpu_level)                                                                \
+    {                                                                                              \
+        .level = (cpu_level), .math = DSV4_ATTN_MATH_EXACT,                                        \
+        .q_head_bytes = DSV4_ATTN_DIM * sizeof(float),                                             \
+        .kv_bytes = DSV4_ATTN_N_GROUPS * GROUP_FLOATS * sizeof(float), .pack_q = pack_q,           \
+        .load_rows = load_rows, .scores = compute_scores, .softmax = softmax,                      \
+        .fold_state = fold_state, .values = add_values, .fold_values = fold_values,                \
+        .finish = finish                                                                           \
+    }

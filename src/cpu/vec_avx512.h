@@ -1,0 +1,171 @@
+/*
+ * vec_avx512.h - vectors of 16 f32 with AVX-512 (F, BW, DQ, VL): the vocabulary of attn_f32_tmpl.h.
+ *
+ * Place: cpu. Loads and stores take any alignment. The same names in vec_avx2.h and vec_v2.h mean:
+ *   VF_LANES            f32 per vector
+ *   VF_TILE_KEYS        keys per register tile of the score product, with two vectors of heads
+ *   VF_TILE_VECS        vectors of values per register tile of the value product, with four heads
+ *   VF_HAS_HALF         1 when a tail of up to VF_LANES / 2 heads has a tile of its own
+ *   vf_fma(a, b, c)     a * b + c (rounded once where the level has FMA)
+ *   vf_max(a, b)        b where either is NaN
+ *   vf_exp2(x)          2^x for x <= 1 within 2 ulp; 0 for -inf and far below -126; NaN for NaN
+ *   vf_store_bf16       nearest-even
+ *   vf_transpose        VF_LANES x VF_LANES
+ *   vf_dequant_group    64 e4m3 codes times 2^(scale - 127), exact, NaN kept
+ */
+#ifndef DSV4_CPU_VEC_AVX512_H
+#define DSV4_CPU_VEC_AVX512_H
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "num/bf16.h"
+#include "num/e4m3.h"
+#include "num/ue8m0.h"
+
+#define VF_LANES     16
+#define VF_TILE_KEYS 8
+#define VF_TILE_VECS 4
+#define VF_HAS_HALF  1
+
+typedef __m512 vf;
+
+static inline vf vf_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+static inline vf vf_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+static inline vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static inline void vf_store(float *p, vf a)
+{
+    _mm512_storeu_ps(p, a);
+}
+
+static inline vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline vf vf_exp2(vf x)
+{
+    vf clamped = _mm512_max_ps(vf_set1(-200.0f), x);
+    vf whole = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf fraction = _mm512_sub_ps(clamped, whole);
+    vf p = vf_set1(1.535336188319500e-4f);
+    p = vf_fma(p, fraction, vf_set1(1.339887440266574e-3f));
+    p = vf_fma(p, fraction, vf_set1(9.618437357674640e-3f));
+    p = vf_fma(p, fraction, vf_set1(5.550332471162809e-2f));
+    p = vf_fma(p, fraction, vf_set1(2.402264791363012e-1f));
+    p = vf_fma(p, fraction, vf_set1(6.931472028550421e-1f));
+    p = vf_fma(p, fraction, vf_set1(1.0f));
+    return _mm512_scalef_ps(p, whole);
+}
+
+static inline vf vf_load_bf16(const void *p)
+{
+    __m256i half = _mm256_loadu_si256((const __m256i *)p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+static inline void vf_store_bf16(void *p, vf a)
+{
+    __m512i bits = _mm512_castps_si512(a);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+}
+
+static inline void vf_transpose(vf r[VF_LANES])
+{
+    vf pairs[16], quads[16], halves[16];
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        quads[i] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+        quads[i + 1] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+        quads[i + 2] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+        quads[i + 3] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        halves[i] = _mm512_shuffle_f32x4(quads[i], quads[i + 4], 0x88);
+        halves[i + 4] = _mm512_shuffle_f32x4(quads[i], quads[i + 4], 0xdd);
+        halves[i + 8] = _mm512_shuffle_f32x4(quads[i + 8], quads[i + 12], 0x88);
+        halves[i + 12] = _mm512_shuffle_f32x4(quads[i + 8], quads[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_f32x4(halves[i], halves[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(halves[i], halves[i + 8], 0xdd);
+    }
+}
+
+static inline void vf_dequant_group(const uint8_t *codes, uint8_t scale, float *out)
+{
+    __m512i bytes = _mm512_loadu_si512(codes);
+    const __m512i magnitude = _mm512_set1_epi8(0x7f);
+    if (scale > 246 || _mm512_cmpeq_epi8_mask(_mm512_and_si512(bytes, magnitude), magnitude) != 0) {
+        float factor = dsv4_ue8m0_to_f32(scale);
+        for (int i = 0; i < 64; i++) out[i] = dsv4_e4m3_to_f32(codes[i]) * factor;
+        return;
+    }
+    /* Codes as binary16 numbers of 2^-8 their value, so that the conversion handles subnormals;
+     * then 2^(scale - 127) times that 2^8: scale + 8 is a normal exponent. */
+    vf factor = _mm512_castsi512_ps(_mm512_set1_epi32((scale + 8) << 23));
+    for (int i = 0; i < 64; i += 32) {
+        __m256i part = _mm256_loadu_si256((const __m256i *)(codes + i));
+        __m512i wide = _mm512_cvtepu8_epi16(part);
+        __m512i sign =
+            _mm512_and_si512(_mm512_slli_epi16(wide, 8), _mm512_set1_epi16((short)0x8000));
+        __m512i rest = _mm512_and_si512(_mm512_slli_epi16(wide, 7), _mm512_set1_epi16(0x3f80));
+        __m512i halves = _mm512_or_si512(sign, rest);
+        vf low = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+        vf high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+        vf_store(out + i, vf_mul(low, factor));
+        vf_store(out + i + 16, vf_mul(high, factor));
+    }
+}
+
+/* Repeats p[0], p[1] over the vector. */
+static inline vf vf_set_pair(const float *p)
+{
+    double both;
+    memcpy(&both, p, sizeof both);
+    return _mm512_castpd_ps(_mm512_set1_pd(both));
+}
+
+/* Sums of adjacent lanes, in order, in the lower half; zero above. */
+static inline vf vf_pair_sums(vf a)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    vf swapped = _mm512_permute_ps(a, 0xb1);
+    return _mm512_maskz_permutexvar_ps(0x00ff, even, _mm512_add_ps(a, swapped));
+}
+
+#endif
