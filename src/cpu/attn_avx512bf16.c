@@ -6,9 +6,10 @@
  * the values, and the same rounded numbers are summed into `weight`, so that the weights of the output
  * add up to one; `sum`, for the lse, adds them unrounded.
  *
- * The dot instruction multiplies pairs. Scores pair dimensions: a block holds its keys as
- * [8 groups][64 rows][64 values]. Values pair keys: the same block is held a second time with two rows
- * interleaved, as [8 groups][32 row pairs][64 values][2]. Both are written in one pass over the rows.
+ * The dot instruction multiplies pairs. Scores pair dimensions: 16 rows at a time lie as
+ * [8 groups][16 rows][64 values], a tile that stays in the first-level cache until its scores are done.
+ * Values pair keys: the whole block lies with two rows interleaved, as
+ * [8 groups][32 row pairs][64 values][2]. Both are written in one pass over the rows.
  */
 #include <stdbool.h>
 
@@ -18,12 +19,17 @@
 
 enum {
     GROUP_DIM = DSV4_ATTN_GROUP_DIM,
-    GROUP_VALUES = DSV4_ATTN_BLOCK_ROWS * GROUP_DIM, /* bf16 of one group of a block */
-    BLOCK_VALUES = DSV4_ATTN_N_GROUPS * GROUP_VALUES,
+    TILE_KEYS = 8,
+    TILE_ROWS = 2 * TILE_KEYS, /* rows that are dequantized, then scored, at a time */
+    /* bf16 from one group of a tile or block to the next, padded so that the groups of a row fall into
+     * different cache sets. */
+    KEY_GROUP = TILE_ROWS * GROUP_DIM + 64,
+    VALUE_GROUP = DSV4_ATTN_BLOCK_ROWS * GROUP_DIM + 128,
+    KEY_VALUES = DSV4_ATTN_N_GROUPS * KEY_GROUP,
+    VALUE_VALUES = DSV4_ATTN_N_GROUPS * VALUE_GROUP,
     FP8_GROUPS = DSV4_ATTN_N_GROUPS - 1,
     Q_VEC_WORDS = DSV4_ATTN_DIM / 2 * VF_LANES, /* 32-bit words of one packed head vector */
-    TILE_KEYS = 8,
-    VALUE_VECS = 4, /* vectors of one interleaved group */
+    VALUE_VECS = 4,                             /* vectors of one interleaved group */
     /* Between these scale bytes every nonzero finite value is a normal bf16. */
     LEAST_PLAIN_SCALE = 10,
     MOST_PLAIN_SCALE = 246
@@ -129,8 +135,7 @@ typedef struct group_values {
     __m512i low, high;
 } group_values;
 
-static __attribute__((noinline)) group_values convert_group_slowly(const uint8_t *codes,
-                                                                   uint8_t scale)
+static group_values convert_group_slowly(const uint8_t *codes, uint8_t scale)
 {
     uint16_t bits[GROUP_DIM];
     float factor = dsv4_ue8m0_to_f32(scale);
@@ -147,16 +152,15 @@ static DSV4_ALWAYS_INLINE __m512i scale_words(__m512i words, __m512i exponent)
     return _mm512_mask_add_epi16(words, nonzero, words, exponent);
 }
 
-static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint8_t scale)
+/* For a plain scale; NaN codes are converted wrongly and marked in *nan_codes. */
+static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint8_t scale,
+                                                     __mmask64 *nan_codes)
 {
     const __m512i magnitude_mask = _mm512_set1_epi8(0x7f);
     const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     __m512i plain = _mm512_permutexvar_epi64(unpack_order, _mm512_loadu_si512(codes));
     __m512i magnitude = _mm512_and_si512(plain, magnitude_mask);
-    if (scale < LEAST_PLAIN_SCALE || scale > MOST_PLAIN_SCALE ||
-        _mm512_cmpeq_epi8_mask(magnitude, magnitude_mask) != 0) {
-        return convert_group_slowly(codes, scale);
-    }
+    *nan_codes |= _mm512_cmpeq_epi8_mask(magnitude, magnitude_mask);
     __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(high_bytes), magnitude,
                                             _mm512_loadu_si512(high_bytes + 64));
     __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(low_bytes), magnitude,
@@ -167,52 +171,83 @@ static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint8
                           scale_words(_mm512_unpackhi_epi8(low, high), exponent)};
 }
 
-static DSV4_ALWAYS_INLINE group_values read_group(const dsv4_attn_row *row, int g)
+static bool has_plain_scales(const dsv4_attn_row *row)
 {
-    const uint8_t *data = row->data + g * GROUP_DIM;
-    if (g < FP8_GROUPS) return convert_group(data, row->scales[g]);
-    return (group_values){_mm512_loadu_si512(data), _mm512_loadu_si512(data + GROUP_DIM)};
+    for (int g = 0; g < FP8_GROUPS; g++) {
+        if (row->scales[g] < LEAST_PLAIN_SCALE || row->scales[g] > MOST_PLAIN_SCALE) return false;
+    }
+    return true;
 }
 
-static DSV4_ALWAYS_INLINE void store_row(uint16_t *keys, group_values group)
-{
-    _mm512_store_si512(keys, group.low);
-    _mm512_store_si512(keys + GROUP_DIM / 2, group.high);
-}
-
-/* values [64][2] from the same group of two rows. */
-static DSV4_ALWAYS_INLINE void store_pair(uint16_t *values, group_values even, group_values odd)
+/* The same group of two rows: keys one after the other, values interleaved as [64][2]. */
+static DSV4_ALWAYS_INLINE void store_pair(uint16_t *keys, uint16_t *values, group_values even,
+                                          group_values odd)
 {
     const __m512i first =
         _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                          37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
     const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    _mm512_store_si512(keys, even.low);
+    _mm512_store_si512(keys + 32, even.high);
+    _mm512_store_si512(keys + 64, odd.low);
+    _mm512_store_si512(keys + 96, odd.high);
     _mm512_store_si512(values, _mm512_permutex2var_epi16(even.low, first, odd.low));
     _mm512_store_si512(values + 32, _mm512_permutex2var_epi16(even.low, second, odd.low));
     _mm512_store_si512(values + 64, _mm512_permutex2var_epi16(even.high, first, odd.high));
     _mm512_store_si512(values + 96, _mm512_permutex2var_epi16(even.high, second, odd.high));
 }
 
-static void load_rows(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                      int32_t n_next, void *kv)
+/* Any scales, any codes. */
+static void load_pair_slowly(const dsv4_attn_row *even, const dsv4_attn_row *odd, uint16_t *keys,
+                             uint16_t *values)
 {
-    uint16_t *keys = kv, *values = keys + BLOCK_VALUES;
+    for (int g = 0; g < FP8_GROUPS; g++) {
+        store_pair(keys + g * KEY_GROUP, values + g * VALUE_GROUP,
+                   convert_group_slowly(even->data + g * GROUP_DIM, even->scales[g]),
+                   convert_group_slowly(odd->data + g * GROUP_DIM, odd->scales[g]));
+    }
+}
+
+static group_values read_tail(const dsv4_attn_row *row)
+{
+    const uint8_t *data = row->data + FP8_GROUPS * GROUP_DIM;
+    return (group_values){_mm512_loadu_si512(data), _mm512_loadu_si512(data + GROUP_DIM)};
+}
+
+static void load_pair(const dsv4_attn_row *even, const dsv4_attn_row *odd, uint16_t *keys,
+                      uint16_t *values)
+{
+    store_pair(keys + FP8_GROUPS * KEY_GROUP, values + FP8_GROUPS * VALUE_GROUP, read_tail(even),
+               read_tail(odd));
+    __mmask64 nan_codes = 0;
+    if (has_plain_scales(even) && has_plain_scales(odd)) {
+        DSV4_UNROLL for (int g = 0; g < FP8_GROUPS; g++)
+        {
+            store_pair(keys + g * KEY_GROUP, values + g * VALUE_GROUP,
+                       convert_group(even->data + g * GROUP_DIM, even->scales[g], &nan_codes),
+                       convert_group(odd->data + g * GROUP_DIM, odd->scales[g], &nan_codes));
+        }
+        if (nan_codes == 0) return;
+    }
+    load_pair_slowly(even, odd, keys, values);
+}
+
+/* At most TILE_ROWS rows. Keys of rows up to TILE_ROWS that do not exist become zero. */
+static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                      int32_t n_next, uint16_t *keys, uint16_t *values)
+{
+    static const uint8_t zeros[DSV4_CACHE_DATA_BYTES] = {0};
+    static const uint8_t ones[FP8_GROUPS] = {127, 127, 127, 127, 127, 127, 127};
+    const dsv4_attn_row zero_row = {zeros, ones};
     for (int32_t row = 0; row < n_rows; row += 2) {
-        bool has_odd = row + 1 < n_rows;
         if (row < n_next) prefetch_row(&next[row]);
         if (row + 1 < n_next) prefetch_row(&next[row + 1]);
-        for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-            group_values even = read_group(&rows[row], g);
-            group_values odd = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-            if (has_odd) odd = read_group(&rows[row + 1], g);
-            store_row(keys + g * GROUP_VALUES + row * GROUP_DIM, even);
-            store_row(keys + g * GROUP_VALUES + (row + 1) * GROUP_DIM, odd);
-            store_pair(values + g * GROUP_VALUES + row * GROUP_DIM, even, odd);
-        }
+        load_pair(&rows[row], row + 1 < n_rows ? &rows[row + 1] : &zero_row, keys + row * GROUP_DIM,
+                  values + row * GROUP_DIM);
     }
-    for (int32_t row = n_rows + n_rows % 2; row % (2 * TILE_KEYS) != 0; row++) {
+    for (int32_t row = n_rows + n_rows % 2; row < TILE_ROWS; row++) {
         for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-            memset(keys + g * GROUP_VALUES + row * GROUP_DIM, 0, GROUP_DIM * sizeof *keys);
+            memset(keys + g * KEY_GROUP + row * GROUP_DIM, 0, GROUP_DIM * sizeof *keys);
         }
     }
 }
@@ -242,7 +277,7 @@ static DSV4_ALWAYS_INLINE __m512i broadcast_two_words(const void *p)
 static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *keys, const int n_vecs,
                                           const int n_keys, int32_t stride, float *scores)
 {
-    vf acc[2 * TILE_KEYS];
+    vf acc[TILE_ROWS];
     DSV4_UNROLL for (int i = 0; i < n_vecs * n_keys; i++) acc[i] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
         for (int d = 0; d < GROUP_DIM; d += 2) {
@@ -261,7 +296,7 @@ static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *key
                 }
             }
         }
-        keys += GROUP_VALUES;
+        keys += KEY_GROUP;
     }
     DSV4_UNROLL for (int k = 0; k < n_keys; k++)
     {
@@ -275,46 +310,52 @@ static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *key
 /* 16 keys by one half vector: at most 8 heads, two pairs of dimensions at once. */
 static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t stride, float *scores)
 {
-    vf acc[2 * TILE_KEYS];
-    DSV4_UNROLL for (int k = 0; k < 2 * TILE_KEYS; k++) acc[k] = vf_zero();
+    vf acc[TILE_ROWS];
+    DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++) acc[k] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
         for (int d = 0; d < GROUP_DIM; d += 4) {
             __m512i q_vec = _mm512_load_si512(q);
             q += VF_LANES;
-            DSV4_UNROLL for (int k = 0; k < 2 * TILE_KEYS; k++)
+            DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++)
             {
                 acc[k] = dot_pairs(acc[k], q_vec, broadcast_two_words(keys + k * GROUP_DIM + d));
             }
         }
-        keys += GROUP_VALUES;
+        keys += KEY_GROUP;
     }
-    DSV4_UNROLL for (int k = 0; k < 2 * TILE_KEYS; k++)
+    DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++)
     {
         vf_store(scores + k * stride, vf_pair_sums(acc[k]));
     }
 }
 
-static void compute_scores(const void *packed_q, const void *kv, int32_t n_heads, int32_t n_rows,
-                           float *scores)
+/* TILE_ROWS keys by all heads. */
+static void score_rows(const uint32_t *q, const uint16_t *keys, int32_t n_heads, float *scores)
 {
-    const uint32_t *q = packed_q;
-    const uint16_t *keys = kv;
-    int32_t n_full = count_full_vectors(n_heads), stride = dsv4_attn_pad_heads(n_heads);
-    for (int32_t row = 0; row < n_rows; row += 2 * TILE_KEYS) {
-        int32_t v = 0;
-        for (; v + 2 <= n_full; v += 2) {
-            score_tile(q + v * Q_VEC_WORDS, keys, 2, TILE_KEYS, stride, scores + v * VF_LANES);
-            score_tile(q + v * Q_VEC_WORDS, keys + TILE_KEYS * GROUP_DIM, 2, TILE_KEYS, stride,
-                       scores + TILE_KEYS * stride + v * VF_LANES);
-        }
-        for (; v < n_full; v++) {
-            score_tile(q + v * Q_VEC_WORDS, keys, 1, 2 * TILE_KEYS, stride, scores + v * VF_LANES);
-        }
-        if (n_full * VF_LANES < n_heads) {
-            score_half_tile(q + v * Q_VEC_WORDS, keys, stride, scores + v * VF_LANES);
-        }
-        keys += 2 * TILE_KEYS * GROUP_DIM;
-        scores += 2 * TILE_KEYS * stride;
+    int32_t n_full = count_full_vectors(n_heads), stride = dsv4_attn_pad_heads(n_heads), v = 0;
+    for (; v + 2 <= n_full; v += 2) {
+        score_tile(q + v * Q_VEC_WORDS, keys, 2, TILE_KEYS, stride, scores + v * VF_LANES);
+        score_tile(q + v * Q_VEC_WORDS, keys + TILE_KEYS * GROUP_DIM, 2, TILE_KEYS, stride,
+                   scores + TILE_KEYS * stride + v * VF_LANES);
+    }
+    for (; v < n_full; v++) {
+        score_tile(q + v * Q_VEC_WORDS, keys, 1, TILE_ROWS, stride, scores + v * VF_LANES);
+    }
+    if (n_full * VF_LANES < n_heads) {
+        score_half_tile(q + v * Q_VEC_WORDS, keys, stride, scores + v * VF_LANES);
+    }
+}
+
+static void score_block(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                        int32_t n_next, const void *packed_q, int32_t n_heads, void *kv,
+                        float *scores)
+{
+    uint16_t *keys = kv, *values = keys + KEY_VALUES;
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    for (int32_t row = 0; row < n_rows; row += TILE_ROWS) {
+        load_tile(rows + row, min_i32(n_rows - row, TILE_ROWS), next + row,
+                  min_i32(n_next - row, TILE_ROWS), keys, values + row * GROUP_DIM);
+        score_rows(packed_q, keys, n_heads, scores + row * stride);
     }
 }
 
@@ -391,7 +432,7 @@ static void add_values(const float *words, const void *kv, int32_t n_heads, int3
 {
     int32_t stride = dsv4_attn_pad_heads(n_heads);
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-        const uint16_t *slab = (const uint16_t *)kv + BLOCK_VALUES + g * GROUP_VALUES;
+        const uint16_t *slab = (const uint16_t *)kv + KEY_VALUES + g * VALUE_GROUP;
         float *to = acc_values + g * GROUP_DIM;
         int32_t h = 0;
         for (; h + 4 <= n_heads; h += 4) {
@@ -409,13 +450,12 @@ const dsv4_attn_kernels dsv4_attn_kernels_avx512bf16 = {
     .level = DSV4_CPU_LEVEL_AVX512BF16,
     .math = DSV4_ATTN_MATH_BF16,
     .q_head_bytes = DSV4_ATTN_DIM * sizeof(uint16_t),
-    .kv_bytes = 2 * BLOCK_VALUES * sizeof(uint16_t),
+    .kv_bytes = (KEY_VALUES + VALUE_VALUES) * sizeof(uint16_t),
     .pack_q = pack_q,
-    .load_rows = load_rows,
-    .scores = compute_scores,
+    .score_block = score_block,
     .softmax = softmax,
     .fold_state = fold_state,
-    .values = add_values,
+    .add_values = add_values,
     .fold_values = fold_values,
     .finish = finish,
 };

@@ -12,16 +12,22 @@
 #include "attn_kernels.h"
 #include "base/compiler.h"
 #include "dsv4/attn.h"
+#include "dsv4/cache.h"
 #include "num/bf16.h"
 #include "ref/attn_ref.h"
 
 #define LN_2   0.693147180559945309f
 #define LOG2_E 1.442695040888963407f
 
+static inline int32_t min_i32(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
 /* The row, as ten cache lines, on its way into L2. */
 static DSV4_ALWAYS_INLINE void prefetch_row(const dsv4_attn_row *row)
 {
-    for (int i = 0; i < 576; i += 64) DSV4_PREFETCH_L2(row->data + i);
+    for (int i = 0; i < DSV4_CACHE_DATA_BYTES; i += 64) DSV4_PREFETCH_L2(row->data + i);
     DSV4_PREFETCH_L2(row->scales);
 }
 

@@ -279,13 +279,13 @@ static void add_block(const decode_context *context, const query_task *task, con
     const float log2_e = 1.442695040888963407f;
     dsv4_attn_state block = {
         .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
-    kernels->load_rows(rows, n_rows, next, n_next, own->kv);
-    kernels->scores(own->packed_q, own->kv, task->n_heads, n_rows, own->scores);
+    kernels->score_block(rows, n_rows, next, n_next, own->packed_q, task->n_heads, own->kv,
+                         own->scores);
     kernels->softmax(context->params->softmax_scale * log2_e, task->n_heads, n_rows, own->scores,
                      &block);
     kernels->fold_state(task->n_heads, &block, acc, own->alpha, own->beta);
-    kernels->values(own->scores, own->kv, task->n_heads, n_rows, own->alpha, own->beta,
-                    acc->values);
+    kernels->add_values(own->scores, own->kv, task->n_heads, n_rows, own->alpha, own->beta,
+                        acc->values);
 }
 
 /* Folds blocks begin .. end - 1 into acc. */

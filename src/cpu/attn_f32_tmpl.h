@@ -9,7 +9,12 @@
  * keys lies as [8 groups][64 rows][64 values], so that the slab that a value tile reads is contiguous.
  * A tail of few heads (VF_HAS_HALF) puts two dimensions of half as many heads in one vector.
  */
-#define GROUP_FLOATS (DSV4_ATTN_BLOCK_ROWS * DSV4_ATTN_GROUP_DIM)
+/* Rows that are dequantized, then scored, at a time. */
+#define TILE_ROWS (2 * VF_TILE_KEYS)
+
+/* Floats from one group of a block to the next, padded so that the groups of a row fall into different
+ * cache sets. */
+#define GROUP_FLOATS (DSV4_ATTN_BLOCK_ROWS * DSV4_ATTN_GROUP_DIM + 64)
 
 /* How n_heads divide into head vectors; `half` tells that the last one is a half. */
 typedef struct head_split {
@@ -82,18 +87,18 @@ static void load_row(const dsv4_attn_row *row, float *kv)
         vf_store(to + d, vf_load_bf16(tail + 2 * d));
 }
 
-static void load_rows(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                      int32_t n_next, void *kv)
+/* At most TILE_ROWS rows. Rows up to TILE_ROWS that do not exist become zero. */
+static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                      int32_t n_next, float *kv)
 {
-    float *to = kv;
     for (int32_t row = 0; row < n_rows; row++) {
-        load_row(&rows[row], to + row * DSV4_ATTN_GROUP_DIM);
+        load_row(&rows[row], kv + row * DSV4_ATTN_GROUP_DIM);
         if (row < n_next) prefetch_row(&next[row]);
     }
-    for (int32_t row = n_rows; row % (2 * VF_TILE_KEYS) != 0; row++) {
+    for (int32_t row = n_rows; row < TILE_ROWS; row++) {
         for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-            memset(to + g * GROUP_FLOATS + row * DSV4_ATTN_GROUP_DIM, 0,
-                   DSV4_ATTN_GROUP_DIM * sizeof *to);
+            memset(kv + g * GROUP_FLOATS + row * DSV4_ATTN_GROUP_DIM, 0,
+                   DSV4_ATTN_GROUP_DIM * sizeof *kv);
         }
     }
 }
@@ -135,50 +140,55 @@ static DSV4_ALWAYS_INLINE void score_tile(const float *q, const float *kv, const
 #if VF_HAS_HALF
 static void score_half_tile(const float *q, const float *kv, int32_t stride, float *scores)
 {
-    enum { N_KEYS = 2 * VF_TILE_KEYS };
-    vf acc[N_KEYS];
-    DSV4_UNROLL for (int k = 0; k < N_KEYS; k++) acc[k] = vf_zero();
+    vf acc[TILE_ROWS];
+    DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++) acc[k] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
         const float *keys = kv + g * GROUP_FLOATS;
         for (int d = 0; d < DSV4_ATTN_GROUP_DIM; d += 2) {
             vf q_vec = vf_load(q);
             q += VF_LANES;
-            DSV4_UNROLL for (int k = 0; k < N_KEYS; k++)
+            DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++)
             {
                 acc[k] = vf_fma(q_vec, vf_set_pair(keys + k * DSV4_ATTN_GROUP_DIM + d), acc[k]);
             }
         }
     }
-    DSV4_UNROLL for (int k = 0; k < N_KEYS; k++)
+    DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++)
         vf_store(scores + k * stride, vf_pair_sums(acc[k]));
 }
 #endif
 
-static void compute_scores(const void *packed_q, const void *kv, int32_t n_heads, int32_t n_rows,
-                           float *scores)
+/* TILE_ROWS keys by all heads. */
+static void score_rows(const float *q, const float *keys, int32_t n_heads, float *scores)
 {
-    const float *q = packed_q;
     head_split split = split_heads(n_heads);
-    int32_t n_full = split.n_vecs - split.half;
-    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    int32_t n_full = split.n_vecs - split.half, stride = dsv4_attn_pad_heads(n_heads), v = 0;
     const int32_t vector_floats = DSV4_ATTN_DIM * VF_LANES;
-    for (int32_t key = 0; key < n_rows; key += 2 * VF_TILE_KEYS) {
-        const float *keys = (const float *)kv + key * DSV4_ATTN_GROUP_DIM;
-        float *to = scores + key * stride;
-        int32_t v = 0;
-        for (; v + 2 <= n_full; v += 2) {
-            const float *q_vec = q + v * vector_floats;
-            score_tile(q_vec, keys, 2, VF_TILE_KEYS, stride, to + v * VF_LANES);
-            score_tile(q_vec, keys + VF_TILE_KEYS * DSV4_ATTN_GROUP_DIM, 2, VF_TILE_KEYS, stride,
-                       to + VF_TILE_KEYS * stride + v * VF_LANES);
-        }
-        if (v < n_full) {
-            score_tile(q + v * vector_floats, keys, 1, 2 * VF_TILE_KEYS, stride, to + v * VF_LANES);
-            v++;
-        }
+    for (; v + 2 <= n_full; v += 2) {
+        const float *q_vec = q + v * vector_floats;
+        score_tile(q_vec, keys, 2, VF_TILE_KEYS, stride, scores + v * VF_LANES);
+        score_tile(q_vec, keys + VF_TILE_KEYS * DSV4_ATTN_GROUP_DIM, 2, VF_TILE_KEYS, stride,
+                   scores + VF_TILE_KEYS * stride + v * VF_LANES);
+    }
+    if (v < n_full) {
+        score_tile(q + v * vector_floats, keys, 1, TILE_ROWS, stride, scores + v * VF_LANES);
+        v++;
+    }
 #if VF_HAS_HALF
-        if (split.half) score_half_tile(q + v * vector_floats, keys, stride, to + v * VF_LANES);
+    if (split.half) score_half_tile(q + v * vector_floats, keys, stride, scores + v * VF_LANES);
 #endif
+}
+
+static void score_block(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                        int32_t n_next, const void *packed_q, int32_t n_heads, void *kv,
+                        float *scores)
+{
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    for (int32_t row = 0; row < n_rows; row += TILE_ROWS) {
+        float *keys = (float *)kv + row * DSV4_ATTN_GROUP_DIM;
+        load_tile(rows + row, min_i32(n_rows - row, TILE_ROWS), next + row,
+                  min_i32(n_next - row, TILE_ROWS), keys);
+        score_rows(packed_q, keys, n_heads, scores + row * stride);
     }
 }
 
@@ -251,7 +261,6 @@ static void add_values(const float *probabilities, const void *kv, int32_t n_hea
         .level = (cpu_level), .math = DSV4_ATTN_MATH_EXACT,                                        \
         .q_head_bytes = DSV4_ATTN_DIM * sizeof(float),                                             \
         .kv_bytes = DSV4_ATTN_N_GROUPS * GROUP_FLOATS * sizeof(float), .pack_q = pack_q,           \
-        .load_rows = load_rows, .scores = compute_scores, .softmax = softmax,                      \
-        .fold_state = fold_state, .values = add_values, .fold_values = fold_values,                \
-        .finish = finish                                                                           \
+        .score_block = score_block, .softmax = softmax, .fold_state = fold_state,                  \
+        .add_values = add_values, .fold_values = fold_values, .finish = finish                     \
     }

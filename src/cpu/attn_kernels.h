@@ -4,7 +4,7 @@
  * Place: cpu. The driver (attn_cpu.c) walks lists in blocks of up to 64 valid keys. For each block it
  * has the level dequantize the rows once into its own buffer, and then use them for all heads:
  *
- *   load_rows -> scores -> softmax -> fold_state -> values
+ *   score_block -> softmax -> fold_state -> add_values
  *
  * A state is a softmax over some keys: max (log2 domain), sum and weight per head, and the values summed
  * relative to max. `sum` adds the exact probabilities (for the lse), `weight` those that multiplied the
@@ -62,21 +62,20 @@ typedef struct dsv4_attn_kernels {
     /* q [n_heads, 512] bf16 -> packed. Padded heads become zero. */
     void (*pack_q)(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
                    void *packed);
-    /* rows [n_rows] -> kv; n_rows is 1 .. 64. `next` [n_next] are rows worth prefetching. */
-    void (*load_rows)(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                      int32_t n_next, void *kv);
-    /* scores [64, n_heads_pad] = q . k, unscaled; rows past n_rows are unspecified. */
-    void (*scores)(const void *packed_q, const void *kv, int32_t n_heads, int32_t n_rows,
-                   float *scores);
-    /* scores -> probabilities in place, in the form that `values` takes; part gets max, sum, weight. */
+    /* Dequantizes rows [n_rows], n_rows 1 .. 64, into kv, and scores [64, n_heads_pad] = q . k,
+     * unscaled; scores past n_rows are unspecified. `next` [n_next] are rows worth prefetching. */
+    void (*score_block)(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                        int32_t n_next, const void *packed_q, int32_t n_heads, void *kv,
+                        float *scores);
+    /* scores -> probabilities in place, in the form that add_values takes; part gets max, sum, weight. */
     void (*softmax)(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
                     const dsv4_attn_state *part);
     /* Folds max, sum and weight of part into acc; alpha, beta [n_heads_pad] are for the values. */
     void (*fold_state)(int32_t n_heads, const dsv4_attn_state *part, const dsv4_attn_state *acc,
                        float *alpha, float *beta);
     /* acc_values [n_heads, 512] = fma(probabilities . v, beta, acc_values * alpha). */
-    void (*values)(const float *probabilities, const void *kv, int32_t n_heads, int32_t n_rows,
-                   const float *alpha, const float *beta, float *acc_values);
+    void (*add_values)(const float *probabilities, const void *kv, int32_t n_heads, int32_t n_rows,
+                       const float *alpha, const float *beta, float *acc_values);
     /* acc_values [n_heads, 512] = fma(part_values, beta, acc_values * alpha). */
     void (*fold_values)(int32_t n_heads, const float *part_values, const float *alpha,
                         const float *beta, float *acc_values);
