@@ -6,13 +6,28 @@
 #ifndef DSV4_BASE_COMPILER_H
 #define DSV4_BASE_COMPILER_H
 
-#define DSV4_ALWAYS_INLINE inline __attribute__((always_inline))
+/*
+ * DSV4_ALWAYS_INLINE: for a function whose constant arguments its callers rely on.
+ * DSV4_UNROLL, before a loop of constant length: unroll it wholly, so that arrays it indexes live in
+ * registers. Under a sanitizer both are left to the compiler: checks at every access would multiply.
+ */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DSV4_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define DSV4_SANITIZED 1
+#endif
+#endif
 
-/* Before a loop of constant length: unroll it wholly, so that arrays it indexes live in registers. */
-#if defined(__clang__)
-#define DSV4_UNROLL _Pragma("unroll")
+#if defined(DSV4_SANITIZED)
+#define DSV4_ALWAYS_INLINE inline
+#define DSV4_UNROLL
+#elif defined(__clang__)
+#define DSV4_ALWAYS_INLINE inline __attribute__((always_inline))
+#define DSV4_UNROLL        _Pragma("unroll")
 #else
-#define DSV4_UNROLL _Pragma("GCC unroll 16")
+#define DSV4_ALWAYS_INLINE inline __attribute__((always_inline))
+#define DSV4_UNROLL        _Pragma("GCC unroll 16")
 #endif
 
 #define DSV4_PREFETCH_L2(address) __builtin_prefetch((address), 0, 2)
