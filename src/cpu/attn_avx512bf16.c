@@ -89,46 +89,23 @@ static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_
 
 /* ---- the block: e4m3 codes to bf16 ---- */
 
-/* bf16 bits of the eight codes with exponent field e > 0, and one byte of each. */
-#define NORMAL_BITS(e, m) (0x3c00 + (e)*128 + (m)*16)
-#define NORMAL_HIGH(e)                                                                             \
-    NORMAL_BITS(e, 0) >> 8, NORMAL_BITS(e, 1) >> 8, NORMAL_BITS(e, 2) >> 8,                        \
-        NORMAL_BITS(e, 3) >> 8, NORMAL_BITS(e, 4) >> 8, NORMAL_BITS(e, 5) >> 8,                    \
-        NORMAL_BITS(e, 6) >> 8, NORMAL_BITS(e, 7) >> 8
-#define NORMAL_LOW(e)                                                                              \
-    NORMAL_BITS(e, 0) & 0xff, NORMAL_BITS(e, 1) & 0xff, NORMAL_BITS(e, 2) & 0xff,                  \
-        NORMAL_BITS(e, 3) & 0xff, NORMAL_BITS(e, 4) & 0xff, NORMAL_BITS(e, 5) & 0xff,              \
-        NORMAL_BITS(e, 6) & 0xff, NORMAL_BITS(e, 7) & 0xff
+/* bf16 bits of the code with exponent field e > 0 and mantissa m; the last code is NaN. */
+#define CODE_BITS(e, m) ((e) == 15 && (m) == 7 ? 0x7fc0 : 0x3c00 + (e)*128 + (m)*16)
+#define HIGH_BYTES(e)                                                                              \
+    CODE_BITS(e, 0) >> 8, CODE_BITS(e, 1) >> 8, CODE_BITS(e, 2) >> 8, CODE_BITS(e, 3) >> 8,        \
+        CODE_BITS(e, 4) >> 8, CODE_BITS(e, 5) >> 8, CODE_BITS(e, 6) >> 8, CODE_BITS(e, 7) >> 8
+#define LOW_BYTES(e)                                                                               \
+    CODE_BITS(e, 0) & 255, CODE_BITS(e, 1) & 255, CODE_BITS(e, 2) & 255, CODE_BITS(e, 3) & 255,    \
+        CODE_BITS(e, 4) & 255, CODE_BITS(e, 5) & 255, CODE_BITS(e, 6) & 255, CODE_BITS(e, 7) & 255
+#define ALL_NORMALS(bytes)                                                                         \
+    bytes(1), bytes(2), bytes(3), bytes(4), bytes(5), bytes(6), bytes(7), bytes(8), bytes(9),      \
+        bytes(10), bytes(11), bytes(12), bytes(13), bytes(14), bytes(15)
 
 /* High and low byte of the bf16 of each magnitude; first the subnormals 0 .. 7 times 2^-9. */
-static const uint8_t high_bytes[128] = {0x00,
-                                        0x3b,
-                                        0x3b,
-                                        0x3b,
-                                        0x3c,
-                                        0x3c,
-                                        0x3c,
-                                        0x3c,
-                                        NORMAL_HIGH(1),
-                                        NORMAL_HIGH(2),
-                                        NORMAL_HIGH(3),
-                                        NORMAL_HIGH(4),
-                                        NORMAL_HIGH(5),
-                                        NORMAL_HIGH(6),
-                                        NORMAL_HIGH(7),
-                                        NORMAL_HIGH(8),
-                                        NORMAL_HIGH(9),
-                                        NORMAL_HIGH(10),
-                                        NORMAL_HIGH(11),
-                                        NORMAL_HIGH(12),
-                                        NORMAL_HIGH(13),
-                                        NORMAL_HIGH(14),
-                                        NORMAL_HIGH(15)};
+static const uint8_t high_bytes[128] = {
+    0x00, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, ALL_NORMALS(HIGH_BYTES)};
 static const uint8_t low_bytes[128] = {
-    0x00,           0x00,           0x80,           0xc0,           0x00,          0x20,
-    0x40,           0x60,           NORMAL_LOW(1),  NORMAL_LOW(2),  NORMAL_LOW(3), NORMAL_LOW(4),
-    NORMAL_LOW(5),  NORMAL_LOW(6),  NORMAL_LOW(7),  NORMAL_LOW(8),  NORMAL_LOW(9), NORMAL_LOW(10),
-    NORMAL_LOW(11), NORMAL_LOW(12), NORMAL_LOW(13), NORMAL_LOW(14), NORMAL_LOW(15)};
+    0x00, 0x00, 0x80, 0xc0, 0x00, 0x20, 0x40, 0x60, ALL_NORMALS(LOW_BYTES)};
 
 /* 64 bf16 in order. */
 typedef struct group_values {
@@ -145,38 +122,40 @@ static group_values convert_group_slowly(const uint8_t *codes, uint8_t scale)
     return (group_values){_mm512_loadu_si512(bits), _mm512_loadu_si512(bits + GROUP_DIM / 2)};
 }
 
-/* Adds the scale to the exponent of every nonzero value. */
-static DSV4_ALWAYS_INLINE __m512i scale_words(__m512i words, __m512i exponent)
+/* For a plain scale: `exponent` is (scale - 127) << 7 in every 16-bit word. */
+static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, __m512i exponent)
 {
-    __mmask32 nonzero = _mm512_test_epi16_mask(words, _mm512_set1_epi16(0x7fff));
-    return _mm512_mask_add_epi16(words, nonzero, words, exponent);
-}
-
-/* For a plain scale; NaN codes are converted wrongly and marked in *nan_codes. */
-static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint8_t scale,
-                                                     __mmask64 *nan_codes)
-{
-    const __m512i magnitude_mask = _mm512_set1_epi8(0x7f);
     const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    __m512i plain = _mm512_permutexvar_epi64(unpack_order, _mm512_loadu_si512(codes));
-    __m512i magnitude = _mm512_and_si512(plain, magnitude_mask);
-    *nan_codes |= _mm512_cmpeq_epi8_mask(magnitude, magnitude_mask);
-    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(high_bytes), magnitude,
+    __m512i plain = _mm512_loadu_si512(codes);
+    __m512i magnitude = _mm512_and_si512(plain, _mm512_set1_epi8(0x7f));
+    /* Neither zero nor NaN: those keep their bits. */
+    __mmask64 scaled = _mm512_cmplt_epu8_mask(_mm512_sub_epi8(magnitude, _mm512_set1_epi8(1)),
+                                              _mm512_set1_epi8(0x7e));
+    __m512i ordered = _mm512_permutexvar_epi64(unpack_order, plain);
+    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(high_bytes), ordered,
                                             _mm512_loadu_si512(high_bytes + 64));
-    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(low_bytes), magnitude,
+    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(low_bytes), ordered,
                                            _mm512_loadu_si512(low_bytes + 64));
-    high = _mm512_or_si512(high, _mm512_andnot_si512(magnitude_mask, plain));
-    __m512i exponent = _mm512_set1_epi16((short)((scale - 127) * 128));
-    return (group_values){scale_words(_mm512_unpacklo_epi8(low, high), exponent),
-                          scale_words(_mm512_unpackhi_epi8(low, high), exponent)};
+    high = _mm512_or_si512(high, _mm512_and_si512(ordered, _mm512_set1_epi8((char)0x80)));
+    __m512i first = _mm512_unpacklo_epi8(low, high), second = _mm512_unpackhi_epi8(low, high);
+    return (group_values){
+        _mm512_mask_add_epi16(first, (__mmask32)scaled, first, exponent),
+        _mm512_mask_add_epi16(second, (__mmask32)(scaled >> 32), second, exponent)};
 }
 
-static bool has_plain_scales(const dsv4_attn_row *row)
+/* exponents[g] holds (scale - 127) << 7 twice. False when a scale is not plain. */
+static DSV4_ALWAYS_INLINE bool read_scales(const dsv4_attn_row *row, uint32_t exponents[8])
 {
-    for (int g = 0; g < FP8_GROUPS; g++) {
-        if (row->scales[g] < LEAST_PLAIN_SCALE || row->scales[g] > MOST_PLAIN_SCALE) return false;
-    }
-    return true;
+    __m128i scales = _mm_loadl_epi64((const __m128i *)row->scales);
+    __m128i inside = _mm_and_si128(
+        _mm_cmpeq_epi8(_mm_max_epu8(scales, _mm_set1_epi8(LEAST_PLAIN_SCALE)), scales),
+        _mm_cmpeq_epi8(_mm_min_epu8(scales, _mm_set1_epi8((char)MOST_PLAIN_SCALE)), scales));
+    __m256i wide = _mm256_sub_epi32(_mm256_cvtepu8_epi32(scales), _mm256_set1_epi32(127));
+    __m256i words =
+        _mm256_or_si256(_mm256_slli_epi32(wide, 23),
+                        _mm256_and_si256(_mm256_slli_epi32(wide, 7), _mm256_set1_epi32(0xffff)));
+    _mm256_storeu_si256((__m256i *)exponents, words);
+    return (_mm_movemask_epi8(inside) & 0x7f) == 0x7f;
 }
 
 /* The same group of two rows: keys one after the other, values interleaved as [64][2]. */
@@ -219,17 +198,19 @@ static void load_pair(const dsv4_attn_row *even, const dsv4_attn_row *odd, uint1
 {
     store_pair(keys + FP8_GROUPS * KEY_GROUP, values + FP8_GROUPS * VALUE_GROUP, read_tail(even),
                read_tail(odd));
-    __mmask64 nan_codes = 0;
-    if (has_plain_scales(even) && has_plain_scales(odd)) {
-        DSV4_UNROLL for (int g = 0; g < FP8_GROUPS; g++)
-        {
-            store_pair(keys + g * KEY_GROUP, values + g * VALUE_GROUP,
-                       convert_group(even->data + g * GROUP_DIM, even->scales[g], &nan_codes),
-                       convert_group(odd->data + g * GROUP_DIM, odd->scales[g], &nan_codes));
-        }
-        if (nan_codes == 0) return;
+    uint32_t even_exponents[8], odd_exponents[8];
+    if (!read_scales(even, even_exponents) || !read_scales(odd, odd_exponents)) {
+        load_pair_slowly(even, odd, keys, values);
+        return;
     }
-    load_pair_slowly(even, odd, keys, values);
+    DSV4_UNROLL for (int g = 0; g < FP8_GROUPS; g++)
+    {
+        __m512i even_exponent = _mm512_set1_epi32((int)even_exponents[g]);
+        __m512i odd_exponent = _mm512_set1_epi32((int)odd_exponents[g]);
+        store_pair(keys + g * KEY_GROUP, values + g * VALUE_GROUP,
+                   convert_group(even->data + g * GROUP_DIM, even_exponent),
+                   convert_group(odd->data + g * GROUP_DIM, odd_exponent));
+    }
 }
 
 /* At most TILE_ROWS rows. Keys of rows up to TILE_ROWS that do not exist become zero. */
@@ -237,7 +218,7 @@ static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn
                       int32_t n_next, uint16_t *keys, uint16_t *values)
 {
     static const uint8_t zeros[DSV4_CACHE_DATA_BYTES] = {0};
-    static const uint8_t ones[FP8_GROUPS] = {127, 127, 127, 127, 127, 127, 127};
+    static const uint8_t ones[DSV4_CACHE_SCALE_BYTES] = {127, 127, 127, 127, 127, 127, 127};
     const dsv4_attn_row zero_row = {zeros, ones};
     for (int32_t row = 0; row < n_rows; row += 2) {
         if (row < n_next) prefetch_row(&next[row]);

@@ -31,7 +31,7 @@
 /* Where one cache row lies. */
 typedef struct dsv4_attn_row {
     const uint8_t *data;   /* 448 e4m3 codes, then 64 bf16 */
-    const uint8_t *scales; /* 7 ue8m0 */
+    const uint8_t *scales; /* 7 ue8m0, one pad byte */
 } dsv4_attn_row;
 
 typedef struct dsv4_attn_state {
