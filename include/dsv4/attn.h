@@ -126,7 +126,8 @@ DSV4_API void dsv4_attn_params_default(dsv4_attn_params *params);
 
 /*
  * Sets every stride to that of dense tensors of the shapes given so far (n_queries, n_heads,
- * n_indices of both scopes, out_dtype), and page strides to dsv4_cache_page_stride_bytes.
+ * n_indices of both scopes, out_dtype), and page strides to dsv4_cache_page_stride_bytes. A stride that
+ * does not fit becomes -1, which every call refuses.
  */
 DSV4_API void dsv4_attn_params_set_dense(dsv4_attn_params *params);
 
