@@ -42,8 +42,8 @@ enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2 };
 
 /*
  * Arithmetic. EXACT: f32 products and sums. BF16: bf16 products, f32 sums, probabilities rounded to
- * bf16 (relative error of out below 2^-9; lse as EXACT). AUTO: BF16 where the hardware has it, else
- * EXACT.
+ * bf16; the relative norm error of out is below 2^-9 over many heads and 2^-8 for any one, lse is as
+ * EXACT; queries and keys below 2^-126 count as zero. AUTO: BF16 where the hardware has it, else EXACT.
  */
 enum { DSV4_ATTN_MATH_AUTO = 0, DSV4_ATTN_MATH_EXACT = 1, DSV4_ATTN_MATH_BF16 = 2 };
 

@@ -250,11 +250,11 @@ static double score_error(const attn_case *c, int32_t math, int64_t request, int
  * about sqrt(n) * 2^-25 on either side, 4e-6 for 5000 keys, and exp a few 2^-24: 2e-5 in all.
  *
  * BF16. A probability moves by at most 2^-8 of itself in being rounded to 8 bits, 2^-9.3 in the
- * root of the mean square; the sum that normalizes moves along, and keys are next to orthogonal: the
- * norm over many heads moves by less than 2^-9. One head with a few keys may have them all move by
- * 2^-8, and what chance adds to the mean falls with the root of the number of heads. One group of
- * 64 dims is too few to be orthogonal in: it gets 2^-7, as a net for a wrong group and not as a
- * measure of accuracy.
+ * root of the mean square; the sum that normalizes moves along, and keys are next to orthogonal:
+ * the norm over many heads moves by less than 2^-9. One head with a few keys may have them all
+ * move by 2^-8, and what chance adds to the mean falls with the root of the number of heads. One
+ * group of 64 dims is too few to be orthogonal in: it gets 2^-7, as a net for a wrong group and not
+ * as a measure of accuracy.
  *
  * A bf16 output adds half an ulp: at most 2^-8 of each element, so of the norm.
  */
