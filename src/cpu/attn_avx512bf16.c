@@ -54,15 +54,39 @@ static void pack_vector(const unsigned char *q, int64_t head_stride_bytes, int32
     }
 }
 
+/* 8 x 8 numbers of 64 bits. */
+static DSV4_ALWAYS_INLINE void transpose_quads(__m512d r[8])
+{
+    __m512d low[4], high[4];
+    for (int i = 0; i < 4; i++) {
+        low[i] = _mm512_unpacklo_pd(r[2 * i], r[2 * i + 1]);
+        high[i] = _mm512_unpackhi_pd(r[2 * i], r[2 * i + 1]);
+    }
+    for (int odd = 0; odd < 2; odd++) {
+        const __m512d *t = odd ? high : low;
+        __m512d first = _mm512_shuffle_f64x2(t[0], t[1], 0x44);
+        __m512d second = _mm512_shuffle_f64x2(t[2], t[3], 0x44);
+        __m512d third = _mm512_shuffle_f64x2(t[0], t[1], 0xee);
+        __m512d fourth = _mm512_shuffle_f64x2(t[2], t[3], 0xee);
+        r[odd] = _mm512_shuffle_f64x2(first, second, 0x88);
+        r[2 + odd] = _mm512_shuffle_f64x2(first, second, 0xdd);
+        r[4 + odd] = _mm512_shuffle_f64x2(third, fourth, 0x88);
+        r[6 + odd] = _mm512_shuffle_f64x2(third, fourth, 0xdd);
+    }
+}
+
 /* At most 8 heads: packed [128 quads][8 heads][2 pairs]. */
 static void pack_half(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
                       uint32_t *packed)
 {
-    memset(packed, 0, Q_VEC_WORDS / 2 * sizeof *packed);
-    for (int h = 0; h < n_heads; h++) {
-        for (int quad = 0; quad < DSV4_ATTN_DIM / 4; quad++) {
-            memcpy(packed + quad * VF_LANES + 2 * h, q + h * head_stride_bytes + 8 * quad, 8);
+    for (int quad = 0; quad < DSV4_ATTN_DIM / 4; quad += 8) {
+        __m512d square[8];
+        for (int h = 0; h < 8; h++) {
+            square[h] = _mm512_setzero_pd();
+            if (h < n_heads) square[h] = _mm512_loadu_pd(q + h * head_stride_bytes + 8 * quad);
         }
+        transpose_quads(square);
+        for (int i = 0; i < 8; i++) _mm512_storeu_pd(packed + (quad + i) * VF_LANES, square[i]);
     }
 }
 
