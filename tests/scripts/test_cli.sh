@@ -1,0 +1,329 @@
+#!/bin/sh
+# Test the program from outside: exit codes, messages, and results that are checked back.
+#
+# usage: test_cli.sh DSV4_BINARY FIXTURE_DIR
+#   FIXTURE_DIR  holds attn/*.safetensors, case files with their answers
+set -u
+dsv4=$1
+fixtures=$2/attn
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+n_tests=0
+n_failed=0
+
+# run EXPECTED_CODE ARGUMENT ...: runs the program into $work/out and $work/err.
+run() {
+    expected=$1
+    shift
+    n_tests=$((n_tests + 1))
+    last="dsv4 $*"
+    "$dsv4" "$@" >"$work/out" 2>"$work/err"
+    code=$?
+    if [ "$code" -ne "$expected" ]; then
+        fail "exit code $code, expected $expected"
+    fi
+}
+
+fail() {
+    n_failed=$((n_failed + 1))
+    echo "FAILED: $last: $1" >&2
+    sed 's/^/    /' "$work/out" "$work/err" >&2
+}
+
+# out TEXT, err TEXT: the last run's output holds this text.
+out() { grep -qF -e "$1" "$work/out" || fail "standard output lacks '$1'"; }
+err() { grep -qF -e "$1" "$work/err" || fail "standard error lacks '$1'"; }
+silent() { [ ! -s "$work/err" ] || fail "standard error is not empty"; }
+no_output() { [ ! -s "$work/out" ] || fail "standard output is not empty"; }
+
+# Writes a changed copy of a safetensors file:
+#   edit.py IN OUT [set-dtype NAME DTYPE | set-shape NAME 1,2,3 | drop NAME | rename NAME NEW |
+#                   meta KEY VALUE | drop-meta KEY | f32 NAME INDEX VALUE | widen NAME BYTES |
+#                   from FILE | shift]...
+cat >"$work/edit.py" <<'PYTHON'
+import json
+import struct
+import sys
+
+
+def read(path):
+    raw = open(path, "rb").read()
+    size = struct.unpack("<Q", raw[:8])[0]
+    head = json.loads(raw[8:8 + size])
+    meta = head.pop("__metadata__", {})
+    data = raw[8 + size:]
+    return meta, {n: [t["dtype"], t["shape"], bytearray(data[slice(*t["data_offsets"])])]
+                  for n, t in head.items()}
+
+
+def main(source, target, *words):
+    meta, tensors = read(source)
+    words, padding = list(words), 0
+    while words:
+        word = words.pop(0)
+        if word == "set-dtype":
+            name = words.pop(0)
+            tensors[name][0] = words.pop(0)
+        elif word == "set-shape":
+            name = words.pop(0)
+            tensors[name][1] = [int(n) for n in words.pop(0).split(",")]
+        elif word == "drop":
+            del tensors[words.pop(0)]
+        elif word == "rename":
+            name = words.pop(0)
+            new_name = words.pop(0)
+            tensors[new_name] = tensors.pop(name)
+        elif word == "meta":
+            key = words.pop(0)
+            meta[key] = words.pop(0)
+        elif word == "drop-meta":
+            del meta[words.pop(0)]
+        elif word == "f32":
+            name, index, value = words.pop(0), int(words.pop(0)), float(words.pop(0))
+            struct.pack_into("<f", tensors[name][2], 4 * index, value)
+        elif word == "widen":
+            name, n_bytes = words.pop(0), int(words.pop(0))
+            _, (n_rows, row_bytes), data = tensors[name]
+            rows = [data[i * row_bytes:(i + 1) * row_bytes] for i in range(n_rows)]
+            tensors[name][1:] = [[n_rows, row_bytes + n_bytes],
+                                 b"".join(row + b"\xff" * n_bytes for row in rows)]
+        elif word == "from":
+            tensors.update(read(words.pop(0))[1])
+        elif word == "shift":
+            padding = 1
+        else:
+            raise SystemExit("edit.py: " + word)
+    head, offset = {"__metadata__": meta}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8 + padding)
+    with open(target, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, _, data in tensors.values():
+            file.write(data)
+
+
+main(*sys.argv[1:])
+PYTHON
+
+# edit IN OUT WORD ...: as edit.py, which must succeed.
+edit() {
+    python3 "$work/edit.py" "$@" || {
+        echo "FAILED: edit.py $*" >&2
+        exit 1
+    }
+}
+
+n_fixtures=0
+good=
+for file in "$fixtures"/*.safetensors; do
+    [ -f "$file" ] || continue
+    n_fixtures=$((n_fixtures + 1))
+    [ -n "$good" ] && continue
+    # The first one whose answer begins with a row that is not empty and that has no second scope.
+    python3 - "$work/edit.py" "$file" <<'PYTHON' && good=$file
+import math
+import struct
+import sys
+
+namespace = {}
+source = open(sys.argv[1]).read().replace("main(*sys.argv[1:])", "")
+exec(source, namespace)
+_, tensors = namespace["read"](sys.argv[2])
+lse, = struct.unpack_from("<f", tensors["lse"][2])
+out, = struct.unpack_from("<f", tensors["out"][2])
+sys.exit(not (math.isfinite(lse) and out != 0 and "extra_kv" not in tensors))
+PYTHON
+done
+if [ -z "$good" ]; then
+    echo "FAILED: no usable case in $fixtures" >&2
+    exit 1
+fi
+q_shape=$(python3 - "$good" <<'PYTHON'
+import json
+import struct
+import sys
+
+with open(sys.argv[1], "rb") as file:
+    head = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+print(*head["q"]["shape"])
+PYTHON
+)
+
+# What the program says about itself.
+run 0 --version; out "dsv4 0."; silent
+run 0 --help; out "attn bench"; silent
+run 0 -h; out "Usage: dsv4"
+run 0 help; out "Usage: dsv4 COMMAND"
+run 0 help attn; out "attn run"
+run 0 help attn run; out "Usage: dsv4 attn run"; cp "$work/out" "$work/help"
+run 0 attn run --help; cmp -s "$work/out" "$work/help" || fail "differs from dsv4 help attn run"
+run 2 help attn fly; err "unknown command 'attn fly'"
+run 0 help --man; out ".TH DSV4 1"; out ".SH EXIT STATUS"; silent
+run 0 info; out "cpu level"; out "attn "; out "devices"; silent
+level=$(sed -n 's/^cpu level *\([a-z0-9]*\):.*/\1/p' "$work/out")
+case $level in v2 | avx2 | avx512 | avx512bf16) ;; *) fail "no known level: '$level'" ;; esac
+
+# Wrong usage.
+run 2; err "the command is missing"; err "Try 'dsv4 --help'."; no_output
+run 2 fly; err "unknown command 'fly'"
+run 2 attn; err "attn check, attn run or attn bench"
+run 2 attn fly; err "unknown command 'attn fly'"
+run 2 attn check; err "expected FILE..."
+run 2 attn check --fly "$good"; err "unknown option '--fly'"; err "Try 'dsv4 attn check --help'."
+run 2 attn check --isa; err "option --isa: the value is missing"
+run 2 attn check --isa sse "$good"; err "option --isa: 'sse' is wrong; expected one of auto, v2"
+run 2 attn check --threads 0 "$good"; err "option --threads: '0' is wrong"; err "from 1 to 1024"
+run 2 attn check --isa v2 --isa v2 "$good"; err "option --isa: given twice"
+run 2 attn run "$good"; err "option --output is missing"
+run 2 attn bench --shape nope; err "option --shape: 'nope'"; no_output
+run 2 attn check --math bf16 --isa v2 "$good"; err "--isa v2: --math bf16"
+run 2 attn run --math bf16 --backend ref "$good" -o "$work/x"; err "--backend ref: --math bf16"
+if [ "$level" != avx512bf16 ]; then
+    run 2 attn check --isa avx512bf16 "$good"; err "--isa avx512bf16"
+fi
+
+# Good files.
+run 0 attn check "$fixtures"/*.safetensors; out "$n_fixtures passed, 0 failed"; silent
+run 0 attn check --backend ref "$good"; out "backend ref"; out " ok"; out "1 passed, 0 failed"
+run 0 attn check --isa v2 --threads 3 "$good"; out "kernel v2, math exact"
+run 0 attn check --math exact "$good"; out "math exact"
+edit "$good" "$work/shifted" shift
+run 0 attn check "$work/shifted"; out "1 passed, 0 failed"
+edit "$good" "$work/wide" widen kv 37
+run 0 attn check "$work/wide"; out "1 passed, 0 failed"
+
+# Files that cannot be read.
+run 3 attn check "$work/missing"; err "$work/missing"; out "0 passed, 0 failed, 1 not checked"
+run 3 attn check "$work"; err "$work"
+: >"$work/empty"
+run 3 attn check "$work/empty"; err "$work/empty"
+head -c 1000 "$good" >"$work/truncated"
+run 3 attn check "$work/truncated"; err "$work/truncated"
+head -c -1 "$good" >"$work/cut"
+run 3 attn check "$work/cut"; err "$work/cut"
+run 3 attn run "$work/missing" -o "$work/x"; err "$work/missing"
+[ ! -e "$work/x" ] || fail "wrote a result"
+run 3 attn check "$good" "$work/missing" "$good"; out "2 passed, 0 failed, 1 not checked"
+
+# bad TEXT WORD ...: the good case changed by the words is refused with this text.
+bad() {
+    text=$1
+    shift
+    edit "$good" "$work/bad" "$@"
+    run 3 attn check "$work/bad"
+    last="$last ($*)"
+    err "$work/bad: $text"
+}
+
+# shellcheck disable=SC2086
+set -- $q_shape
+b=$1 s_q=$2 h=$3
+bad "tensor q has dtype F16; expected BF16" set-dtype q F16
+bad "tensor kv has dtype I8; expected U8" set-dtype kv I8
+bad "tensor indices has dtype F32; expected I32" set-dtype indices F32
+bad "tensor out has dtype I32; expected F32" set-dtype out I32
+bad "tensor lse has dtype I32; expected F32" set-dtype lse I32
+bad "tensor q has shape [$b][$s_q][$((2 * h))][256]; expected [*][*][*][512]" \
+    set-shape q "$b,$s_q,$((2 * h)),256"
+bad "tensor q has shape [$((b * s_q))][$h][512]; expected [*][*][*][512]" \
+    set-shape q "$((b * s_q)),$h,512"
+bad "tensor lse has shape [$((b * s_q * h))]; expected [$b][$s_q][$h]" \
+    set-shape lse "$((b * s_q * h))"
+bad "tensor out has shape [$b][$s_q][$((2 * h))][256]; expected [$b][$s_q][$h][512]" \
+    set-shape out "$b,$s_q,$((2 * h)),256"
+bad "tensor q is missing" drop q
+bad "tensor kv is missing" drop kv
+bad "tensor indices is missing" drop indices
+bad "tensor out is missing" drop out
+bad "tensor lse is missing" drop lse
+bad "tensor attn_sinks is no part of a case" rename lse attn_sinks
+bad "extra_indices is present but tensor extra_kv is missing" rename lse extra_indices
+bad "extra_block_size is present but tensor extra_kv is missing" meta extra_block_size 64
+bad "tensor extra_kv has dtype F32; expected U8" rename lse extra_kv
+bad "tensor attn_sink has shape [$b][$s_q][$h]; expected [$h]" rename lse attn_sink
+bad "tensor topk_length has dtype F32; expected I32" rename lse topk_length
+bad "metadata block_size is missing" drop-meta block_size
+bad "metadata softmax_scale is missing" drop-meta softmax_scale
+for value in 0 -1 1048577 64x "" 1e2; do
+    bad "metadata block_size is '$value'; expected a whole number" meta block_size "$value"
+done
+for value in 0 -1 nan inf 1e99 1x ""; do
+    bad "metadata softmax_scale is '$value'; expected a finite number" meta softmax_scale "$value"
+done
+bad "tensor kv has shape" meta block_size 1048576; err "expected at least [1][612368384]"
+
+# Wrong answers.
+edit "$good" "$work/wrong" f32 out 0 1000
+run 1 attn check "$work/wrong"; out "FAILED; relative error above 1.95e-03"; out "0 passed, 1 failed"
+edit "$good" "$work/wrong" f32 out 3 nan
+run 1 attn check "$work/wrong"; out "NaN in 1 rows"
+edit "$good" "$work/wrong" f32 lse 0 1000
+run 1 attn check "$work/wrong"; out "FAILED; lse outside its bound in 1 rows"
+edit "$good" "$work/wrong" f32 lse 0 inf
+run 1 attn check "$work/wrong"; out "FAILED; lse outside its bound in 1 rows"
+edit "$good" "$work/wrong" f32 lse 0 nan
+run 1 attn check "$good" "$work/wrong"; out "1 passed, 1 failed"
+run 3 attn check "$work/wrong" "$work/missing"; out "0 passed, 1 failed, 1 not checked"
+
+# A row of zeros in the answer that is not zero in ours, while the relative error stays small.
+words=
+i=0
+while [ $i -lt 512 ]; do
+    words="$words f32 out $i 0"
+    i=$((i + 1))
+done
+# shellcheck disable=SC2086
+edit "$good" "$work/wrong" $words
+run 1 attn check "$work/wrong"; out "1 rows are not zero where the answer is"
+
+# Results, checked back as the answer of the same case.
+edit "$good" "$work/question" drop out drop lse
+run 0 attn run "$work/question" -o "$work/answer"; out "backend cpu"; silent
+edit "$work/question" "$work/case" from "$work/answer"
+run 0 attn check --backend ref "$work/case"; out "1 passed, 0 failed"
+cp "$work/answer" "$work/first"
+run 0 attn run --threads 3 "$good" -o "$work/answer"
+cmp -s "$work/answer" "$work/first" || fail "3 threads, and an answer in the case, change the result"
+run 0 attn run --backend ref "$good" --output="$work/answer"; out "kernel scalar"
+grep -qaF '"kernel":"scalar"' "$work/answer" || grep -qaF '"kernel": "scalar"' "$work/answer" ||
+    fail "the result's metadata do not name the kernel"
+run 0 attn run --out-dtype bf16 "$good" -o "$work/answer"
+edit "$work/question" "$work/case" from "$work/answer"
+run 3 attn check "$work/case"; err "tensor out has dtype BF16; expected F32"
+run 3 attn run "$good" -o "$work/missing/x"; err "$work/missing/x"
+
+# Measuring.
+run 0 attn bench --quick --shape h8-k128-b1 --threads 1; out "h8-k128-b1 "; out "ceilings"; silent
+run 0 attn bench --quick --shape 'h8-k128+*-b1' --threads 2 --json; silent
+python3 - "$work/out" <<'PYTHON' || fail "wrong JSON"
+import json
+import sys
+
+lines = [json.loads(line) for line in open(sys.argv[1])]
+assert [line["shape"] for line in lines] == ["h8-k128+512-b1", "h8-k128+1024-b1"]
+for line in lines:
+    keys = line["sizes"]["n_window"] + line["sizes"]["n_extra"]
+    result = line["result"]
+    assert result["flop"] == 2 * 8 * keys * 1024
+    assert result["bytes"] == keys * 588 + 8 * 2048
+    assert result["time_s"] > 0 and result["ref_time_s"] > 0
+    assert line["n_threads"] == 2 and line["ceilings"]["flop_per_s"] > 1e8
+    assert line["ceilings"]["read_bytes_per_s"] > 1e7
+PYTHON
+
+# A full disk under standard output.
+if [ -c /dev/full ]; then
+    n_tests=$((n_tests + 1))
+    last="dsv4 info >/dev/full"
+    "$dsv4" info >/dev/full 2>"$work/err"
+    code=$?
+    [ $code -eq 3 ] || fail "exit code $code, expected 3"
+    err "cannot write to standard output"
+fi
+
+echo "$n_tests runs, $n_failed failures"
+[ "$n_failed" -eq 0 ]

@@ -1,0 +1,276 @@
+/*
+ * cmd_attn_bench.c - `dsv4 attn bench`: the attention's speed against this machine's ceilings.
+ *
+ * Place: program, bench. The ceiling that binds a shape is the longer of two times: its FLOP at the
+ * measured multiply-add rate, its bytes at the measured read rate. FLOP: two products of 512 per
+ * head and key. Bytes: each named row once, queries, output, index lists.
+ */
+#include "attn_call.h"
+#include "bench_ceiling.h"
+#include "bench_clock.h"
+#include "bench_data.h"
+#include "bench_report.h"
+#include "commands.h"
+
+#include "dsv4/cache.h"
+
+#include "base/error.h"
+#include "base/parallel.h"
+
+#include <fnmatch.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    N_HEADS_CHOICES = 4,
+    N_KEYS_CHOICES = 3,
+    N_REQUESTS_CHOICES = 3,
+    N_SHAPES = N_HEADS_CHOICES * N_KEYS_CHOICES * N_REQUESTS_CHOICES,
+    MAX_HEADS = 128,
+    MAX_REQUESTS = 64,
+    POOL_SLOTS = 128 << 10,
+    MAX_SAMPLES = 4096,
+};
+
+static const int64_t heads_choices[N_HEADS_CHOICES] = {8, 16, 64, 128};
+static const int64_t extra_choices[N_KEYS_CHOICES] = {0, 512, 1024};
+static const int64_t requests_choices[N_REQUESTS_CHOICES] = {1, 8, 64};
+
+static const char *const quick_names[] = {
+    "h8-k128-b1",      "h16-k128+1024-b8", "h64-k128+512-b1",
+    "h64-k128+512-b8", "h128-k128-b8",     "h128-k128+1024-b1",
+};
+
+typedef struct bench {
+    dsv4_attn_params params; /* the options, scale, queries and sink */
+    dsv4_bench_setup setup;
+    double budget_s;
+    dsv4_bench_pool window, extra;
+    uint16_t *q;                                   /* [MAX_REQUESTS, 1, MAX_HEADS, 512] bf16 */
+    float *sink;                                   /* [MAX_HEADS] */
+    double ref_s[N_HEADS_CHOICES][N_KEYS_CHOICES]; /* 0: not measured yet */
+    double *samples_s;                             /* [MAX_SAMPLES] */
+} bench;
+
+/* i: 0 .. N_SHAPES - 1 */
+static dsv4_bench_shape make_shape(int32_t i)
+{
+    dsv4_bench_shape shape = {
+        .n_heads = heads_choices[i / (N_KEYS_CHOICES * N_REQUESTS_CHOICES)],
+        .n_window = 128,
+        .n_extra = extra_choices[i / N_REQUESTS_CHOICES % N_KEYS_CHOICES],
+        .n_requests = requests_choices[i % N_REQUESTS_CHOICES],
+    };
+    char extra[24] = "";
+    if (shape.n_extra > 0) (void)snprintf(extra, sizeof extra, "+%" PRId64, shape.n_extra);
+    (void)snprintf(shape.name, sizeof shape.name, "h%" PRId64 "-k%" PRId64 "%s-b%" PRId64,
+                   shape.n_heads, shape.n_window, extra, shape.n_requests);
+    return shape;
+}
+
+static bool is_selected(const char *name, const dsv4_options *options)
+{
+    const char *pattern = options->texts[DSV4_OPTION_SHAPE];
+    if (pattern != NULL) {
+        return strncmp(name, pattern, strlen(pattern)) == 0 || fnmatch(pattern, name, 0) == 0;
+    }
+    if (!options->given[DSV4_OPTION_QUICK]) return true;
+    for (size_t i = 0; i < sizeof quick_names / sizeof *quick_names; i++) {
+        if (strcmp(name, quick_names[i]) == 0) return true;
+    }
+    return false;
+}
+
+static int32_t count_selected(const dsv4_options *options)
+{
+    int32_t n_selected = 0;
+    for (int32_t i = 0; i < N_SHAPES; i++) n_selected += is_selected(make_shape(i).name, options);
+    return n_selected;
+}
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+/* One timed decode over the next lists of the pools. */
+static dsv4_status time_decode(bench *b, dsv4_attn_call *call, double *time_s, dsv4_error *error)
+{
+    dsv4_attn_params *params = &call->params;
+    int64_t n_requests = params->n_requests;
+    params->window.indices =
+        dsv4_bench_pool_next(&b->window, n_requests * params->window.n_indices);
+    if (params->extra.cache != NULL) {
+        params->extra.indices =
+            dsv4_bench_pool_next(&b->extra, n_requests * params->extra.n_indices);
+    }
+    double start_s = dsv4_bench_now_s();
+    dsv4_status status = dsv4_attn_call_decode(call, error);
+    *time_s = dsv4_bench_now_s() - start_s;
+    return status;
+}
+
+/*
+ * Median of as many calls as the budget allows. The first call warms up, unless it alone takes the
+ * whole budget.
+ */
+static dsv4_status time_call(bench *b, dsv4_attn_call *call, double *median_s, dsv4_error *error)
+{
+    int32_t n_samples = 0;
+    double first_s;
+    DSV4_TRY(time_decode(b, call, &first_s, error));
+    if (first_s > b->budget_s) b->samples_s[n_samples++] = first_s;
+    double end_s = dsv4_bench_now_s() + b->budget_s;
+    while (n_samples == 0 ||
+           (first_s <= b->budget_s && n_samples < MAX_SAMPLES && dsv4_bench_now_s() < end_s)) {
+        DSV4_TRY(time_decode(b, call, &b->samples_s[n_samples], error));
+        n_samples++;
+    }
+    qsort(b->samples_s, (size_t)n_samples, sizeof *b->samples_s, compare_doubles);
+    *median_s = b->samples_s[n_samples / 2];
+    return DSV4_OK;
+}
+
+/* Median time of one shape with the choices in *params. */
+static dsv4_status time_shape(bench *b, const dsv4_bench_shape *shape, dsv4_attn_params params,
+                              double *median_s, dsv4_error *error)
+{
+    params.n_requests = shape->n_requests;
+    params.n_heads = shape->n_heads;
+    dsv4_bench_pool_scope(&b->window, shape->n_window, &params.window);
+    if (shape->n_extra > 0) dsv4_bench_pool_scope(&b->extra, shape->n_extra, &params.extra);
+    dsv4_attn_params_set_dense(&params);
+    dsv4_attn_call call;
+    dsv4_status status = dsv4_attn_call_open(&call, &params, error);
+    if (status == DSV4_OK) status = time_call(b, &call, median_s, error);
+    dsv4_attn_call_close(&call);
+    return status;
+}
+
+/* Time of the reference for shape i: measured for one request on one thread, times requests. */
+static dsv4_status ref_time(bench *b, int32_t i, double *time_s, dsv4_error *error)
+{
+    dsv4_bench_shape shape = make_shape(i);
+    double n_requests = (double)shape.n_requests;
+    int32_t row = i / (N_KEYS_CHOICES * N_REQUESTS_CHOICES);
+    double *measured_s = &b->ref_s[row][i / N_REQUESTS_CHOICES % N_KEYS_CHOICES];
+    if (*measured_s == 0) {
+        dsv4_attn_params params = b->params;
+        params.backend = DSV4_BACKEND_REF;
+        params.math = DSV4_ATTN_MATH_AUTO;
+        params.cpu_level = DSV4_CPU_LEVEL_AUTO;
+        params.n_threads = 1;
+        shape.n_requests = 1;
+        DSV4_TRY(time_shape(b, &shape, params, measured_s, error));
+    }
+    *time_s = *measured_s * n_requests;
+    return DSV4_OK;
+}
+
+static dsv4_status measure(bench *b, int32_t i, dsv4_bench_result *result, dsv4_error *error)
+{
+    const dsv4_bench_ceilings *ceilings = &b->setup.ceilings;
+    *result = (dsv4_bench_result){.shape = make_shape(i)};
+    const dsv4_bench_shape *shape = &result->shape;
+    DSV4_TRY(time_shape(b, shape, b->params, &result->time_s, error));
+    result->one_thread_time_s = result->time_s;
+    if (b->setup.n_threads > 1) {
+        dsv4_attn_params params = b->params;
+        params.n_threads = 1;
+        DSV4_TRY(time_shape(b, shape, params, &result->one_thread_time_s, error));
+    }
+    DSV4_TRY(ref_time(b, i, &result->ref_time_s, error));
+
+    double n_keys = (double)(shape->n_window + shape->n_extra), n_rows = (double)shape->n_requests;
+    double n_values = n_rows * (double)shape->n_heads * DSV4_ATTN_DIM;
+    result->flop = 2 * n_rows * (double)shape->n_heads * n_keys * 2 * DSV4_ATTN_DIM;
+    result->bytes =
+        n_rows * n_keys * (DSV4_CACHE_RECORD_BYTES + sizeof(int32_t)) + /* rows, lists */
+        n_values * 2 * sizeof(uint16_t);                                /* q, out */
+    double flop_s = result->flop / ceilings->flop_per_s;
+    double read_s = result->bytes / ceilings->read_bytes_per_s;
+    result->flop_binds = flop_s >= read_s;
+    result->ceiling_fraction = (result->flop_binds ? flop_s : read_s) / result->time_s;
+    return DSV4_OK;
+}
+
+/* The level whose ceiling bounds a kernel: "scalar" is bounded by the lowest. */
+static int32_t kernel_level(const char *kernel)
+{
+    for (int32_t level = DSV4_CPU_LEVEL_AVX512BF16; level > DSV4_CPU_LEVEL_V2; level--) {
+        if (strcmp(kernel, dsv4_cpu_level_name(level)) == 0) return level;
+    }
+    return DSV4_CPU_LEVEL_V2;
+}
+
+static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error *error)
+{
+    *b = (bench){.budget_s = options->given[DSV4_OPTION_QUICK] ? 0.1 : 0.3};
+    dsv4_bench_setup *setup = &b->setup;
+    DSV4_TRY(dsv4_attn_call_choose(options, &b->params, &setup->choice, error));
+    setup->n_threads =
+        b->params.n_threads > 0 ? b->params.n_threads : dsv4_parallel_default_threads();
+    b->params.n_threads = setup->n_threads;
+    setup->n_pool_rows = POOL_SLOTS;
+    int64_t n_queries = (int64_t)MAX_REQUESTS * MAX_HEADS * DSV4_ATTN_DIM;
+    b->q = malloc((size_t)n_queries * sizeof *b->q);
+    b->sink = malloc(MAX_HEADS * sizeof *b->sink);
+    b->samples_s = malloc(MAX_SAMPLES * sizeof *b->samples_s);
+    if (b->q == NULL || b->sink == NULL || b->samples_s == NULL) {
+        return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory for the queries");
+    }
+    dsv4_bench_fill_normal_bf16(b->q, n_queries, 1);
+    dsv4_bench_fill_normal(b->sink, MAX_HEADS, 2);
+    b->params.q = b->q;
+    b->params.sink = b->sink;
+    DSV4_TRY(dsv4_bench_pool_open(&b->window, POOL_SLOTS, 3, error));
+    DSV4_TRY(dsv4_bench_pool_open(&b->extra, POOL_SLOTS, 4, error));
+    bool uses_bf16 = strcmp(setup->choice.math, "bf16") == 0;
+    return dsv4_bench_ceilings_measure(kernel_level(setup->choice.kernel), uses_bf16,
+                                       setup->n_threads, b->budget_s, &setup->ceilings, error);
+}
+
+static void bench_close(bench *b)
+{
+    dsv4_bench_pool_close(&b->window);
+    dsv4_bench_pool_close(&b->extra);
+    free(b->q);
+    free(b->sink);
+    free(b->samples_s);
+}
+
+static dsv4_status run(bench *b, const dsv4_options *options, dsv4_error *error)
+{
+    bool is_json = options->given[DSV4_OPTION_JSON];
+    DSV4_TRY(bench_open(b, options, error));
+    if (!is_json) dsv4_bench_print_header(&b->setup);
+    for (int32_t i = 0; i < N_SHAPES; i++) {
+        if (!is_selected(make_shape(i).name, options)) continue;
+        dsv4_bench_result result;
+        DSV4_TRY(measure(b, i, &result, error));
+        if (is_json) {
+            DSV4_TRY(dsv4_bench_print_json(&b->setup, &result, error));
+        } else {
+            dsv4_bench_print_row(&b->setup, &result);
+        }
+    }
+    return DSV4_OK;
+}
+
+int dsv4_cmd_attn_bench(const dsv4_options *options)
+{
+    dsv4_error error;
+    if (count_selected(options) == 0) {
+        (void)dsv4_error_set(&error, DSV4_ERROR_INVALID_ARGUMENT,
+                             "option --shape: '%.80s' names no shape; expected a name or pattern "
+                             "such as %s or h64-*",
+                             options->texts[DSV4_OPTION_SHAPE], make_shape(0).name);
+        return dsv4_command_fail(options, &error);
+    }
+    bench b;
+    dsv4_status status = run(&b, options, &error);
+    bench_close(&b);
+    return status == DSV4_OK ? DSV4_EXIT_OK : dsv4_command_fail(options, &error);
+}

@@ -1,0 +1,268 @@
+/*
+ * options_table.c - what the program can be told: commands, options, and the man page's prose.
+ *
+ * Place: program. Constant data only. A new option is a row here and an identifier in options.h;
+ * parsing, --help and the man page follow from it.
+ */
+#include "options.h"
+
+#include "dsv4/attn.h"
+
+#define BIT(command) (1u << DSV4_COMMAND_##command)
+#define ATTN_ALL     (BIT(ATTN_CHECK) | BIT(ATTN_RUN) | BIT(ATTN_BENCH))
+#define ANY          ((1u << DSV4_N_COMMANDS) - 1u)
+
+static const dsv4_option_choice backend_choices[] = {
+    {"auto", DSV4_BACKEND_AUTO},
+    {"ref", DSV4_BACKEND_REF},
+    {"cpu", DSV4_BACKEND_CPU},
+    {NULL, 0},
+};
+
+static const dsv4_option_choice isa_choices[] = {
+    {"auto", DSV4_CPU_LEVEL_AUTO},
+    {"v2", DSV4_CPU_LEVEL_V2},
+    {"avx2", DSV4_CPU_LEVEL_AVX2},
+    {"avx512", DSV4_CPU_LEVEL_AVX512},
+    {"avx512bf16", DSV4_CPU_LEVEL_AVX512BF16},
+    {NULL, 0},
+};
+
+static const dsv4_option_choice math_choices[] = {
+    {"auto", DSV4_ATTN_MATH_AUTO},
+    {"exact", DSV4_ATTN_MATH_EXACT},
+    {"bf16", DSV4_ATTN_MATH_BF16},
+    {NULL, 0},
+};
+
+static const dsv4_option_choice out_dtype_choices[] = {
+    {"f32", DSV4_DTYPE_F32},
+    {"bf16", DSV4_DTYPE_BF16},
+    {NULL, 0},
+};
+
+const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
+    [DSV4_COMMAND_TOP] =
+        {
+            .name = "",
+            .is_group = true,
+            .arguments = "",
+            .summary = "DeepSeek-V4 in C",
+            .description = "Runs, checks and measures the operations that DeepSeek-V4 spends its "
+                           "time in.",
+        },
+    [DSV4_COMMAND_ATTN] =
+        {
+            .name = "attn",
+            .is_group = true,
+            .arguments = "",
+            .summary = "the sparse MLA decode attention",
+            .description = "Checks, replays and measures the sparse MLA decode attention over a "
+                           "paged FP8 cache.",
+        },
+    [DSV4_COMMAND_ATTN_CHECK] =
+        {
+            .name = "attn check",
+            .min_arguments = 1,
+            .max_arguments = INT32_MAX,
+            .arguments = "FILE...",
+            .summary = "compute case files and compare with the answers in them",
+            .description =
+                "Computes each case file and compares with the out and lse that it holds. One line "
+                "per file: shape, largest absolute error, relative error (norm of the difference "
+                "over norm of the expected output), cosine, largest error of lse, verdict. A file "
+                "passes when the relative error is at most 2^-9, each lse is within 1e-4 + 1e-5 "
+                "times its size, rows that are zero in the answer are exactly zero, lse is "
+                "infinite where the answer is, no result is NaN, and nothing was written outside "
+                "the results.",
+        },
+    [DSV4_COMMAND_ATTN_RUN] =
+        {
+            .name = "attn run",
+            .min_arguments = 1,
+            .max_arguments = 1,
+            .arguments = "FILE",
+            .summary = "compute a case file and write the results",
+            .description = "Computes one case file, for instance a call captured from another "
+                           "engine, and writes a safetensors file with out and lse. Its metadata "
+                           "say which backend, kernel and arithmetic made them. An answer in the "
+                           "case file is not needed and not looked at.",
+        },
+    [DSV4_COMMAND_ATTN_BENCH] =
+        {
+            .name = "attn bench",
+            .arguments = "",
+            .summary = "measure speed against this machine's ceilings",
+            .description =
+                "Measures the attention on random data and, in the same process, what bounds it on "
+                "this machine: the rate of a loop of multiply-adds of the same instruction set and "
+                "arithmetic, and the rate of reading memory. Lists name rows scattered over a "
+                "pool, other rows on each call. Times are medians. Shapes are named "
+                "hHEADS-kWINDOW[+EXTRA]-bREQUESTS, such as h64-k128+512-b8: heads 8, 16, 64, 128; "
+                "keys 128, 128+512, 128+1024; requests 1, 8, 64.",
+        },
+    [DSV4_COMMAND_INFO] =
+        {
+            .name = "info",
+            .arguments = "",
+            .summary = "what this build and this machine can do, and what is chosen",
+            .description = "Says version, CPU level, threads, backends and devices, and which "
+                           "kernel the attention picks and why.",
+        },
+    [DSV4_COMMAND_HELP] =
+        {
+            .name = "help",
+            .max_arguments = 2,
+            .arguments = "[COMMAND]",
+            .summary = "explain a command, or print the man page",
+            .description = "Prints the help of the named command, or of the program.",
+        },
+};
+
+const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
+    [DSV4_OPTION_BACKEND] =
+        {
+            .name = "backend",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = ATTN_ALL,
+            .choices = backend_choices,
+            .help = "where to compute; ref is the readable scalar reference",
+        },
+    [DSV4_OPTION_ISA] =
+        {
+            .name = "isa",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = ATTN_ALL,
+            .choices = isa_choices,
+            .help = "CPU level to use instead of the best one of this machine",
+        },
+    [DSV4_OPTION_MATH] =
+        {
+            .name = "math",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = ATTN_ALL,
+            .choices = math_choices,
+            .help = "arithmetic of products: exact is f32; auto is bf16 where the hardware has it, "
+                    "else exact",
+        },
+    [DSV4_OPTION_THREADS] =
+        {
+            .name = "threads",
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = ATTN_ALL,
+            .value_name = "N",
+            .min = 1,
+            .max = 1024,
+            .help = "threads to compute on; without it as many as OpenMP would use",
+        },
+    [DSV4_OPTION_OUTPUT] =
+        {
+            .name = "output",
+            .letter = 'o',
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .required = true,
+            .commands = BIT(ATTN_RUN),
+            .value_name = "FILE",
+            .help = "safetensors file to write; an existing one is replaced",
+        },
+    [DSV4_OPTION_OUT_DTYPE] =
+        {
+            .name = "out-dtype",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = BIT(ATTN_RUN),
+            .choices = out_dtype_choices,
+            .help = "element type of out",
+        },
+    [DSV4_OPTION_SHAPE] =
+        {
+            .name = "shape",
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .commands = BIT(ATTN_BENCH),
+            .value_name = "NAME",
+            .help = "only shapes of this name: whole, the beginning of one, or a pattern with * "
+                    "and ?",
+        },
+    [DSV4_OPTION_QUICK] =
+        {
+            .name = "quick",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(ATTN_BENCH),
+            .help = "measure briefly and, without --shape, only six shapes",
+        },
+    [DSV4_OPTION_JSON] =
+        {
+            .name = "json",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(ATTN_BENCH),
+            .help = "print one JSON object per shape and line instead of a table",
+        },
+    [DSV4_OPTION_MAN] =
+        {
+            .name = "man",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(HELP),
+            .help = "print the man page of the program, in roff",
+        },
+    [DSV4_OPTION_VERSION] =
+        {
+            .name = "version",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(TOP),
+            .help = "print the version",
+        },
+    [DSV4_OPTION_HELP] =
+        {
+            .name = "help",
+            .letter = 'h',
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = ANY,
+            .help = "print this help",
+        },
+};
+
+const dsv4_man_section dsv4_man_sections[] = {
+    {
+        .title = "CASE FILES",
+        .text = "A case is one attention call in a safetensors file. Tensors that are not listed "
+                "here are refused. A slot is block times block size plus offset; a slot that is "
+                "negative or past the end names no key. A length counts the first entries of a "
+                "list.",
+    },
+    {
+        .title = NULL,
+        .is_literal = true,
+        .text =
+            "q                   BF16  [b][s_q][h][512]\n"
+            "kv                  U8    [blocks][stride_bytes]  FP8 records\n"
+            "indices             I32   [b][s_q][topk]\n"
+            "topk_length         I32   [b]                     optional\n"
+            "extra_kv            U8    [blocks][stride_bytes]  optional second scope\n"
+            "extra_indices       I32   [b][s_q][topk]          with extra_kv\n"
+            "extra_topk_length   I32   [b]                     optional\n"
+            "attn_sink           F32   [h]                     optional\n"
+            "out                 F32   [b][s_q][h][512]        the answer; attn check needs it\n"
+            "lse                 F32   [b][s_q][h]             the answer; attn check needs it\n",
+    },
+    {
+        .title = NULL,
+        .text = "Metadata, all strings: block_size, softmax_scale and, with extra_kv, "
+                "extra_block_size.",
+    },
+    {
+        .title = "EXIT STATUS",
+        .is_literal = true,
+        .text = "0  success\n"
+                "1  a check failed, or memory ran out\n"
+                "2  wrong usage, or an option asks for what this machine cannot do\n"
+                "3  a file cannot be read or written, or its content is wrong\n",
+    },
+    {
+        .title = "EXAMPLES",
+        .is_literal = true,
+        .text = "dsv4 attn check --isa avx2 cases/*.safetensors\n"
+                "dsv4 attn run captured.safetensors -o answer.safetensors\n"
+                "dsv4 attn bench --shape 'h64-*-b8' --threads 8\n",
+    },
+};
+
+const int32_t dsv4_n_man_sections = sizeof dsv4_man_sections / sizeof *dsv4_man_sections;
