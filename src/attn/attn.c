@@ -46,6 +46,7 @@ void dsv4_attn_params_default(dsv4_attn_params *params)
     params->size = sizeof *params;
     params->n_queries = 1;
     params->softmax_scale = (float)(1.0 / sqrt((double)DSV4_ATTN_DIM));
+    params->q_dtype = DSV4_DTYPE_BF16;
     params->out_dtype = DSV4_DTYPE_BF16;
     params->window.page_rows = 64;
     params->extra.page_rows = 64;
@@ -53,7 +54,9 @@ void dsv4_attn_params_default(dsv4_attn_params *params)
 
 static void set_scope_dense(dsv4_attn_scope *scope, int64_t n_queries)
 {
-    scope->page_stride_bytes = dsv4_cache_page_stride_bytes(scope->page_rows);
+    scope->page_stride_bytes = scope->row_format == DSV4_ATTN_ROWS_F32
+                                   ? scope->page_rows * DSV4_ATTN_DIM * (int64_t)sizeof(float)
+                                   : dsv4_cache_page_stride_bytes(scope->page_rows);
     scope->indices_query_stride_bytes = scope->n_indices * (int64_t)sizeof(int32_t);
     scope->indices_request_stride_bytes = n_queries * scope->indices_query_stride_bytes;
 }
@@ -61,7 +64,7 @@ static void set_scope_dense(dsv4_attn_scope *scope, int64_t n_queries)
 void dsv4_attn_params_set_dense(dsv4_attn_params *params)
 {
     int64_t n_heads = params->n_heads, n_queries = params->n_queries;
-    params->q_head_stride_bytes = DSV4_ATTN_DIM * 2;
+    params->q_head_stride_bytes = DSV4_ATTN_DIM * (params->q_dtype == DSV4_DTYPE_F32 ? 4 : 2);
     params->q_query_stride_bytes = n_heads * params->q_head_stride_bytes;
     params->q_request_stride_bytes = n_queries * params->q_query_stride_bytes;
     params->out_head_stride_bytes = DSV4_ATTN_DIM * (params->out_dtype == DSV4_DTYPE_F32 ? 4 : 2);
@@ -75,6 +78,13 @@ void dsv4_attn_params_set_dense(dsv4_attn_params *params)
 }
 
 /* ---- choice ---- */
+
+static bool has_f32_input(const dsv4_attn_params *params)
+{
+    return params->q_dtype == DSV4_DTYPE_F32 ||
+           (params->window.n_pages > 0 && params->window.row_format == DSV4_ATTN_ROWS_F32) ||
+           (params->extra.n_pages > 0 && params->extra.row_format == DSV4_ATTN_ROWS_F32);
+}
 
 static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
 {
@@ -91,10 +101,15 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
             error, DSV4_ERROR_UNSUPPORTED, "math: bf16 needs the CPU level avx512bf16, %s is %s",
             level_asked ? "the level asked for" : "the best here", dsv4_cpu_level_name(level));
     }
+    if (params->math == DSV4_ATTN_MATH_BF16 && has_f32_input(params)) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: bf16, but the query or the cache is f32: expected exact");
+    }
     chosen->reason = level_asked ? "the CPU level asked for" : "the best level of this CPU";
-    if (params->math == DSV4_ATTN_MATH_EXACT && level == DSV4_CPU_LEVEL_AVX512BF16) {
+    bool needs_exact = params->math == DSV4_ATTN_MATH_EXACT || has_f32_input(params);
+    if (needs_exact && level == DSV4_CPU_LEVEL_AVX512BF16) {
         level = DSV4_CPU_LEVEL_AVX512;
-        chosen->reason = "exact math was asked for: the best level with f32 products";
+        chosen->reason = "exact math is needed: the best level with f32 products";
     }
     chosen->backend = DSV4_BACKEND_CPU;
     chosen->kernels = dsv4_attn_cpu_kernels(level);

@@ -72,8 +72,10 @@ static int32_t count_full_vectors(int32_t n_heads)
     return n_heads / VF_LANES + (rest > VF_LANES / 2);
 }
 
-static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads, void *packed)
+static void pack_q(const unsigned char *q, int32_t q_dtype, int64_t head_stride_bytes,
+                   int32_t n_heads, void *packed)
 {
+    (void)q_dtype;
     uint32_t *to = packed;
     int32_t n_full = count_full_vectors(n_heads);
     for (int32_t v = 0; v < n_full; v++) {

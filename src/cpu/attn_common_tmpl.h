@@ -28,7 +28,7 @@ static inline int32_t min_i32(int32_t a, int32_t b)
 static DSV4_ALWAYS_INLINE void prefetch_row(const dsv4_attn_row *row)
 {
     for (int i = 0; i < DSV4_CACHE_DATA_BYTES; i += 64) DSV4_PREFETCH_L2(row->data + i);
-    DSV4_PREFETCH_L2(row->scales);
+    if (row->scales != NULL) DSV4_PREFETCH_L2(row->scales);
 }
 
 /* One vector of heads: scores become probabilities, max and sum those of the block. */

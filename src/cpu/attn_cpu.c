@@ -227,6 +227,16 @@ static const int32_t *list_of(const dsv4_attn_scope *scope, const query_task *ta
                                            task->query * scope->indices_query_stride_bytes);
 }
 
+static dsv4_attn_row locate_row(const dsv4_attn_scope *scope, const uint8_t *page, int64_t row)
+{
+    if (scope->row_format == DSV4_ATTN_ROWS_F32) {
+        return (dsv4_attn_row){page + row * DSV4_ATTN_DIM * (int64_t)sizeof(float), NULL};
+    }
+    const uint8_t *scales = page + scope->page_rows * DSV4_CACHE_DATA_BYTES;
+    return (dsv4_attn_row){page + row * DSV4_CACHE_DATA_BYTES,
+                           scales + row * DSV4_CACHE_SCALE_BYTES};
+}
+
 /* Appends the rows that list entries begin .. end - 1 name to rows; returns the new count. */
 static int32_t gather_scope(const dsv4_attn_scope *scope, const query_task *task, int64_t begin,
                             int64_t end, int32_t n_rows, dsv4_attn_row *rows)
@@ -241,10 +251,7 @@ static int32_t gather_scope(const dsv4_attn_scope *scope, const query_task *task
         if (page >= (uint64_t)scope->n_pages) continue;
         int64_t row = (int64_t)((uint32_t)slot - page * page_rows);
         const uint8_t *base = (const uint8_t *)scope->cache + page * scope->page_stride_bytes;
-        rows[n_rows].data = base + row * DSV4_CACHE_DATA_BYTES;
-        rows[n_rows].scales =
-            base + page_rows * (int64_t)DSV4_CACHE_DATA_BYTES + row * DSV4_CACHE_SCALE_BYTES;
-        n_rows++;
+        rows[n_rows++] = locate_row(scope, base, row);
     }
     return n_rows;
 }
@@ -335,7 +342,8 @@ static void pack_query(const decode_context *context, const query_task *task, co
     const unsigned char *q =
         (const unsigned char *)params->q + task->request * params->q_request_stride_bytes +
         task->query * params->q_query_stride_bytes + task->first_head * params->q_head_stride_bytes;
-    context->kernels->pack_q(q, params->q_head_stride_bytes, task->n_heads, own->packed_q);
+    context->kernels->pack_q(q, params->q_dtype, params->q_head_stride_bytes, task->n_heads,
+                             own->packed_q);
 }
 
 static void finish_query(const decode_context *context, const query_task *task,

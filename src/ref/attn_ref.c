@@ -26,22 +26,41 @@ size_t dsv4_attn_ref_workspace_bytes(const dsv4_attn_params *params)
     return (size_t)params->n_heads * sizeof(head_state);
 }
 
-static float load_bf16(const unsigned char *bytes)
+/* values [512] of a query head. */
+static void load_query(const unsigned char *head, int32_t dtype, float values[DIM])
 {
-    uint16_t bits;
-    memcpy(&bits, bytes, sizeof bits);
-    return dsv4_bf16_to_f32(bits);
+    if (dtype == DSV4_DTYPE_F32) {
+        memcpy(values, head, DIM * sizeof *values);
+        return;
+    }
+    for (int d = 0; d < DIM; d++) {
+        uint16_t bits;
+        memcpy(&bits, head + 2 * d, sizeof bits);
+        values[d] = dsv4_bf16_to_f32(bits);
+    }
+}
+
+/* values [512] of a row of a page. */
+static void load_key(const dsv4_attn_scope *scope, const unsigned char *page, int64_t row,
+                     float values[DIM])
+{
+    if (scope->row_format == DSV4_ATTN_ROWS_F32) {
+        memcpy(values, page + row * DIM * (int64_t)sizeof *values, DIM * sizeof *values);
+    } else {
+        dsv4_cache_row_read(page, scope->page_rows, row, values);
+    }
 }
 
 static void visit_key(const dsv4_attn_params *params, const unsigned char *q, const float key[DIM],
                       head_state *heads)
 {
     for (int64_t h = 0; h < params->n_heads; h++) {
-        const unsigned char *q_head = q + h * params->q_head_stride_bytes;
         head_state *head = &heads[h];
+        float query[DIM];
+        load_query(q + h * params->q_head_stride_bytes, params->q_dtype, query);
 
         float dot = 0.0f;
-        for (int d = 0; d < DIM; d++) dot += load_bf16(q_head + 2 * d) * key[d];
+        for (int d = 0; d < DIM; d++) dot += query[d] * key[d];
         float score = dot * params->softmax_scale;
 
         if (!(score <= head->max)) { /* also for NaN, which then spreads to everything */
@@ -74,7 +93,7 @@ static void visit_scope(const dsv4_attn_params *params, const dsv4_attn_scope *s
         const unsigned char *page = (const unsigned char *)scope->cache +
                                     slot / scope->page_rows * scope->page_stride_bytes;
         float key[DIM];
-        dsv4_cache_row_read(page, scope->page_rows, slot % scope->page_rows, key);
+        load_key(scope, page, slot % scope->page_rows, key);
         visit_key(params, q, key, heads);
     }
 }
