@@ -55,7 +55,7 @@ SEEDS = {
     "default": b"",
     "two-scopes": decode({"extra.n_pages": 3}, switches=WITH_SINK, tail=bytes(range(60))),
     "sixteen-heads": decode({"n_heads": 17, "n_threads": 3, "window.n_indices": 20}),
-    "many-keys": decode({"n_requests": 1, "n_heads": 1, "window.n_indices": 700, "n_threads": 2},
+    "many-keys": decode({"n_requests": 1, "n_heads": 1, "window.n_indices": 400, "n_threads": 2},
                         tail=bytes(range(200)) * 4),
     "wild-indices": decode({"n_requests": 1},
                            tail=b"\0" + wild_list(-1, 6, -2**31, 2**31 - 1, 7)),

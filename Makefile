@@ -1,0 +1,61 @@
+# Thin front of the CMake build: `make help` lists the targets, CONTRIBUTING.md explains the tests.
+
+BUILD  ?= build
+PREFIX ?= /usr/local
+CTEST   = ctest --test-dir $(BUILD) --output-on-failure --no-label-summary -j $(shell nproc)
+
+C_FILES = $(shell find include src tools tests examples bench -name '*.[ch]')
+
+.PHONY: all run test test-long bench format format-check layers install clean help
+
+all: $(BUILD)/build.ninja
+	cmake --build $(BUILD)
+
+$(BUILD)/build.ninja:
+	scripts/install-deps.sh run
+	cmake --preset release -B $(BUILD)
+
+run: all
+	$(BUILD)/dsv4 attn check tests/fixtures/attn/*.safetensors
+	$(BUILD)/dsv4 attn bench --quick
+
+test:
+	scripts/install-deps.sh test
+	cmake --preset release -B $(BUILD) -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
+	cmake --build $(BUILD)
+	$(CTEST)
+
+test-long:
+	scripts/install-deps.sh test
+	cmake --preset release -B $(BUILD) -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
+	cmake --build $(BUILD)
+	$(CTEST) -C long -L long
+
+bench: all
+	$(BUILD)/dsv4 attn bench
+
+format:
+	clang-format -i $(C_FILES)
+
+format-check:
+	clang-format --dry-run -Werror $(C_FILES)
+
+layers:
+	python3 tests/scripts/check_layers.py .
+
+install: all
+	cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean:
+	rm -rf $(BUILD) build-*
+
+help:
+	@echo 'make               build $(BUILD)/dsv4, $(BUILD)/libdsv4.so and $(BUILD)/libdsv4.a'
+	@echo 'make run           check the decode cases in tests/fixtures/attn, then a short benchmark'
+	@echo 'make bench         the full benchmark'
+	@echo 'make test          the whole proof: all tests, compilers, sanitizers and fuzzers'
+	@echo 'make test-long     longer: five minutes of each fuzzer, the long kernel check'
+	@echo 'make format        format the C files; format-check only reports'
+	@echo 'make layers        check the structural rules'
+	@echo 'make install       install under PREFIX ($(PREFIX)) inside DESTDIR'
+	@echo 'make clean         remove the build folders'

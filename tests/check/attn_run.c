@@ -1,0 +1,400 @@
+/*
+ * attn_run.c - one watched decode, and the comparison with its tolerances.
+ *
+ * Place: tests.
+ */
+#include "attn_run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GUARD_BYTES = 512, GUARD_BYTE = 0xc9 };
+
+int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS])
+{
+    int32_t n_configs = 0;
+    configs[n_configs++] = (attn_config){"ref", DSV4_BACKEND_REF, DSV4_ATTN_MATH_EXACT, 0};
+    for (int32_t level = DSV4_CPU_LEVEL_V2; level <= dsv4_cpu_level(); level++) {
+        int32_t math =
+            level == DSV4_CPU_LEVEL_AVX512BF16 ? DSV4_ATTN_MATH_BF16 : DSV4_ATTN_MATH_EXACT;
+        configs[n_configs++] =
+            (attn_config){dsv4_cpu_level_name(level), DSV4_BACKEND_CPU, math, level};
+    }
+    return n_configs;
+}
+
+static size_t round_up_64(size_t n_bytes)
+{
+    return (n_bytes + 63) / 64 * 64;
+}
+
+bool attn_memory_make(attn_memory *memory, const dsv4_attn_params *params, char *text)
+{
+    dsv4_error error;
+    memset(memory, 0, sizeof *memory);
+    if (dsv4_attn_plan_size(params, &memory->n_bytes[0], &memory->n_bytes[1], &error) != DSV4_OK) {
+        snprintf(text, ATTN_TEXT_BYTES, "plan_size: %s", error.text);
+        return false;
+    }
+    for (int i = 0; i < 2; i++) {
+        size_t block_bytes = round_up_64(memory->n_bytes[i]) + 2 * GUARD_BYTES;
+        memory->block[i] = aligned_alloc(64, block_bytes);
+        if (!memory->block[i]) {
+            snprintf(text, ATTN_TEXT_BYTES, "out of memory: %zu bytes", block_bytes);
+            return false;
+        }
+        memset(memory->block[i], GUARD_BYTE, block_bytes);
+        memory->data[i] = memory->block[i] + GUARD_BYTES;
+        memset(memory->data[i], 0xff, memory->n_bytes[i]); /* NaN to whoever reads it */
+    }
+    if (dsv4_attn_plan_build(NULL, params, memory->data[0], memory->n_bytes[0], &error) !=
+        DSV4_OK) {
+        snprintf(text, ATTN_TEXT_BYTES, "plan_build: %s", error.text);
+        return false;
+    }
+    memory->plan_copy = attn_alloc((int64_t)memory->n_bytes[0]);
+    memcpy(memory->plan_copy, memory->data[0], memory->n_bytes[0]);
+    return true;
+}
+
+void attn_memory_free(attn_memory *memory)
+{
+    free(memory->block[0]);
+    free(memory->block[1]);
+    free(memory->plan_copy);
+    memset(memory, 0, sizeof *memory);
+}
+
+static bool memory_check(const attn_memory *memory, char *text)
+{
+    for (int i = 0; i < 2; i++) {
+        const uint8_t *end = memory->data[i] + memory->n_bytes[i];
+        size_t tail_bytes = round_up_64(memory->n_bytes[i]) - memory->n_bytes[i] + GUARD_BYTES;
+        bool is_good = true;
+        for (size_t j = 0; j < GUARD_BYTES; j++) is_good &= memory->block[i][j] == GUARD_BYTE;
+        for (size_t j = 0; j < tail_bytes; j++) is_good &= end[j] == GUARD_BYTE;
+        if (!is_good) {
+            snprintf(text, ATTN_TEXT_BYTES, "wrote outside the %s", i == 0 ? "plan" : "workspace");
+            return false;
+        }
+    }
+    if (memcmp(memory->plan_copy, memory->data[0], memory->n_bytes[0]) != 0) {
+        snprintf(text, ATTN_TEXT_BYTES, "decode wrote to the plan");
+        return false;
+    }
+    return true;
+}
+
+bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_tensor *out,
+                 attn_tensor *lse, attn_result *result, char *text)
+{
+    dsv4_error error;
+    int64_t n_lse = params->n_requests * params->n_queries * params->n_heads;
+    memset(result, 0, sizeof *result);
+    attn_tensor_poison(out);
+    attn_tensor_poison(lse);
+    if (dsv4_attn_decode(NULL, params, memory->data[0], memory->n_bytes[0], memory->data[1],
+                         memory->n_bytes[1], &error) != DSV4_OK) {
+        snprintf(text, ATTN_TEXT_BYTES, "decode: %s", error.text);
+        return false;
+    }
+    result->n_lse = n_lse;
+    result->out_bytes = n_lse * out->row_bytes;
+    result->out = attn_alloc(result->out_bytes);
+    if (!attn_tensor_collect(out, result->out)) {
+        snprintf(text, ATTN_TEXT_BYTES, "out: an element not written, or bytes between or around");
+        return false;
+    }
+    if (params->lse) {
+        result->lse = attn_alloc(n_lse * 4);
+        if (!attn_tensor_collect(lse, (uint8_t *)result->lse)) {
+            snprintf(text, ATTN_TEXT_BYTES,
+                     "lse: an element not written, or bytes between or around");
+            return false;
+        }
+    }
+    return memory_check(memory, text);
+}
+
+bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_tensor *out,
+              attn_tensor *lse, attn_result *result, char *text)
+{
+    attn_memory memory;
+    dsv4_attn_params chosen = *params;
+    chosen.backend = config->backend;
+    chosen.math = config->math;
+    chosen.cpu_level = config->cpu_level;
+    memset(result, 0, sizeof *result);
+    bool is_good = attn_memory_make(&memory, &chosen, text) &&
+                   attn_decode(&chosen, &memory, out, lse, result, text);
+    attn_memory_free(&memory);
+    return is_good;
+}
+
+bool attn_run_case(attn_case *c, const attn_config *config, attn_result *result, char *text)
+{
+    return attn_run(&c->params, config, &c->out, &c->lse, result, text);
+}
+
+bool attn_run_case_f32(attn_case *c, const attn_config *config, attn_result *result, char *text)
+{
+    attn_rng rng = {c->spec.id};
+    attn_tensor out, lse;
+    dsv4_attn_params params = c->params;
+    attn_tensor_make(&out, &rng, ATTN_LAYOUT_DENSE, false, c->out.sizes, DSV4_ATTN_DIM * 4, 4);
+    attn_tensor_make(&lse, &rng, ATTN_LAYOUT_DENSE, false, c->out.sizes, 4, 4);
+    params.out_dtype = DSV4_DTYPE_F32;
+    params.out = out.data;
+    params.out_request_stride_bytes = out.strides[0];
+    params.out_query_stride_bytes = out.strides[1];
+    params.out_head_stride_bytes = out.strides[2];
+    params.lse = (float *)(void *)lse.data;
+    params.lse_request_stride_bytes = lse.strides[0];
+    params.lse_query_stride_bytes = lse.strides[1];
+    params.lse_head_stride_bytes = lse.strides[2];
+    bool is_good = attn_run(&params, config, &out, &lse, result, text);
+    free(out.block);
+    free(lse.block);
+    return is_good;
+}
+
+void attn_result_free(attn_result *result)
+{
+    free(result->out);
+    free(result->lse);
+    memset(result, 0, sizeof *result);
+}
+
+bool attn_result_equal(const attn_result *a, const attn_result *b)
+{
+    if (a->out_bytes != b->out_bytes || !a->lse != !b->lse) return false;
+    if (memcmp(a->out, b->out, (size_t)a->out_bytes) != 0) return false;
+    return !a->lse || memcmp(a->lse, b->lse, (size_t)a->n_lse * 4) == 0;
+}
+
+double attn_out_value(const uint8_t *out, int32_t dtype, int64_t i)
+{
+    uint32_t bits = 0;
+    float value;
+    if (dtype == DSV4_DTYPE_BF16) {
+        memcpy((uint8_t *)&bits + 2, out + 2 * i, 2);
+    } else {
+        memcpy(&bits, out + 4 * i, 4);
+    }
+    memcpy(&value, &bits, sizeof value);
+    return (double)value;
+}
+
+void attn_answer_make(attn_answer *answer, int64_t n_heads_total)
+{
+    answer->out = attn_alloc(n_heads_total * DSV4_ATTN_DIM * (int64_t)sizeof *answer->out);
+    answer->lse = attn_alloc(n_heads_total * (int64_t)sizeof *answer->lse);
+}
+
+void attn_answer_from_result(attn_answer *answer, const attn_result *result)
+{
+    attn_answer_make(answer, result->n_lse);
+    for (int64_t i = 0; i < result->n_lse * DSV4_ATTN_DIM; i++) {
+        answer->out[i] = attn_out_value(result->out, DSV4_DTYPE_F32, i);
+    }
+    for (int64_t i = 0; i < result->n_lse; i++) answer->lse[i] = (double)result->lse[i];
+}
+
+void attn_answer_free(attn_answer *answer)
+{
+    free(answer->out);
+    free(answer->lse);
+    memset(answer, 0, sizeof *answer);
+}
+
+/* Squares of errors and of expected values by group of 64 dims. */
+typedef struct group_sums {
+    double error[ATTN_SCORE_GROUPS];
+    double value[ATTN_SCORE_GROUPS];
+} group_sums;
+
+/*
+ * How far a score of this head may be off. Let `magnitude` be the largest sum of |products| behind
+ * a score, bounded by Cauchy-Schwarz in each group.
+ *
+ * f32 sums of 512 products in two different orders stay each below 2 * 2^-24 * magnitude (a random
+ * walk of 512 steps of half an ulp of partial sums that are sqrt(512) times smaller than it). The
+ * bf16 dot-product instruction besides takes numbers below 2^-126 as zero: up to 64 in a group.
+ */
+static double score_error(const attn_case *c, int32_t math, int64_t request, int64_t query,
+                          int64_t head)
+{
+    const dsv4_attn_params *params = &c->params;
+    const uint8_t *q = (const uint8_t *)params->q + request * params->q_request_stride_bytes +
+                       query * params->q_query_stride_bytes + head * params->q_head_stride_bytes;
+    double magnitude = 0, flushed = 0;
+    for (int g = 0; g < ATTN_SCORE_GROUPS; g++) {
+        double square = 0;
+        for (int d = g * 64; d < g * 64 + 64; d++) {
+            double value = attn_out_value(q, DSV4_DTYPE_BF16, d);
+            square += value * value;
+        }
+        magnitude += sqrt(square) * c->key_norm[g];
+        if (math == DSV4_ATTN_MATH_BF16) flushed += sqrt(square) * 8 * 0x1p-126;
+    }
+    return (4 * 0x1p-24 * magnitude + flushed) * (double)params->softmax_scale;
+}
+
+/*
+ * Tolerance of |error| / |expected|.
+ *
+ * EXACT. A score's absolute error is its probability's relative error. The sums over n keys add
+ * about sqrt(n) * 2^-25 on either side, 4e-6 for 5000 keys, and exp a few 2^-24: 2e-5 in all.
+ *
+ * BF16. A probability moves by at most 2^-8 of itself in being rounded to 8 bits, 2^-9.3 in the
+ * mean; the sum that normalizes moves along, and keys are next to orthogonal, so that the norm over
+ * all heads of a query moves by less than the 2^-9 that the header promises. One group of 64 dims
+ * is too few to be orthogonal in: it gets the 2^-8 that no rounding exceeds, as a net for a wrong
+ * group and not as a measure of accuracy.
+ *
+ * A bf16 output adds half an ulp: at most 2^-8 of each element, so of the norm.
+ */
+static double tolerance(const attn_case *c, int32_t math, double off_by, bool is_group)
+{
+    double result = 2e-5 + off_by;
+    if (math == DSV4_ATTN_MATH_BF16) result += is_group ? 0x1p-8 : 0x1p-9;
+    if (c->spec.out_dtype == DSV4_DTYPE_BF16) result += 0x1p-8;
+    return result;
+}
+
+/*
+ * Absolute error that a group may have besides: probabilities and weights below 2^-126 vanish
+ * against 1; with bf16 products so do keys and products below the normal range, one for each key.
+ */
+static double group_floor(const attn_case *c, int32_t math, int group)
+{
+    double result = 0x1p-120 * c->key_norm[group] + 0x1p-140;
+    if (c->spec.out_dtype == DSV4_DTYPE_BF16) result += 8 * 0x1p-134;
+    if (math == DSV4_ATTN_MATH_BF16) result += 8 * 0x1p-126 * (double)(c->n_keys_max + 1);
+    return result;
+}
+
+static bool head_sums(const attn_case *c, const attn_result *got, const attn_answer *want,
+                      int64_t at, bool is_zero, const bool is_nan[2], group_sums *sums, char *text)
+{
+    memset(sums, 0, sizeof *sums);
+    for (int d = 0; d < DSV4_ATTN_DIM; d++) {
+        double value = attn_out_value(got->out, c->spec.out_dtype, at * DSV4_ATTN_DIM + d);
+        double expected = want->out[at * DSV4_ATTN_DIM + d];
+        bool expects_nan = is_nan[d >= 448];
+        if (isnan(value) != expects_nan || (!expects_nan && is_zero && value != 0)) {
+            snprintf(text, ATTN_TEXT_BYTES, "head row %lld dim %d: %g, expected %s (%g)",
+                     (long long)at, d, value,
+                     expects_nan ? "NaN"
+                     : is_zero   ? "zero"
+                                 : "a number",
+                     expected);
+            return false;
+        }
+        if (expects_nan) continue;
+        sums->error[d / 64] += (value - expected) * (value - expected);
+        sums->value[d / 64] += expected * expected;
+    }
+    return true;
+}
+
+static bool sums_check(const attn_case *c, int32_t math, const group_sums *sums, double off_by,
+                       double extra_error, double n_heads, int64_t at, attn_worst *worst,
+                       char *text)
+{
+    double error = 0, value = 0, all_floors = 0;
+    for (int g = 0; g < ATTN_SCORE_GROUPS; g++) {
+        double limit = tolerance(c, math, off_by, true) + extra_error;
+        double floor_error = group_floor(c, math, g) * sqrt(n_heads);
+        double limit_abs = limit * sqrt(sums->value[g]) + floor_error;
+        if (!(sqrt(sums->error[g]) <= limit_abs)) {
+            snprintf(text, ATTN_TEXT_BYTES,
+                     "row %lld dims %d..%d: |error| %g, |expected| %g, limit %g (relative %g)",
+                     (long long)at, g * 64, g * 64 + 63, sqrt(sums->error[g]), sqrt(sums->value[g]),
+                     limit_abs, limit);
+            return false;
+        }
+        error += sums->error[g];
+        value += sums->value[g];
+        all_floors += floor_error;
+    }
+    double limit = tolerance(c, math, off_by, false) + extra_error;
+    if (!(sqrt(error) <= limit * sqrt(value) + all_floors)) {
+        snprintf(text, ATTN_TEXT_BYTES, "row %lld: |error| %g, |expected| %g, limit %g",
+                 (long long)at, sqrt(error), sqrt(value), limit);
+        return false;
+    }
+    if (sqrt(value) > all_floors && sqrt(error / value) > worst->out) {
+        worst->out = sqrt(error / value);
+    }
+    return true;
+}
+
+/* lse has f32 accuracy in both kinds of arithmetic; the bf16 kernel may use a rougher exp. */
+static bool lse_check(double got, double expected, bool expects_nan, int32_t math, double off_by,
+                      attn_worst *worst, char *text)
+{
+    bool is_bf16 = math == DSV4_ATTN_MATH_BF16;
+    double limit = (is_bf16 ? 1e-4 : 2e-5) + (is_bf16 ? 1e-5 : 2e-5) * fabs(expected) + off_by;
+    if (expects_nan && isnan(got)) return true;
+    if (!expects_nan && isinf(expected) && got == expected) return true;
+    double error = fabs(got - expected);
+    if (expects_nan || isinf(expected) || !(error <= limit)) {
+        snprintf(text, ATTN_TEXT_BYTES, "lse %.9g, expected %.9g%s, limit %g", got, expected,
+                 expects_nan ? " (NaN)" : "", limit);
+        return false;
+    }
+    if (error / (1 + fabs(expected)) > worst->lse) worst->lse = error / (1 + fabs(expected));
+    return true;
+}
+
+/* All heads of one query. */
+static bool query_check(const attn_case *c, int32_t math, const attn_result *got,
+                        const attn_answer *want, double extra_error, int64_t row, attn_worst *worst,
+                        char *text)
+{
+    const dsv4_attn_params *params = &c->params;
+    group_sums query_sums = {{0}, {0}};
+    double query_off_by = 0;
+    bool is_nan[2] = {c->row_is_nan[row], c->row_is_nan[row]};
+    if (params->rope_table &&
+        (params->rope_rows[row] < 0 || params->rope_rows[row] >= params->n_rope_rows)) {
+        is_nan[1] = true;
+    }
+    for (int64_t head = 0; head < params->n_heads; head++) {
+        int64_t at = row * params->n_heads + head;
+        group_sums sums;
+        double off_by =
+            score_error(c, math, row / params->n_queries, row % params->n_queries, head);
+        bool is_zero =
+            want->lse[at] == (double)INFINITY || (params->sink && params->sink[head] == INFINITY);
+        if (!head_sums(c, got, want, at, is_zero, is_nan, &sums, text)) return false;
+        if (math == DSV4_ATTN_MATH_EXACT &&
+            !sums_check(c, math, &sums, off_by, extra_error, 1, at, worst, text)) {
+            return false;
+        }
+        if (got->lse && !lse_check((double)got->lse[at], want->lse[at], c->row_is_nan[row], math,
+                                   off_by, worst, text)) {
+            return false;
+        }
+        for (int g = 0; g < ATTN_SCORE_GROUPS; g++) {
+            query_sums.error[g] += sums.error[g];
+            query_sums.value[g] += sums.value[g];
+        }
+        if (off_by > query_off_by) query_off_by = off_by;
+    }
+    if (math == DSV4_ATTN_MATH_EXACT) return true;
+    return sums_check(c, math, &query_sums, query_off_by, extra_error, (double)params->n_heads, row,
+                      worst, text);
+}
+
+bool attn_compare(const attn_case *c, int32_t math, const attn_result *got, const attn_answer *want,
+                  double extra_error, attn_worst *worst, char *text)
+{
+    for (int64_t row = 0; row < c->params.n_requests * c->params.n_queries; row++) {
+        if (!query_check(c, math, got, want, extra_error, row, worst, text)) return false;
+    }
+    return true;
+}

@@ -1,0 +1,92 @@
+/*
+ * attn_run.h - running a decode under watch, and comparing what came out.
+ *
+ * Place: tests. Every run poisons out and lse, fences the plan and the workspace with guard bytes,
+ * and fails when something was left unwritten or something else was written.
+ */
+#ifndef DSV4_TESTS_ATTN_RUN_H
+#define DSV4_TESTS_ATTN_RUN_H
+
+#include "attn_case_gen.h"
+
+enum { ATTN_TEXT_BYTES = 640 };
+
+/* One way to compute. */
+typedef struct attn_config {
+    const char *name;
+    int32_t backend;
+    int32_t math;
+    int32_t cpu_level;
+} attn_config;
+
+enum { ATTN_MAX_CONFIGS = 5 };
+
+/* Fills the reference (always first) and the CPU levels that this machine has; returns how many. */
+int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS]);
+
+/* Plan and workspace of one call, each between guards and ending where it was asked to end. */
+typedef struct attn_memory {
+    uint8_t *block[2]; /* plan, workspace */
+    uint8_t *data[2];
+    size_t n_bytes[2];
+    uint8_t *plan_copy; /* what plan_build made of it */
+} attn_memory;
+
+/* Dense copies of what a call wrote. */
+typedef struct attn_result {
+    uint8_t *out; /* [n_requests, n_queries, n_heads, 512] out_dtype */
+    float *lse;   /* [n_requests, n_queries, n_heads], or NULL */
+    int64_t out_bytes;
+    int64_t n_lse;
+} attn_result;
+
+/* On failure these return false with the reason in text. */
+bool attn_memory_make(attn_memory *memory, const dsv4_attn_params *params, char *text);
+void attn_memory_free(attn_memory *memory);
+
+/* Decodes with a plan that exists. out and lse must be the tensors that params points to. */
+bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_tensor *out,
+                 attn_tensor *lse, attn_result *result, char *text);
+
+/* Sets the config, plans, decodes, frees the plan. */
+bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_tensor *out,
+              attn_tensor *lse, attn_result *result, char *text);
+
+/* The same on a case's own tensors. */
+bool attn_run_case(attn_case *c, const attn_config *config, attn_result *result, char *text);
+
+/* As attn_run_case, but to dense f32, whatever the case's out_dtype and layout. */
+bool attn_run_case_f32(attn_case *c, const attn_config *config, attn_result *result, char *text);
+
+void attn_result_free(attn_result *result);
+
+/* Bit for bit. */
+bool attn_result_equal(const attn_result *a, const attn_result *b);
+
+/* The expected numbers, as double. */
+typedef struct attn_answer {
+    double *out; /* [n_rows, n_heads, 512] */
+    double *lse; /* [n_rows, n_heads] */
+} attn_answer;
+
+void attn_answer_from_result(attn_answer *answer, const attn_result *result);
+void attn_answer_make(attn_answer *answer, int64_t n_heads_total);
+void attn_answer_free(attn_answer *answer);
+
+/* Largest errors seen. */
+typedef struct attn_worst {
+    double out; /* |error| / |expected| of one head (EXACT) or one query (BF16) */
+    double lse; /* |error| / (1 + |expected|) */
+} attn_worst;
+
+/* Element i of a result's out. */
+double attn_out_value(const uint8_t *out, int32_t dtype, int64_t i);
+
+/*
+ * Compares a result on the case's out_dtype with the answer.
+ *   extra_error  relative error of out that the answer itself may have
+ */
+bool attn_compare(const attn_case *c, int32_t math, const attn_result *got, const attn_answer *want,
+                  double extra_error, attn_worst *worst, char *text);
+
+#endif

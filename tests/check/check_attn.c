@@ -1,0 +1,197 @@
+/*
+ * check_attn.c - randomized check of the decode attention: every CPU level of this machine against
+ * the reference, the reference against double precision, and what must hold bit for bit.
+ *
+ * Place: tests. One line for each group and level, then `N passed, M failed`; fails when M > 0. A
+ * failing case prints its number and all its switches and runs again alone with --case.
+ */
+#include "attn_group.h"
+#include "attn_oracle.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MAX_PRINTED = 3,            /* failures shown for each group and level */
+    ORACLE_MAX_MACS = 12000000, /* the reference is checked in double up to this size */
+};
+
+typedef struct run_options {
+    bool is_long;
+    bool for_threads;
+    bool stops_early;
+    bool has_case;
+    uint64_t case_id;
+} run_options;
+
+typedef struct tally {
+    int64_t n_cases;
+    int64_t n_failed;
+    attn_worst worst;
+} tally;
+
+static void fail(tally *t, const attn_group *group, const attn_config *config,
+                 const attn_spec *spec, const char *text)
+{
+    if (t->n_failed++ >= MAX_PRINTED) return;
+    printf("FAILED %s %s: %s\n", group->name, config->name, text);
+    attn_spec_print(spec);
+}
+
+/* The reference in the case's own layout and dtype against the oracle. */
+static bool reference_check(attn_case *c, const attn_config *config, attn_worst *worst, char *text)
+{
+    attn_result result;
+    attn_answer answer;
+    int64_t n_heads = c->params.n_requests * c->params.n_queries * c->params.n_heads;
+    bool is_good = attn_run_case(c, config, &result, text);
+    if (is_good && attn_spec_macs(&c->spec) <= ORACLE_MAX_MACS) {
+        attn_answer_make(&answer, n_heads);
+        attn_oracle_decode(&c->params, answer.out, answer.lse);
+        is_good = attn_compare(c, config->math, &result, &answer, 0, worst, text);
+        attn_answer_free(&answer);
+    }
+    attn_result_free(&result);
+    return is_good;
+}
+
+/* All levels first, each on poisoned memory, then the reference, then the comparison. */
+static void compare_levels(attn_case *c, const attn_group *group, const attn_config *configs,
+                           int32_t n_configs, tally *tallies)
+{
+    char text[ATTN_TEXT_BYTES];
+    attn_result results[ATTN_MAX_CONFIGS] = {{0}};
+    bool has_result[ATTN_MAX_CONFIGS] = {false};
+    for (int32_t i = 1; i < n_configs; i++) {
+        has_result[i] = attn_run_case(c, &configs[i], &results[i], text);
+        if (!has_result[i]) fail(&tallies[i], group, &configs[i], &c->spec, text);
+    }
+    if (!reference_check(c, &configs[0], &tallies[0].worst, text)) {
+        fail(&tallies[0], group, &configs[0], &c->spec, text);
+    }
+    attn_result wide;
+    if (!attn_run_case_f32(c, &configs[0], &wide, text)) {
+        fail(&tallies[0], group, &configs[0], &c->spec, text);
+        return;
+    }
+    attn_answer answer;
+    attn_answer_from_result(&answer, &wide);
+    for (int32_t i = 1; i < n_configs; i++) {
+        if (has_result[i] &&
+            !attn_compare(c, configs[i].math, &results[i], &answer, 0, &tallies[i].worst, text)) {
+            fail(&tallies[i], group, &configs[i], &c->spec, text);
+        }
+        attn_result_free(&results[i]);
+    }
+    attn_answer_free(&answer);
+    attn_result_free(&wide);
+}
+
+static void run_case(uint64_t id, const attn_config *configs, int32_t n_configs, tally *tallies)
+{
+    const attn_group *group = &attn_groups[id / ATTN_GROUP_CASES];
+    char text[ATTN_TEXT_BYTES];
+    attn_spec spec;
+    attn_case c;
+    attn_group_draw(id, &spec);
+    attn_case_make(&c, &spec);
+    for (int32_t i = 0; i < n_configs; i++) tallies[i].n_cases++;
+    if (group->property) {
+        for (int32_t i = 0; i < n_configs; i++) {
+            if (!group->property(&c, &configs[i], &tallies[i].worst, text)) {
+                fail(&tallies[i], group, &configs[i], &spec, text);
+            }
+        }
+    } else {
+        compare_levels(&c, group, configs, n_configs, tallies);
+    }
+    attn_case_free(&c);
+}
+
+static int64_t count_failed(const tally *tallies, int32_t n_configs)
+{
+    int64_t n_failed = 0;
+    for (int32_t i = 0; i < n_configs; i++) n_failed += tallies[i].n_failed;
+    return n_failed;
+}
+
+static int64_t group_size(const attn_group *group, const run_options *options)
+{
+    if (options->for_threads) return group->n_threads;
+    return options->is_long ? 10 * group->n_quick : group->n_quick;
+}
+
+/* Prints the group's lines and adds to the totals. */
+static void run_group(int64_t index, const run_options *options, const attn_config *configs,
+                      int32_t n_configs, int64_t totals[2])
+{
+    const attn_group *group = &attn_groups[index];
+    tally tallies[ATTN_MAX_CONFIGS] = {{0}};
+    int64_t n_cases = group_size(group, options);
+    if (n_cases == 0) return;
+    for (int64_t i = 0; i < n_cases; i++) {
+        run_case((uint64_t)(index * ATTN_GROUP_CASES + i), configs, n_configs, tallies);
+        if (options->stops_early && count_failed(tallies, n_configs) > 0) break;
+    }
+    for (int32_t i = 0; i < n_configs; i++) {
+        const tally *t = &tallies[i];
+        printf("%-12s %-11s %5lld cases  worst out %8.2e  lse %8.2e  %s\n", group->name,
+               configs[i].name, (long long)t->n_cases, t->worst.out, t->worst.lse,
+               t->n_failed == 0 ? "ok" : "FAILED");
+        totals[0] += t->n_cases - t->n_failed;
+        totals[1] += t->n_failed;
+    }
+    fflush(stdout);
+}
+
+static bool options_parse(int argc, char **argv, run_options *options)
+{
+    memset(options, 0, sizeof *options);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--long") == 0) {
+            options->is_long = true;
+        } else if (strcmp(argv[i], "--threads") == 0) {
+            options->for_threads = true;
+        } else if (strcmp(argv[i], "--fail-fast") == 0) {
+            options->stops_early = true;
+        } else if (strcmp(argv[i], "--case") == 0 && i + 1 < argc) {
+            char *end;
+            options->case_id = strtoull(argv[++i], &end, 10);
+            options->has_case = true;
+            if (*end != 0 || options->case_id >= (uint64_t)(attn_n_groups * ATTN_GROUP_CASES)) {
+                return false;
+            }
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    run_options options;
+    attn_config configs[ATTN_MAX_CONFIGS];
+    int64_t totals[2] = {0, 0}; /* passed, failed */
+    if (!options_parse(argc, argv, &options)) {
+        fprintf(stderr, "usage: check_attn [--long | --threads] [--fail-fast] [--case NUMBER]\n");
+        return 2;
+    }
+    const int32_t n_configs = attn_config_list(configs);
+    if (options.has_case) {
+        tally tallies[ATTN_MAX_CONFIGS] = {{0}};
+        attn_spec spec;
+        attn_group_draw(options.case_id, &spec);
+        attn_spec_print(&spec);
+        run_case(options.case_id, configs, n_configs, tallies);
+        totals[1] = count_failed(tallies, n_configs);
+        totals[0] = n_configs - totals[1];
+    }
+    for (int64_t i = 0; !options.has_case && i < attn_n_groups; i++) {
+        run_group(i, &options, configs, n_configs, totals);
+        if (options.stops_early && totals[1] > 0) break;
+    }
+    printf("%lld passed, %lld failed\n", (long long)totals[0], (long long)totals[1]);
+    return totals[1] == 0 ? 0 : 1;
+}

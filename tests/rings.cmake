@@ -1,0 +1,105 @@
+# Tests of the whole tree, registered in one build only: structure, libraries, installation,
+# fixtures, broken variants, and the other builds. The other builds lie in rings/<preset> of this
+# one; <preset>.build makes one and the tests that need it wait for that.
+
+set(scripts ${CMAKE_CURRENT_SOURCE_DIR}/scripts)
+set(include_dir ${PROJECT_SOURCE_DIR}/include)
+find_program(DSV4_PYTHON python3 HINTS /usr/bin NO_DEFAULT_PATH)
+find_program(DSV4_PYTHON python3 REQUIRED)  # Debian's first: it has numpy
+find_program(DSV4_GCC gcc REQUIRED)
+find_program(DSV4_GXX g++ REQUIRED)
+find_program(DSV4_CLANG clang REQUIRED)
+find_program(DSV4_CLANGXX clang++ REQUIRED)
+
+# Structure.
+dsv4_test(structure.layers ${DSV4_PYTHON} ${scripts}/check_layers.py ${PROJECT_SOURCE_DIR})
+dsv4_test(structure.layers_selftest ${DSV4_PYTHON} ${scripts}/test_check_layers.py)
+dsv4_test(structure.headers_gcc sh ${scripts}/check_headers.sh ${include_dir} ${DSV4_GCC} ${DSV4_GXX})
+dsv4_test(structure.headers_clang sh ${scripts}/check_headers.sh ${include_dir} ${DSV4_CLANG}
+  ${DSV4_CLANGXX})
+dsv4_test(structure.symbols sh ${scripts}/check_symbols.sh $<TARGET_FILE:dsv4_shared>
+  $<TARGET_FILE:dsv4_static> ${scripts}/symbols.txt ${include_dir})
+add_test(NAME structure.instructions COMMAND sh ${scripts}/check_instructions.sh
+  "attn_avx2.c.o attn_avx512.c.o attn_avx512bf16.c.o ceiling_avx2.c.o ceiling_avx512.c.o ceiling_avx512bf16.c.o"
+  $<TARGET_FILE:dsv4_static> $<TARGET_OBJECTS:dsv4_program> COMMAND_EXPAND_LISTS)
+
+# Installation.
+dsv4_test(install sh ${CMAKE_CURRENT_SOURCE_DIR}/install/test_install.sh ${PROJECT_BINARY_DIR}
+  ${PROJECT_SOURCE_DIR})
+
+# Fixtures: a committed one can be made again, and the large ones are made now.
+set(make_fixtures ${DSV4_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/gen/make_fixtures.py)
+set(made ${CMAKE_CURRENT_BINARY_DIR}/made)
+dsv4_test(fixtures.again.make ${make_fixtures} small ${made} wild-indices-extra)
+dsv4_test(fixtures.again cmake -E compare_files ${made}/wild-indices-extra.safetensors
+  ${CMAKE_CURRENT_SOURCE_DIR}/fixtures/attn/wild-indices-extra.safetensors)
+dsv4_test(fixtures.large.make ${make_fixtures} large ${made}/large)
+dsv4_test(fixtures.large sh -c "exec \"$<TARGET_FILE:dsv4_program>\" attn check ${made}/large/*")
+foreach(name again large)
+  set_tests_properties(fixtures.${name}.make PROPERTIES FIXTURES_SETUP fixtures_${name})
+  set_tests_properties(fixtures.${name} PROPERTIES FIXTURES_REQUIRED fixtures_${name})
+endforeach()
+
+# A short benchmark runs; its numbers are not judged.
+dsv4_test(bench dsv4_program attn bench --quick)
+
+# Broken variants: the tests notice each of them.
+include(ProcessorCount)
+ProcessorCount(n_processors)
+set(programs "")
+foreach(program check_attn test_base test_num test_cache test_safetensors test_safetensors_write
+    test_attn_params test_attn)
+  list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
+endforeach()
+list(JOIN programs ",\n    " programs)
+set(link_options ${OpenMP_C_FLAGS} ${JANSSON_LINK_LIBRARIES} ${CMOCKA_LINK_LIBRARIES} -lm)
+list(JOIN link_options "\", \"" link_options)
+file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/variants.json CONTENT "{
+  \"source_dir\": \"${PROJECT_SOURCE_DIR}\",
+  \"work_dir\": \"${CMAKE_CURRENT_BINARY_DIR}/variants\",
+  \"compile_commands\": \"${CMAKE_BINARY_DIR}/compile_commands.json\",
+  \"static_library\": \"$<TARGET_FILE:dsv4_static>\",
+  \"shared_library\": \"$<TARGET_FILE:dsv4_shared>\",
+  \"min_timeout_s\": 30,
+  \"link_options\": [\"${link_options}\"],
+  \"programs\": {
+    ${programs}
+  }
+}
+")
+dsv4_test(variants ${DSV4_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/variants/run_variants.py
+  ${CMAKE_CURRENT_SOURCE_DIR}/variants/variants.txt ${CMAKE_CURRENT_BINARY_DIR}/variants.json
+  -j ${n_processors})
+dsv4_test(variants.selftest ${DSV4_PYTHON}
+  ${CMAKE_CURRENT_SOURCE_DIR}/variants/test_run_variants.py ${DSV4_GCC})
+set_tests_properties(variants PROPERTIES PROCESSORS ${n_processors} TIMEOUT 1200)
+
+# Other builds. Their own tests are those of tests/CMakeLists.txt.
+set(fuzz_target fuzzers)
+foreach(preset clang asan tsan fuzz)
+  set(${preset}_dir ${PROJECT_BINARY_DIR}/rings/${preset})
+  dsv4_test(${preset}.build sh ${scripts}/build_ring.sh ${PROJECT_SOURCE_DIR} ${preset}
+    ${${preset}_dir} ${${preset}_target})
+  set_tests_properties(${preset}.build PROPERTIES FIXTURES_SETUP ${preset}
+    PROCESSORS ${n_processors} TIMEOUT 1200)
+endforeach()
+set(nested ${CMAKE_CTEST_COMMAND} --output-on-failure --no-tests=error -j ${n_processors} --test-dir)
+dsv4_test(clang.tests ${nested} ${clang_dir})
+dsv4_test(asan.tests ${nested} ${asan_dir})
+dsv4_test(tsan.tests ${nested} ${tsan_dir} -L threads)
+foreach(preset clang asan tsan)
+  set_tests_properties(${preset}.tests PROPERTIES FIXTURES_REQUIRED ${preset}
+    PROCESSORS ${n_processors} TIMEOUT 1200)
+endforeach()
+
+# Fuzzers: half a minute each, five in the long ring (ctest -C long -L long).
+foreach(name safetensors attn)
+  set(fuzz sh ${scripts}/run_fuzzer.sh ${fuzz_dir}/tests/fuzz/fuzz_${name}
+    ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name} ${fuzz_dir}/work/${name})
+  dsv4_test(fuzz.${name} ${fuzz} 30)
+  add_test(NAME fuzz.${name}_long COMMAND ${fuzz} 300 CONFIGURATIONS long)
+  set_tests_properties(fuzz.${name} fuzz.${name}_long PROPERTIES FIXTURES_REQUIRED fuzz)
+  set_tests_properties(fuzz.${name}_long PROPERTIES LABELS long TIMEOUT 600)
+endforeach()
+add_test(NAME check.attn_long COMMAND check_attn --long CONFIGURATIONS long)
+set_tests_properties(check.attn_long PROPERTIES LABELS long TIMEOUT 7200)

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Break the library in the ways that variants.txt lists and show that a test notices each.
+
+usage: run_variants.py VARIANTS_TXT CONFIG_JSON [-j N] [NAME ...]
+
+For each variant the one file is copied and changed, the sources concerned are compiled with the
+flags of compile_commands.json (warnings off), a fresh test program is linked with these objects in
+front of the static library, and run: it must fail. Before that, every test must pass unchanged.
+Fails when a variant passes its test, when its old text is not in the file exactly once, when it
+does not compile, and when its test hangs. variants.txt describes its own format.
+"""
+import argparse
+import concurrent.futures
+import ctypes
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+LEVELS = ["v2", "avx2", "avx512", "avx512bf16"]  # DSV4_CPU_LEVEL_*, from 1
+
+
+class Broken(Exception):
+    """A variant that says nothing about the tests: stale, malformed, does not compile, hangs."""
+
+
+class Variant:
+    def __init__(self, name, line):
+        self.name, self.line = name, line
+        self.file, self.test, self.level, self.compile = None, None, "v2", []
+        self.old, self.new = None, None
+
+    def finish(self):
+        """Checks that everything needed was given."""
+        for key in ("file", "test", "old"):
+            if getattr(self, key) is None:
+                raise Broken(f"line {self.line}: {self.name}: no {key}")
+        if not self.compile:
+            if self.file.endswith(".h"):
+                raise Broken(f"line {self.line}: {self.name}: a header needs compile lines")
+            self.compile = [self.file]
+        if self.level not in LEVELS:
+            raise Broken(f"line {self.line}: {self.name}: level {self.level} is none of {LEVELS}")
+        return self
+
+
+def read_block(lines, number, end):
+    """-> text of the lines up to the line `end`, number of the line after it"""
+    for last in range(number, len(lines)):
+        if lines[last] == end:
+            return "\n".join(lines[number:last]), last + 1
+    raise Broken(f"line {number}: no {end} after this line")
+
+
+def parse_variants(text):
+    variants, lines, number = [], text.split("\n"), 0
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        if not line.strip() or line.startswith("#"):
+            continue
+        key, _, value = line.partition(" ")
+        value = value.strip()
+        if key == "variant" and value:
+            variants.append(Variant(value, number))
+        elif not variants:
+            raise Broken(f"line {number}: expected `variant NAME`, got {line!r}")
+        elif key in ("file", "test", "level") and value:
+            setattr(variants[-1], key, value)
+        elif key == "compile" and value:
+            variants[-1].compile.append(value)
+        elif line == "<<<<" and variants[-1].old is None:
+            variants[-1].old, number = read_block(lines, number, "====")
+            variants[-1].new, number = read_block(lines, number, ">>>>")
+        else:
+            raise Broken(f"line {number}: unexpected {line!r}")
+    names = [v.name for v in variants]
+    for name in names:
+        if names.count(name) > 1 or "/" in name:
+            raise Broken(f"variant name {name!r} is used twice or is no file name")
+    return [v.finish() for v in variants]
+
+
+class Runner:
+    def __init__(self, config):
+        self.config = config
+        with open(config["compile_commands"], encoding="utf-8") as file:
+            self.commands = {os.path.realpath(entry["file"]): entry for entry in json.load(file)}
+        self.timeouts_s = {}
+
+    def source(self, path):
+        return os.path.join(self.config["source_dir"], path)
+
+    def machine_level(self):
+        return ctypes.CDLL(self.config["shared_library"]).dsv4_cpu_level()
+
+    def run(self, arguments, what, cwd=None):
+        done = subprocess.run(arguments, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, errors="replace")
+        if done.returncode != 0:
+            raise Broken(f"{what}:\n{done.stdout}")
+
+    def compile(self, path, folder):
+        """Compiles the copy folder/path like the original, its own folder first. -> object file"""
+        entry = self.commands.get(os.path.realpath(self.source(path)))
+        if entry is None:
+            raise Broken(f"{path} is not compiled by this build")
+        words = shlex.split(entry["command"])
+        for option in ("-o", "-c"):
+            at = words.index(option)
+            del words[at:at + 2]
+        target = os.path.join(folder, path + ".o")
+        words[1:1] = ["-I" + os.path.join(folder, "src")]
+        words += ["-w", "-iquote", os.path.dirname(self.source(path)),
+                  "-o", target, "-c", os.path.join(folder, path)]
+        self.run(words, "does not compile", cwd=entry["directory"])
+        return target
+
+    def link(self, test, objects, folder):
+        """-> the command that runs this test's program with these objects in it"""
+        program, *arguments = shlex.split(test)
+        if program not in self.config["programs"]:
+            raise Broken(f"{program} is none of {sorted(self.config['programs'])}")
+        own = self.config["programs"][program]
+        compiler = shlex.split(next(iter(self.commands.values()))["command"])[0]
+        target = os.path.join(folder, program)
+        self.run([compiler, *objects, *own, self.config["static_library"],
+                  *self.config["link_options"], "-o", target], "does not link")
+        return [target, *arguments]
+
+    def execute(self, command, timeout_s):
+        """-> (status, seconds); None for the status when it ran out of time"""
+        start = time.monotonic()
+        try:
+            done = subprocess.run(command, cwd=self.config["source_dir"], timeout=timeout_s,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            return None, timeout_s
+        return done.returncode, time.monotonic() - start
+
+    def fresh_folder(self, name):
+        folder = os.path.join(self.config["work_dir"], name)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        return folder
+
+    def check_unchanged(self, test):
+        """The test passes without any change; also measures how long it may take."""
+        folder = self.fresh_folder("unchanged-" + "-".join(shlex.split(test)).replace("/", "_"))
+        status, seconds = self.execute(self.link(test, [], folder), 600)
+        if status != 0:
+            raise Broken(f"fails without any change: {test} (status {status})")
+        self.timeouts_s[test] = max(self.config["min_timeout_s"], 5 * seconds)
+
+    def write_changed(self, variant, folder):
+        for path in {variant.file, *variant.compile}:
+            with open(self.source(path), encoding="utf-8") as file:
+                text = file.read()
+            if path == variant.file:
+                count = text.count(variant.old)
+                if count != 1:
+                    raise Broken(f"stale: the old text is {count} times in {path}")
+                if variant.old == variant.new:
+                    raise Broken("changes nothing")
+                text = text.replace(variant.old, variant.new)
+            target = os.path.join(folder, path)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "w", encoding="utf-8") as file:
+                file.write(text)
+
+    def check_variant(self, variant):
+        """-> (is noticed, text)"""
+        folder = self.fresh_folder(variant.name)
+        self.write_changed(variant, folder)
+        objects = [self.compile(path, folder) for path in variant.compile]
+        command = self.link(variant.test, objects, folder)
+        status, seconds = self.execute(command, self.timeouts_s[variant.test])
+        if status is None:
+            raise Broken(f"{variant.test} hangs (over {seconds:.0f} s)")
+        shutil.rmtree(folder)
+        return status != 0, f"{variant.test}, status {status}, {seconds:.1f} s"
+
+
+def judge(runner, variant):
+    """-> (passed, line to print)"""
+    try:
+        is_noticed, text = runner.check_variant(variant)
+    except Broken as error:
+        return False, f"BROKEN   {variant.name}: {error}"
+    word = "noticed " if is_noticed else "MISSED  "
+    return is_noticed, f"{word} {variant.name} ({text})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants_txt")
+    parser.add_argument("config_json")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("-j", type=int, default=2)
+    args = parser.parse_args()
+    with open(args.config_json, encoding="utf-8") as file:
+        runner = Runner(json.load(file))
+    try:
+        with open(args.variants_txt, encoding="utf-8") as file:
+            variants = parse_variants(file.read())
+        if args.names:
+            variants = [v for v in variants if v.name in args.names]
+        if not variants:
+            raise Broken("no variants")
+        level = runner.machine_level()
+        runnable = [v for v in variants if LEVELS.index(v.level) + 1 <= level]
+        for variant in variants:
+            if variant not in runnable:
+                print(f"skipped  {variant.name}: this machine lacks {variant.level}")
+        with concurrent.futures.ThreadPoolExecutor(args.j) as pool:
+            list(pool.map(runner.check_unchanged, sorted({v.test for v in runnable})))
+            results = pool.map(lambda v: judge(runner, v), runnable)
+            n_failed = 0
+            for passed, line in results:
+                print(line, flush=True)
+                n_failed += not passed
+    except Broken as error:
+        print(f"{args.variants_txt}: {error}")
+        return 1
+    print(f"{len(runnable)} variants run, {len(variants) - len(runnable)} skipped, {n_failed} failed")
+    return 1 if n_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

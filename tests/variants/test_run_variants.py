@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Show that run_variants.py judges variants rightly, on a small library made here.
+
+usage: test_run_variants.py C_COMPILER
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+SOURCES = {
+    "src/num/twice.h": "int dsv4_twice(int x);\nstatic inline int two(void) { return 2; }\n",
+    "src/num/twice.c": '#include "twice.h"\nint dsv4_twice(int x) { return two() * x; }\n'
+                       "/* same */\n/* same */\n",
+    "src/num/level.c": "int dsv4_cpu_level(void) { return 2; }\n",
+    "tests/test_twice.c": '#include "num/twice.h"\n'
+                          "int main(int n, char **a)\n{\n    (void)a;\n"
+                          "    return dsv4_twice(4) != 8 || n > 2;\n}\n",
+}
+
+C = "file src/num/twice.c\n"
+H = "file src/num/twice.h\ncompile src/num/twice.c\n"
+T = "test test_twice\n"
+
+# name, lines, what run_variants.py prints of it
+CASES = [
+    ("wrong-product", C + T + "<<<<\ntwo() * x\n====\ntwo() + x\n>>>>\n", "noticed  wrong-product"),
+    ("crash", C + T + "<<<<\nreturn two()\n====\nreturn *(volatile int *)0 +\n   two()\n>>>>\n",
+     "noticed  crash"),
+    ("in-header", H + T + "<<<<\nreturn 2;\n====\nreturn 3;\n>>>>\n", "noticed  in-header"),
+    ("deleted-lines", C + T + "<<<<\n/* same */\n/* same */\n====\n>>>>\n", "MISSED   deleted-lines"),
+    ("equivalent", C + T + "<<<<\ntwo() * x\n====\nx * two()\n>>>>\n", "MISSED   equivalent"),
+    ("gone", C + T + "<<<<\nthrice\n====\n1\n>>>>\n", "BROKEN   gone: stale: the old text is 0 times"),
+    ("double", C + T + "<<<<\n/* same */\n====\n\n>>>>\n",
+     "BROKEN   double: stale: the old text is 2 times"),
+    ("no-change", C + T + "<<<<\ntwo() * x\n====\ntwo() * x\n>>>>\n", "BROKEN   no-change: changes nothing"),
+    ("not-c", C + T + "<<<<\ntwo() * x\n====\ntwo( * x\n>>>>\n", "BROKEN   not-c: does not compile"),
+    ("endless", C + T + "<<<<\nreturn\n====\nfor (;;) (void)*(volatile int *)&x; return\n>>>>\n",
+     "BROKEN   endless: test_twice hangs"),
+    ("above", C + T + "level avx512\n<<<<\ntwo() * x\n====\n1\n>>>>\n",
+     "skipped  above: this machine lacks avx512"),
+    ("at-level", C + T + "level avx2\n<<<<\ntwo() * x\n====\n1\n>>>>\n", "noticed  at-level"),
+    ("fails-anyway", C + "test test_twice a b\n<<<<\ntwo() * x\n====\n1\n>>>>\n",
+     "fails without any change: test_twice a b"),
+    ("no-program", C + "test test_none\n<<<<\ntwo() * x\n====\n1\n>>>>\n", "test_none is none of"),
+    ("header-alone", "file src/num/twice.h\n" + T + "<<<<\n2\n====\n3\n>>>>\n", "a header needs compile"),
+    ("no-test", C + "<<<<\n2\n====\n3\n>>>>\n", "no-test: no test"),
+    ("typo", C + T + "levels v2\n<<<<\n2\n====\n3\n>>>>\n", "unexpected 'levels v2'"),
+    ("unclosed", C + T + "<<<<\n2\n====\n3\n", "no >>>> after this line"),
+]
+
+
+def make_tree(root, compiler):
+    """Writes and builds the library. -> path of the configuration"""
+    def run(*arguments):
+        subprocess.run(arguments, check=True, cwd=root)
+
+    commands, objects = [], {}
+    for path, text in SOURCES.items():
+        os.makedirs(os.path.join(root, os.path.dirname(path)), exist_ok=True)
+        with open(os.path.join(root, path), "w", encoding="utf-8") as file:
+            file.write(text)
+        if path.endswith(".c"):
+            objects[path] = os.path.join(root, os.path.basename(path) + ".o")
+            command = f"{compiler} -Isrc -fPIC -Wall -Werror -o {objects[path]} -c {root}/{path}"
+            commands.append({"directory": root, "command": command, "file": f"{root}/{path}"})
+    for entry in commands:
+        run(*entry["command"].split())
+    run("ar", "rc", "library.a", objects["src/num/twice.c"], objects["src/num/level.c"])
+    run(compiler, "-shared", "-o", "library.so", objects["src/num/level.c"])
+    config = {"source_dir": root, "work_dir": f"{root}/work", "min_timeout_s": 1,
+              "compile_commands": f"{root}/commands.json", "static_library": f"{root}/library.a",
+              "shared_library": f"{root}/library.so", "link_options": ["-lm"],
+              "programs": {"test_twice": [objects["tests/test_twice.c"]]}}
+    for name, value in (("commands.json", commands), ("config.json", config)):
+        with open(os.path.join(root, name), "w", encoding="utf-8") as file:
+            json.dump(value, file)
+    return os.path.join(root, "config.json")
+
+
+def main():
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run_variants.py")
+    n_failed = 0
+    with tempfile.TemporaryDirectory() as root:
+        config = make_tree(os.path.realpath(root), sys.argv[1])
+        for name, text, expected in CASES:
+            variants = os.path.join(root, "list.txt")
+            with open(variants, "w", encoding="utf-8") as file:
+                file.write(f"# a comment\n\nvariant {name}\n{text}")
+            done = subprocess.run([sys.executable, script, variants, config, "-j", "1"],
+                                  stdout=subprocess.PIPE, text=True)
+            should_pass = expected.startswith(("noticed", "skipped"))
+            if expected not in done.stdout or (done.returncode == 0) != should_pass:
+                n_failed += 1
+                print(f"{name}: expected {expected!r}, got status {done.returncode}:\n{done.stdout}")
+    print(f"{len(CASES)} lists, {n_failed} judged wrongly")
+    return 1 if n_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
