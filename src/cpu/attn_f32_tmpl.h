@@ -86,7 +86,7 @@ static void load_row(const dsv4_attn_row *row, float *kv)
 {
     if (row->scales == NULL) {
         for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-            memcpy(kv + g * GROUP_FLOATS, row->data + g * DSV4_ATTN_GROUP_DIM * sizeof *kv,
+            memcpy(kv + g * GROUP_FLOATS, row->data + 4 * DSV4_ATTN_GROUP_DIM * g,
                    DSV4_ATTN_GROUP_DIM * sizeof *kv);
         }
         return;
