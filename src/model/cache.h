@@ -52,6 +52,7 @@ typedef struct dsv4_cache {
 /* One sequence's page tables: pages[kind][row / page_rows] is a page number, -1 where none is held. */
 typedef struct dsv4_cache_view {
     const int32_t *pages[DSV4_CACHE_N_KINDS];
+    int64_t n_pages[DSV4_CACHE_N_KINDS]; /* lengths of the tables */
 } dsv4_cache_view;
 
 /* Kind of page table that a layer of this ratio uses for compressed keys and for raw rows; -1: none. */
