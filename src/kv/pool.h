@@ -1,7 +1,7 @@
 /*
  * pool.h - the memory of all caches, in pages that sequences hold and share.
  *
- * Place: kv. For each kind of row (model/cache.h) there is one set of page numbers; page p of a kind is
+ * Place: kv. For each kind of row (model/layer_cache.h) there is one set of page numbers; page p of a kind is
  * one page in the tensor of every layer that has the kind. Pages are counted references: a fork shares
  * them, a write to a shared page copies it first (sequence.h). All memory is reserved on creation; taking
  * and returning pages allocates nothing. Not thread-safe: one thread owns a pool.
@@ -11,7 +11,7 @@
 
 #include <stdbool.h>
 
-#include "model/cache.h"
+#include "model/layer_cache.h"
 
 typedef struct dsv4_pool_options {
     int32_t numerics;      /* DSV4_NUMERICS_* */

@@ -12,7 +12,7 @@
 #ifndef DSV4_MODEL_FORWARD_H
 #define DSV4_MODEL_FORWARD_H
 
-#include "cache.h"
+#include "layer_cache.h"
 #include "cpu/linear_cpu.h"
 #include "weights.h"
 

@@ -1,5 +1,5 @@
 /*
- * cache.h - what a model keeps per token between steps, and where it lies.
+ * layer_cache.h - what a model keeps per token between steps, and where it lies.
  *
  * Place: model; the memory and the page tables belong to kv, on the right. Five kinds of rows are paged,
  * each with page numbers of its own that all layers share:
@@ -13,8 +13,8 @@
  * Row formats follow the numerics. Keys: 584-byte FP8 records, or 512 f32. Indexer keys: 64 bytes of e2m1
  * and 4 ue8m0 scales, or 128 f32. Raw compressor rows are K then G with its bias, f32 always.
  */
-#ifndef DSV4_MODEL_CACHE_H
-#define DSV4_MODEL_CACHE_H
+#ifndef DSV4_MODEL_LAYER_CACHE_H
+#define DSV4_MODEL_LAYER_CACHE_H
 
 #include <stdint.h>
 

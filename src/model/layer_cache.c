@@ -1,9 +1,9 @@
 /*
- * cache.c - addresses and row formats of the model's caches.
+ * layer_cache.c - addresses and row formats of the model's caches.
  *
  * Place: model. Pure address arithmetic in 64 bits, and the packing of rows.
  */
-#include "cache.h"
+#include "layer_cache.h"
 
 #include <string.h>
 
