@@ -43,9 +43,16 @@ enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2 };
 /*
  * Arithmetic. EXACT: f32 products and sums. BF16: bf16 products, f32 sums, probabilities rounded to
  * bf16 (relative error of out below 2^-9; lse as EXACT). AUTO: BF16 where the hardware has it, else
- * EXACT.
+ * EXACT. OFFICIAL: the roundings of DeepSeek's own code: probabilities relative to the maximum over
+ * all of a query's keys are rounded to bf16 before they multiply the values, and their sum is of the
+ * unrounded ones; two passes over the keys, for agreement with that code rather than for speed.
  */
-enum { DSV4_ATTN_MATH_AUTO = 0, DSV4_ATTN_MATH_EXACT = 1, DSV4_ATTN_MATH_BF16 = 2 };
+enum {
+    DSV4_ATTN_MATH_AUTO = 0,
+    DSV4_ATTN_MATH_EXACT = 1,
+    DSV4_ATTN_MATH_BF16 = 2,
+    DSV4_ATTN_MATH_OFFICIAL = 3
+};
 
 enum { DSV4_DTYPE_BF16 = 1, DSV4_DTYPE_F32 = 2 };
 
@@ -175,7 +182,7 @@ DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *para
 typedef struct dsv4_attn_choice {
     const char *backend; /* "ref", "cpu" */
     const char *kernel;  /* "scalar", or a CPU level name */
-    const char *math;    /* "exact", "bf16" */
+    const char *math;    /* "exact", "bf16", "official" */
     const char *reason;  /* why this one */
 } dsv4_attn_choice;
 

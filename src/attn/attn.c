@@ -36,6 +36,7 @@ _Static_assert(sizeof(plan_header) <= PLAN_HEADER_BYTES, "the header must fit");
 /* A resolved choice: kernels is NULL for the reference. */
 typedef struct choice {
     int32_t backend;
+    int32_t math; /* DSV4_ATTN_MATH_*, never AUTO */
     const dsv4_attn_kernels *kernels;
     const char *reason;
 } choice;
@@ -86,6 +87,15 @@ static bool has_f32_input(const dsv4_attn_params *params)
            (params->extra.n_pages > 0 && params->extra.row_format == DSV4_ATTN_ROWS_F32);
 }
 
+static const char *math_name(int32_t math)
+{
+    switch (math) {
+    case DSV4_ATTN_MATH_BF16: return "bf16";
+    case DSV4_ATTN_MATH_OFFICIAL: return "official";
+    default: return "exact";
+    }
+}
+
 static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
 {
     int32_t best = dsv4_cpu_level(), level = params->cpu_level;
@@ -101,9 +111,10 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
             error, DSV4_ERROR_UNSUPPORTED, "math: bf16 needs the CPU level avx512bf16, %s is %s",
             level_asked ? "the level asked for" : "the best here", dsv4_cpu_level_name(level));
     }
-    if (params->math == DSV4_ATTN_MATH_BF16 && has_f32_input(params)) {
+    if (params->math >= DSV4_ATTN_MATH_BF16 && has_f32_input(params)) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "math: bf16, but the query or the cache is f32: expected exact");
+                              "math: %s, but the query or the cache is f32: expected exact",
+                              math_name(params->math));
     }
     chosen->reason = level_asked ? "the CPU level asked for" : "the best level of this CPU";
     bool needs_exact = params->math == DSV4_ATTN_MATH_EXACT || has_f32_input(params);
@@ -113,6 +124,7 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
     }
     chosen->backend = DSV4_BACKEND_CPU;
     chosen->kernels = dsv4_attn_cpu_kernels(level);
+    chosen->math = params->math == DSV4_ATTN_MATH_OFFICIAL ? params->math : chosen->kernels->math;
     return DSV4_OK;
 }
 
@@ -121,17 +133,17 @@ static dsv4_status resolve_choice(const dsv4_attn_params *params, choice *chosen
     if (params->backend != DSV4_BACKEND_REF) return choose_cpu(params, chosen, error);
     if (params->math == DSV4_ATTN_MATH_BF16) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "math: bf16, but the backend ref computes exact only");
+                              "math: bf16, but the backend ref computes exact or official");
     }
+    if (params->math == DSV4_ATTN_MATH_OFFICIAL && has_f32_input(params)) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: official, but the query or the cache is f32: expected exact");
+    }
+    chosen->math = params->math == DSV4_ATTN_MATH_AUTO ? DSV4_ATTN_MATH_EXACT : params->math;
     chosen->backend = DSV4_BACKEND_REF;
     chosen->kernels = NULL;
     chosen->reason = "the reference was asked for";
     return DSV4_OK;
-}
-
-static int32_t choice_math(const choice *chosen)
-{
-    return chosen->kernels == NULL ? DSV4_ATTN_MATH_EXACT : chosen->kernels->math;
 }
 
 dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *result,
@@ -142,7 +154,7 @@ dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *r
     DSV4_TRY(resolve_choice(params, &chosen, error));
     result->backend = chosen.kernels == NULL ? "ref" : "cpu";
     result->kernel = chosen.kernels == NULL ? "scalar" : dsv4_cpu_level_name(chosen.kernels->level);
-    result->math = choice_math(&chosen) == DSV4_ATTN_MATH_BF16 ? "bf16" : "exact";
+    result->math = math_name(chosen.math);
     result->reason = chosen.reason;
     return DSV4_OK;
 }
@@ -164,7 +176,7 @@ static dsv4_status describe_plan(const dsv4_attn_params *params, const choice *c
         .magic = PLAN_MAGIC,
         .backend = chosen->backend,
         .cpu_level = chosen->kernels == NULL ? 0 : chosen->kernels->level,
-        .math = choice_math(chosen),
+        .math = chosen->math,
         .asked_threads = params->n_threads,
         .n_requests = params->n_requests,
         .n_queries = params->n_queries,

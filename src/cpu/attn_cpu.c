@@ -28,6 +28,7 @@ typedef struct task_shape {
     int32_t task_heads;    /* heads per task, a multiple of 16 or all */
     int32_t n_head_groups; /* tasks per query and split */
     int32_t split_lists;   /* 1: each split is a task */
+    int32_t two_passes;    /* 1: official math, the maximum over all keys comes first */
     int64_t max_splits;    /* most splits that a query of these shapes can have */
 } task_shape;
 
@@ -50,6 +51,7 @@ typedef struct scratch {
     float *scores;       /* [64, task_heads_pad] */
     float *alpha, *beta; /* [task_heads_pad] */
     float *block_max, *block_sum, *block_weight;
+    float *query_max; /* [task_heads_pad] two passes: over all keys */
     dsv4_attn_state query, split;
 } scratch;
 
@@ -107,7 +109,8 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
     int64_t n_rows = shape.n_rows > 0 ? shape.n_rows : 1;
     int64_t n_groups =
         min_i64(ceil_div(n_wanted, n_rows), ceil_div(params->n_heads, MIN_TASK_HEADS));
-    shape.split_lists = n_rows * n_groups < n_wanted && shape.max_splits > 1;
+    shape.two_passes = params->math == DSV4_ATTN_MATH_OFFICIAL;
+    shape.split_lists = n_rows * n_groups < n_wanted && shape.max_splits > 1 && !shape.two_passes;
     if (shape.split_lists && n_rows * n_groups * shape.max_splits < n_wanted) {
         n_groups = ceil_div(params->n_heads, FINEST_TASK_HEADS);
     }
@@ -151,7 +154,7 @@ static size_t place_scratch(const dsv4_attn_kernels *kernels, int32_t n_heads,
     at[0] = round_up_64(n_pad * kernels->q_head_bytes);
     at[1] = at[0] + round_up_64(kernels->kv_bytes);
     at[2] = at[1] + round_up_64(BLOCK_ROWS * head_bytes);
-    at[3] = at[2] + round_up_64(5 * head_bytes);
+    at[3] = at[2] + round_up_64(6 * head_bytes);
     at[4] = at[3] + round_up_64(state_bytes(n_heads));
     if (memory != NULL) {
         placed->packed_q = memory;
@@ -163,6 +166,7 @@ static size_t place_scratch(const dsv4_attn_kernels *kernels, int32_t n_heads,
         placed->block_max = heads + 2 * n_pad;
         placed->block_sum = heads + 3 * n_pad;
         placed->block_weight = heads + 4 * n_pad;
+        placed->query_max = heads + 5 * n_pad;
         placed->query = place_state(memory + at[3], n_heads);
         placed->split = place_state(memory + at[4], n_heads);
     }
@@ -278,26 +282,32 @@ static void clear_state(const dsv4_attn_state *state, int32_t n_heads)
     for (int32_t h = 0; h < n_pad; h++) state->max[h] = -INFINITY;
 }
 
-static void add_block(const decode_context *context, const query_task *task, const scratch *own,
-                      const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                      int32_t n_next, const dsv4_attn_state *acc)
+/* The keys of one block, on their way to acc, or, when that is NULL, to query_max. */
+static void visit_block(const decode_context *context, const query_task *task, const scratch *own,
+                        const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
+                        int32_t n_next, const dsv4_attn_state *acc)
 {
     const dsv4_attn_kernels *kernels = context->kernels;
     const float log2_e = 1.442695040888963407f;
-    dsv4_attn_state block = {
-        .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
+    float scale = context->params->softmax_scale * log2_e;
     kernels->score_block(rows, n_rows, next, n_next, own->packed_q, task->n_heads, own->kv,
                          own->scores);
-    kernels->softmax(context->params->softmax_scale * log2_e, task->n_heads, n_rows, own->scores,
-                     &block);
+    if (acc == NULL) {
+        kernels->raise_max(scale, task->n_heads, n_rows, own->scores, own->query_max);
+        return;
+    }
+    dsv4_attn_state block = {
+        .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
+    const float *fixed_max = context->plan->shape.two_passes ? own->query_max : NULL;
+    kernels->softmax(scale, task->n_heads, n_rows, fixed_max, own->scores, &block);
     kernels->fold_state(task->n_heads, &block, acc, own->alpha, own->beta);
     kernels->add_values(own->scores, own->kv, task->n_heads, n_rows, own->alpha, own->beta,
                         acc->values);
 }
 
-/* Folds blocks begin .. end - 1 into acc. */
-static void add_blocks(const decode_context *context, const query_task *task, const scratch *own,
-                       int64_t begin, int64_t end, const dsv4_attn_state *acc)
+/* Folds blocks begin .. end - 1 into acc, or only raises query_max when acc is NULL. */
+static void visit_blocks(const decode_context *context, const query_task *task, const scratch *own,
+                         int64_t begin, int64_t end, const dsv4_attn_state *acc)
 {
     dsv4_attn_row rows[2][BLOCK_ROWS];
     int32_t n_rows = gather_block(context, task, begin, rows[begin & 1]);
@@ -305,7 +315,7 @@ static void add_blocks(const decode_context *context, const query_task *task, co
         const dsv4_attn_row *now = rows[block & 1];
         dsv4_attn_row *next = rows[(block + 1) & 1];
         int32_t n_next = block + 1 < end ? gather_block(context, task, block + 1, next) : 0;
-        if (n_rows > 0) add_block(context, task, own, now, n_rows, next, n_next, acc);
+        if (n_rows > 0) visit_block(context, task, own, now, n_rows, next, n_next, acc);
         n_rows = n_next;
     }
 }
@@ -398,13 +408,18 @@ static void run_query(void *shared, int64_t index, int32_t worker)
     int64_t n_blocks = count_blocks(task.lists), split_blocks = task.lists->split_blocks;
     clear_state(&own.query, task.n_heads);
     if (n_blocks > 0) pack_query(context, &task, &own);
+    if (shape->two_passes) {
+        for (int32_t h = 0; h < dsv4_attn_pad_heads(task.n_heads); h++)
+            own.query_max[h] = -INFINITY;
+        visit_blocks(context, &task, &own, 0, n_blocks, NULL);
+    }
     if (split_blocks == 1) {
-        add_blocks(context, &task, &own, 0, n_blocks, &own.query);
+        visit_blocks(context, &task, &own, 0, n_blocks, &own.query);
     } else {
         for (int64_t begin = 0; begin < n_blocks; begin += split_blocks) {
             clear_state(&own.split, task.n_heads);
-            add_blocks(context, &task, &own, begin, min_i64(begin + split_blocks, n_blocks),
-                       &own.split);
+            visit_blocks(context, &task, &own, begin, min_i64(begin + split_blocks, n_blocks),
+                         &own.split);
             if (has_keys(&own.split)) fold_split(context, &task, &own, &own.split);
         }
     }
@@ -449,7 +464,7 @@ static void run_split(void *shared, int64_t index, int32_t worker)
     int64_t end = min_i64(begin + lists->split_blocks, count_blocks(lists));
     clear_state(&partial, task.n_heads);
     pack_query(context, &task, &own);
-    add_blocks(context, &task, &own, begin, end, &partial);
+    visit_blocks(context, &task, &own, begin, end, &partial);
 }
 
 /* Folds the splits of a query, some heads, in order. */

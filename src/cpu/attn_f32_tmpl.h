@@ -206,14 +206,28 @@ static void score_block(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_at
     }
 }
 
-static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
-                    const dsv4_attn_state *part)
+static void round_vector(int32_t n_rows, int32_t stride, float *scores)
+{
+    for (int32_t row = 0; row < n_rows; row++) {
+        uint16_t bits[VF_LANES];
+        vf_store_bf16(bits, vf_load(scores + row * stride));
+        vf_store(scores + row * stride, vf_load_bf16(bits));
+    }
+}
+
+static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, const float *fixed_max,
+                    float *scores, const dsv4_attn_state *part)
 {
     int32_t stride = dsv4_attn_pad_heads(n_heads);
+    vf scale = vf_set1(scale_log2);
     for (int32_t h = 0; h < n_heads; h += VF_LANES) {
-        softmax_vector(vf_set1(scale_log2), n_rows, stride, scores + h, part->max + h,
-                       part->sum + h);
-        vf_store(part->weight + h, vf_load(part->sum + h));
+        vf max = fixed_max == NULL ? max_vector(scale, n_rows, stride, scores + h)
+                                   : vf_load(fixed_max + h);
+        vf sum = softmax_vector(scale, max, n_rows, stride, scores + h);
+        if (fixed_max != NULL) round_vector(n_rows, stride, scores + h);
+        vf_store(part->max + h, max);
+        vf_store(part->sum + h, sum);
+        vf_store(part->weight + h, sum);
     }
 }
 
@@ -275,6 +289,7 @@ static void add_values(const float *probabilities, const void *kv, int32_t n_hea
         .level = (cpu_level), .math = DSV4_ATTN_MATH_EXACT,                                        \
         .q_head_bytes = DSV4_ATTN_DIM * sizeof(float),                                             \
         .kv_bytes = DSV4_ATTN_N_GROUPS * GROUP_FLOATS * sizeof(float), .pack_q = pack_q,           \
-        .score_block = score_block, .softmax = softmax, .fold_state = fold_state,                  \
-        .add_values = add_values, .fold_values = fold_values, .finish = finish                     \
+        .score_block = score_block, .raise_max = raise_max, .softmax = softmax,                    \
+        .fold_state = fold_state, .add_values = add_values, .fold_values = fold_values,            \
+        .finish = finish                                                                           \
     }

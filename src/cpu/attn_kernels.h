@@ -67,9 +67,13 @@ typedef struct dsv4_attn_kernels {
     void (*score_block)(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
                         int32_t n_next, const void *packed_q, int32_t n_heads, void *kv,
                         float *scores);
-    /* scores -> probabilities in place, in the form that add_values takes; part gets max, sum, weight. */
-    void (*softmax)(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
-                    const dsv4_attn_state *part);
+    /* max [n_heads_pad] = the larger of it and the block's scores in the log2 domain. */
+    void (*raise_max)(float scale_log2, int32_t n_heads, int32_t n_rows, const float *scores,
+                      float *max);
+    /* scores -> probabilities in place, in the form that add_values takes; part gets max, sum, weight.
+     * With fixed_max [n_heads_pad] they are relative to it and rounded to bf16, and weight is sum. */
+    void (*softmax)(float scale_log2, int32_t n_heads, int32_t n_rows, const float *fixed_max,
+                    float *scores, const dsv4_attn_state *part);
     /* Folds max, sum and weight of part into acc; alpha, beta [n_heads_pad] are for the values. */
     void (*fold_state)(int32_t n_heads, const dsv4_attn_state *part, const dsv4_attn_state *acc,
                        float *alpha, float *beta);

@@ -103,6 +103,7 @@ void dsv4_step_attn_params(const dsv4_step *step, int plan, dsv4_attn_params *pa
     params->n_threads = step->compute->n_threads;
     params->backend = step->compute->cpu_level == 0 ? DSV4_BACKEND_REF : DSV4_BACKEND_CPU;
     params->cpu_level = step->compute->cpu_level;
+    params->math = step->round ? DSV4_ATTN_MATH_OFFICIAL : DSV4_ATTN_MATH_EXACT;
     params->q_dtype = step->round ? DSV4_DTYPE_BF16 : DSV4_DTYPE_F32;
     params->q = step->round ? (const void *)step->q_bf16 : step->q;
     params->out_dtype = DSV4_DTYPE_F32;

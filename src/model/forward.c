@@ -157,9 +157,14 @@ static void set_shapes(dsv4_forward *forward, const dsv4_cache *cache, const dsv
     step->tokens = batch->tokens;
     step->n_tokens = batch->n_tokens;
     step->round = forward->numerics == DSV4_NUMERICS_OFFICIAL;
+    /* By what the page tables can hold, not by what they hold now: a growing sequence needs no more. */
     int64_t length = 0;
-    for (int64_t i = 0; i < batch->n_tokens; i++)
-        length = at_least(length, batch->positions[i] + 1);
+    for (int64_t i = 0; i < batch->n_tokens; i++) {
+        const dsv4_cache_view *view = &batch->views[batch->sequences[i]];
+        length = at_least(length,
+                          view->n_pages[DSV4_CACHE_WINDOW] * cache->page_rows[DSV4_CACHE_WINDOW]);
+    }
+    if (length > config->max_positions) length = config->max_positions;
     unsigned ratios = ratios_of(config);
     step->max_visible = ratios & 4u ? length / 4 : 0;
     step->c4_stride =
