@@ -4,7 +4,7 @@ BUILD  ?= build
 PREFIX ?= /usr/local
 CTEST   = ctest --test-dir $(BUILD) --output-on-failure --no-label-summary -j $(shell nproc)
 
-C_FILES = $(shell find include src tools tests examples bench -name '*.[ch]')
+C_FILES = $(shell find $(wildcard include src tools tests examples bench) -name '*.[ch]')
 
 .PHONY: all run test test-long bench format format-check layers install clean help
 
@@ -35,10 +35,10 @@ bench: all
 	$(BUILD)/dsv4 attn bench
 
 format:
-	clang-format -i $(C_FILES)
+	@clang-format -i $(C_FILES)
 
 format-check:
-	clang-format --dry-run -Werror $(C_FILES)
+	@clang-format --dry-run -Werror $(C_FILES)
 
 layers:
 	python3 tests/scripts/check_layers.py .

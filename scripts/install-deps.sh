@@ -8,7 +8,8 @@
 set -eu
 
 run="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev"
-test="$run make g++ binutils clang libclang-rt-14-dev libomp-dev libcmocka-dev python3 python3-numpy clang-format"
+test="$run make g++ binutils clang clang-format libclang-rt-14-dev llvm libomp-dev libcmocka-dev
+    python3 python3-numpy"
 case "${1-}" in
 run) packages=$run ;;
 test) packages=$test ;;

@@ -4,6 +4,7 @@
  * Place: program, bench. Rows repeat every DISTINCT_ROWS slots: what is in a row does not change
  * the time, where it lies does.
  */
+#define _DEFAULT_SOURCE /* madvise */
 #include "bench_data.h"
 
 #include "dsv4/cache.h"
@@ -15,8 +16,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { PAGE_ROWS = 64, DISTINCT_ROWS = 4096, CACHE_ALIGN_BYTES = 4096 };
+enum { PAGE_ROWS = 64, DISTINCT_ROWS = 4096, HUGE_PAGE_BYTES = 2 << 20 };
 
 /* splitmix64 */
 static uint64_t next_random(uint64_t *state)
@@ -66,8 +68,11 @@ dsv4_status dsv4_bench_pool_open(dsv4_bench_pool *pool, int64_t n_slots, uint64_
 {
     *pool = (dsv4_bench_pool){.n_slots = n_slots};
     int64_t stride_bytes = dsv4_cache_page_stride_bytes(PAGE_ROWS);
-    /* A multiple of 4096 slots has a multiple of 4096 bytes: 64 pages of a multiple of 64. */
-    pool->cache = aligned_alloc(CACHE_ALIGN_BYTES, (size_t)(n_slots / PAGE_ROWS * stride_bytes));
+    size_t cache_bytes = (size_t)(n_slots / PAGE_ROWS * stride_bytes);
+    cache_bytes = (cache_bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    pool->cache = aligned_alloc(HUGE_PAGE_BYTES, cache_bytes);
+    /* As a server would: rows lie at random, and small pages would add a table walk to each. */
+    if (pool->cache != NULL) (void)madvise(pool->cache, cache_bytes, MADV_HUGEPAGE);
     pool->slots = malloc((size_t)n_slots * sizeof *pool->slots);
     if (pool->cache == NULL || pool->slots == NULL) {
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,

@@ -57,5 +57,9 @@ uint64_t dsv4_ceiling_read_avx512(const void *bytes, size_t len_bytes)
     __m512i sum =
         _mm512_add_epi64(_mm512_add_epi64(_mm512_add_epi64(s0, s1), _mm512_add_epi64(s2, s3)),
                          _mm512_add_epi64(_mm512_add_epi64(s4, s5), _mm512_add_epi64(s6, s7)));
-    return (uint64_t)_mm512_reduce_add_epi64(sum);
+    /* Not _mm512_reduce_add_epi64, which adds signed numbers: this sum may wrap. */
+    uint64_t lanes[8], total = 0;
+    _mm512_storeu_si512(lanes, sum);
+    for (int i = 0; i < 8; i++) total += lanes[i];
+    return total;
 }

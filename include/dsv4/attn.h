@@ -42,10 +42,11 @@ enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2 };
 
 /*
  * Arithmetic. EXACT: f32 products and sums. BF16: bf16 products, f32 sums, probabilities rounded to
- * bf16 (relative error of out below 2^-9; lse as EXACT). AUTO: BF16 where the hardware has it, else
- * EXACT. OFFICIAL: the roundings of DeepSeek's own code: probabilities relative to the maximum over
- * all of a query's keys are rounded to bf16 before they multiply the values, and their sum is of the
- * unrounded ones; two passes over the keys, for agreement with that code rather than for speed.
+ * bf16; the relative norm error of out is below 2^-9 over many heads and 2^-8 for any one, lse is as
+ * EXACT; queries and keys below 2^-126 count as zero. AUTO: BF16 where the hardware has it, else EXACT.
+ * OFFICIAL: the roundings of DeepSeek's own code: probabilities relative to the maximum over all of a
+ * query's keys are rounded to bf16 before they multiply the values, and their sum is of the unrounded
+ * ones; two passes over the keys, for agreement with that code rather than for speed.
  */
 enum {
     DSV4_ATTN_MATH_AUTO = 0,
@@ -143,7 +144,8 @@ DSV4_API void dsv4_attn_params_default(dsv4_attn_params *params);
 
 /*
  * Sets every stride to that of dense tensors of the shapes given so far (n_queries, n_heads,
- * n_indices of both scopes, out_dtype), and page strides to dsv4_cache_page_stride_bytes.
+ * n_indices of both scopes, out_dtype), and page strides to dsv4_cache_page_stride_bytes. A stride that
+ * does not fit becomes -1, which every call refuses.
  */
 DSV4_API void dsv4_attn_params_set_dense(dsv4_attn_params *params);
 

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "attn_check.h"
+#include "base/checked.h"
 #include "base/error.h"
 #include "base/parallel.h"
 #include "cpu/attn_cpu.h"
@@ -53,27 +54,35 @@ void dsv4_attn_params_default(dsv4_attn_params *params)
     params->extra.page_rows = 64;
 }
 
+/* Bytes of `count` pieces; -1, which every check refuses, when they do not fit. */
+static int64_t dense_bytes(int64_t count, int64_t piece_bytes)
+{
+    int64_t bytes;
+    if (piece_bytes < 0 || !dsv4_checked_mul_i64(count, piece_bytes, &bytes)) return -1;
+    return bytes;
+}
+
 static void set_scope_dense(dsv4_attn_scope *scope, int64_t n_queries)
 {
     scope->page_stride_bytes = scope->row_format == DSV4_ATTN_ROWS_F32
                                    ? scope->page_rows * DSV4_ATTN_DIM * (int64_t)sizeof(float)
                                    : dsv4_cache_page_stride_bytes(scope->page_rows);
-    scope->indices_query_stride_bytes = scope->n_indices * (int64_t)sizeof(int32_t);
-    scope->indices_request_stride_bytes = n_queries * scope->indices_query_stride_bytes;
+    scope->indices_query_stride_bytes = dense_bytes(scope->n_indices, sizeof(int32_t));
+    scope->indices_request_stride_bytes = dense_bytes(n_queries, scope->indices_query_stride_bytes);
 }
 
 void dsv4_attn_params_set_dense(dsv4_attn_params *params)
 {
     int64_t n_heads = params->n_heads, n_queries = params->n_queries;
     params->q_head_stride_bytes = DSV4_ATTN_DIM * (params->q_dtype == DSV4_DTYPE_F32 ? 4 : 2);
-    params->q_query_stride_bytes = n_heads * params->q_head_stride_bytes;
-    params->q_request_stride_bytes = n_queries * params->q_query_stride_bytes;
+    params->q_query_stride_bytes = dense_bytes(n_heads, params->q_head_stride_bytes);
+    params->q_request_stride_bytes = dense_bytes(n_queries, params->q_query_stride_bytes);
     params->out_head_stride_bytes = DSV4_ATTN_DIM * (params->out_dtype == DSV4_DTYPE_F32 ? 4 : 2);
-    params->out_query_stride_bytes = n_heads * params->out_head_stride_bytes;
-    params->out_request_stride_bytes = n_queries * params->out_query_stride_bytes;
+    params->out_query_stride_bytes = dense_bytes(n_heads, params->out_head_stride_bytes);
+    params->out_request_stride_bytes = dense_bytes(n_queries, params->out_query_stride_bytes);
     params->lse_head_stride_bytes = sizeof(float);
-    params->lse_query_stride_bytes = n_heads * params->lse_head_stride_bytes;
-    params->lse_request_stride_bytes = n_queries * params->lse_query_stride_bytes;
+    params->lse_query_stride_bytes = dense_bytes(n_heads, params->lse_head_stride_bytes);
+    params->lse_request_stride_bytes = dense_bytes(n_queries, params->lse_query_stride_bytes);
     set_scope_dense(&params->window, n_queries);
     set_scope_dense(&params->extra, n_queries);
 }

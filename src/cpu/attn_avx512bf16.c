@@ -216,15 +216,12 @@ static void load_pair(const dsv4_attn_row *even, const dsv4_attn_row *odd, uint1
 }
 
 /* At most TILE_ROWS rows. Keys of rows up to TILE_ROWS that do not exist become zero. */
-static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                      int32_t n_next, uint16_t *keys, uint16_t *values)
+static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, uint16_t *keys, uint16_t *values)
 {
     static const uint8_t zeros[DSV4_CACHE_DATA_BYTES] = {0};
     static const uint8_t ones[DSV4_CACHE_SCALE_BYTES] = {127, 127, 127, 127, 127, 127, 127};
     const dsv4_attn_row zero_row = {zeros, ones};
     for (int32_t row = 0; row < n_rows; row += 2) {
-        if (row < n_next) prefetch_row(&next[row]);
-        if (row + 1 < n_next) prefetch_row(&next[row + 1]);
         load_pair(&rows[row], row + 1 < n_rows ? &rows[row + 1] : &zero_row, keys + row * GROUP_DIM,
                   values + row * GROUP_DIM);
     }
@@ -258,11 +255,13 @@ static DSV4_ALWAYS_INLINE __m512i broadcast_two_words(const void *p)
 
 /* n_keys keys by n_vecs head vectors; both are constants at every call. */
 static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *keys, const int n_vecs,
-                                          const int n_keys, int32_t stride, float *scores)
+                                          const int n_keys, int32_t stride, dsv4_attn_ahead *ahead,
+                                          float *scores)
 {
     vf acc[TILE_ROWS];
     DSV4_UNROLL for (int i = 0; i < n_vecs * n_keys; i++) acc[i] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        prefetch_ahead(ahead);
         for (int d = 0; d < GROUP_DIM; d += 2) {
             __m512i q_vec[2];
             DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
@@ -291,11 +290,13 @@ static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *key
 }
 
 /* 16 keys by one half vector: at most 8 heads, two pairs of dimensions at once. */
-static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t stride, float *scores)
+static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t stride,
+                            dsv4_attn_ahead *ahead, float *scores)
 {
     vf acc[TILE_ROWS];
     DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++) acc[k] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        prefetch_ahead(ahead);
         for (int d = 0; d < GROUP_DIM; d += 4) {
             __m512i q_vec = _mm512_load_si512(q);
             q += VF_LANES;
@@ -313,32 +314,31 @@ static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t str
 }
 
 /* TILE_ROWS keys by all heads. */
-static void score_rows(const uint32_t *q, const uint16_t *keys, int32_t n_heads, float *scores)
+static void score_rows(const uint32_t *q, const uint16_t *keys, int32_t n_heads,
+                       dsv4_attn_ahead *ahead, float *scores)
 {
     int32_t n_full = count_full_vectors(n_heads), stride = dsv4_attn_pad_heads(n_heads), v = 0;
     for (; v + 2 <= n_full; v += 2) {
-        score_tile(q + v * Q_VEC_WORDS, keys, 2, TILE_KEYS, stride, scores + v * VF_LANES);
-        score_tile(q + v * Q_VEC_WORDS, keys + TILE_KEYS * GROUP_DIM, 2, TILE_KEYS, stride,
+        score_tile(q + v * Q_VEC_WORDS, keys, 2, TILE_KEYS, stride, ahead, scores + v * VF_LANES);
+        score_tile(q + v * Q_VEC_WORDS, keys + TILE_KEYS * GROUP_DIM, 2, TILE_KEYS, stride, ahead,
                    scores + TILE_KEYS * stride + v * VF_LANES);
     }
     for (; v < n_full; v++) {
-        score_tile(q + v * Q_VEC_WORDS, keys, 1, TILE_ROWS, stride, scores + v * VF_LANES);
+        score_tile(q + v * Q_VEC_WORDS, keys, 1, TILE_ROWS, stride, ahead, scores + v * VF_LANES);
     }
     if (n_full * VF_LANES < n_heads) {
-        score_half_tile(q + v * Q_VEC_WORDS, keys, stride, scores + v * VF_LANES);
+        score_half_tile(q + v * Q_VEC_WORDS, keys, stride, ahead, scores + v * VF_LANES);
     }
 }
 
-static void score_block(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                        int32_t n_next, const void *packed_q, int32_t n_heads, void *kv,
-                        float *scores)
+static void score_block(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
+                        const void *packed_q, int32_t n_heads, void *kv, float *scores)
 {
     uint16_t *keys = kv, *values = keys + KEY_VALUES;
     int32_t stride = dsv4_attn_pad_heads(n_heads);
     for (int32_t row = 0; row < n_rows; row += TILE_ROWS) {
-        load_tile(rows + row, min_i32(n_rows - row, TILE_ROWS), next + row,
-                  min_i32(n_next - row, TILE_ROWS), keys, values + row * GROUP_DIM);
-        score_rows(packed_q, keys, n_heads, scores + row * stride);
+        load_tile(rows + row, min_i32(n_rows - row, TILE_ROWS), keys, values + row * GROUP_DIM);
+        score_rows(packed_q, keys, n_heads, ahead, scores + row * stride);
     }
 }
 
@@ -416,7 +416,8 @@ static DSV4_ALWAYS_INLINE void value_tile(const float *words, int32_t stride, co
 }
 
 static void add_values(const float *words, const void *kv, int32_t n_heads, int32_t n_rows,
-                       const float *alpha, const float *beta, float *acc_values)
+                       const float *alpha, const float *beta, dsv4_attn_ahead *ahead,
+                       float *acc_values)
 {
     int32_t stride = dsv4_attn_pad_heads(n_heads);
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
@@ -424,6 +425,8 @@ static void add_values(const float *words, const void *kv, int32_t n_heads, int3
         float *to = acc_values + g * GROUP_DIM;
         int32_t h = 0;
         for (; h + 4 <= n_heads; h += 4) {
+            prefetch_ahead(ahead);
+            prefetch_ahead(ahead);
             value_tile(words + h, stride, slab, 4, n_rows, alpha + h, beta + h,
                        to + h * DSV4_ATTN_DIM);
         }

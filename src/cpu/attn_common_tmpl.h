@@ -24,9 +24,11 @@ static inline int32_t min_i32(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-/* The row, as ten cache lines, on its way into L2. */
-static DSV4_ALWAYS_INLINE void prefetch_row(const dsv4_attn_row *row)
+/* The next row ahead, as ten cache lines, on its way into L2. */
+static DSV4_ALWAYS_INLINE void prefetch_ahead(dsv4_attn_ahead *ahead)
 {
+    if (ahead->at >= ahead->n_rows) return;
+    const dsv4_attn_row *row = &ahead->rows[ahead->at++];
     for (int i = 0; i < DSV4_CACHE_DATA_BYTES; i += 64) DSV4_PREFETCH_L2(row->data + i);
     if (row->scales != NULL) DSV4_PREFETCH_L2(row->scales);
 }

@@ -16,9 +16,10 @@
 enum {
     BLOCK_ROWS = DSV4_ATTN_BLOCK_ROWS,
     MAX_SPLITS = 32,
-    TASKS_PER_THREAD = 2,  /* fewer than this, and the work is cut finer */
-    MIN_TASK_HEADS = 32,   /* heads that make up for a task's own dequantization */
-    FINEST_TASK_HEADS = 16 /* the same when lists are too short to split */
+    TASKS_PER_THREAD = 2,   /* fewer than this, and the work is cut finer */
+    MIN_TASK_HEADS = 32,    /* heads that make up for a task's own dequantization */
+    FINEST_TASK_HEADS = 16, /* the same when lists are too short to split */
+    MAX_TASK_ROWS = 8 /* queries of a task: enough to prefetch across, few enough to balance */
 };
 
 /* How tasks are cut. Follows from shapes and threads alone. */
@@ -27,6 +28,7 @@ typedef struct task_shape {
     int32_t n_threads;
     int32_t task_heads;    /* heads per task, a multiple of 16 or all */
     int32_t n_head_groups; /* tasks per query and split */
+    int64_t task_rows;     /* queries per task where lists are not split */
     int32_t split_lists;   /* 1: each split is a task */
     int32_t two_passes;    /* 1: official math, the maximum over all keys comes first */
     int64_t max_splits;    /* most splits that a query of these shapes can have */
@@ -71,6 +73,11 @@ typedef struct query_task {
     int64_t request, query;
     int32_t first_head, n_heads;
 } query_task;
+
+typedef struct block_rows {
+    dsv4_attn_row rows[BLOCK_ROWS];
+    int32_t n_rows;
+} block_rows;
 
 const dsv4_attn_kernels *dsv4_attn_cpu_kernels(int32_t level)
 {
@@ -118,6 +125,8 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
     if (n_groups > 1) per_group = ceil_div(per_group, DSV4_ATTN_HEAD_PAD) * DSV4_ATTN_HEAD_PAD;
     shape.task_heads = (int32_t)per_group;
     shape.n_head_groups = (int32_t)ceil_div(params->n_heads, per_group);
+    shape.task_rows = min_i64(n_rows * shape.n_head_groups / n_wanted, MAX_TASK_ROWS);
+    if (shape.task_rows < 1) shape.task_rows = 1;
     return shape;
 }
 
@@ -260,17 +269,18 @@ static int32_t gather_scope(const dsv4_attn_scope *scope, const query_task *task
     return n_rows;
 }
 
-/* The valid rows among entries [block * 64, block * 64 + 64) of the two lists seen as one. */
-static int32_t gather_block(const decode_context *context, const query_task *task, int64_t block,
-                            dsv4_attn_row rows[BLOCK_ROWS])
+/* The valid rows among entries [index * 64, index * 64 + 64) of the two lists seen as one. */
+static void gather_block(const decode_context *context, const query_task *task, int64_t index,
+                         block_rows *block)
 {
     const plan_request *lists = task->lists;
     int64_t window_len = lists->window_len, all_len = window_len + lists->extra_len;
-    int64_t begin = block * BLOCK_ROWS, end = min_i64(begin + BLOCK_ROWS, all_len);
-    int32_t n_rows =
-        gather_scope(&context->params->window, task, begin, min_i64(end, window_len), 0, rows);
+    int64_t begin = index * BLOCK_ROWS, end = min_i64(begin + BLOCK_ROWS, all_len);
+    int32_t n_rows = gather_scope(&context->params->window, task, begin, min_i64(end, window_len),
+                                  0, block->rows);
     int64_t extra_begin = begin > window_len ? begin - window_len : 0;
-    return gather_scope(&context->params->extra, task, extra_begin, end - window_len, n_rows, rows);
+    block->n_rows = gather_scope(&context->params->extra, task, extra_begin, end - window_len,
+                                 n_rows, block->rows);
 }
 
 static void clear_state(const dsv4_attn_state *state, int32_t n_heads)
@@ -284,39 +294,48 @@ static void clear_state(const dsv4_attn_state *state, int32_t n_heads)
 
 /* The keys of one block, on their way to acc, or, when that is NULL, to query_max. */
 static void visit_block(const decode_context *context, const query_task *task, const scratch *own,
-                        const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                        int32_t n_next, const dsv4_attn_state *acc)
+                        const block_rows *block, dsv4_attn_ahead *ahead, const dsv4_attn_state *acc)
 {
     const dsv4_attn_kernels *kernels = context->kernels;
     const float log2_e = 1.442695040888963407f;
     float scale = context->params->softmax_scale * log2_e;
-    kernels->score_block(rows, n_rows, next, n_next, own->packed_q, task->n_heads, own->kv,
+    kernels->score_block(block->rows, block->n_rows, ahead, own->packed_q, task->n_heads, own->kv,
                          own->scores);
     if (acc == NULL) {
-        kernels->raise_max(scale, task->n_heads, n_rows, own->scores, own->query_max);
+        kernels->raise_max(scale, task->n_heads, block->n_rows, own->scores, own->query_max);
         return;
     }
-    dsv4_attn_state block = {
+    dsv4_attn_state part = {
         .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
     const float *fixed_max = context->plan->shape.two_passes ? own->query_max : NULL;
-    kernels->softmax(scale, task->n_heads, n_rows, fixed_max, own->scores, &block);
-    kernels->fold_state(task->n_heads, &block, acc, own->alpha, own->beta);
-    kernels->add_values(own->scores, own->kv, task->n_heads, n_rows, own->alpha, own->beta,
-                        acc->values);
+    kernels->softmax(scale, task->n_heads, block->n_rows, fixed_max, own->scores, &part);
+    kernels->fold_state(task->n_heads, &part, acc, own->alpha, own->beta);
+    kernels->add_values(own->scores, own->kv, task->n_heads, block->n_rows, own->alpha, own->beta,
+                        ahead, acc->values);
 }
 
-/* Folds blocks begin .. end - 1 into acc, or only raises query_max when acc is NULL. */
+/*
+ * Folds blocks begin .. end - 1 into acc (NULL: only raises query_max), prefetching each while the one before it is computed, and
+ * during the last the first block of `after`, the query that comes next (or NULL).
+ */
 static void visit_blocks(const decode_context *context, const query_task *task, const scratch *own,
-                         int64_t begin, int64_t end, const dsv4_attn_state *acc)
+                         int64_t begin, int64_t end, const query_task *after,
+                         const dsv4_attn_state *acc)
 {
-    dsv4_attn_row rows[2][BLOCK_ROWS];
-    int32_t n_rows = gather_block(context, task, begin, rows[begin & 1]);
-    for (int64_t block = begin; block < end; block++) {
-        const dsv4_attn_row *now = rows[block & 1];
-        dsv4_attn_row *next = rows[(block + 1) & 1];
-        int32_t n_next = block + 1 < end ? gather_block(context, task, block + 1, next) : 0;
-        if (n_rows > 0) visit_block(context, task, own, now, n_rows, next, n_next, acc);
-        n_rows = n_next;
+    block_rows blocks[2];
+    gather_block(context, task, begin, &blocks[begin & 1]);
+    for (int64_t i = begin; i < end; i++) {
+        block_rows *next = &blocks[(i + 1) & 1];
+        next->n_rows = 0;
+        if (i + 1 < end) {
+            gather_block(context, task, i + 1, next);
+        } else if (after != NULL) {
+            gather_block(context, after, 0, next);
+        }
+        dsv4_attn_ahead ahead = {next->rows, next->n_rows, 0};
+        if (blocks[i & 1].n_rows > 0) {
+            visit_block(context, task, own, &blocks[i & 1], &ahead, acc);
+        }
     }
 }
 
@@ -396,34 +415,55 @@ static bool has_keys(const dsv4_attn_state *state)
     return state->sum[0] != 0.0f;
 }
 
+static query_task query_of(const decode_context *context, int64_t row, int64_t group)
+{
+    int64_t n_queries = context->params->n_queries;
+    return task_of(context, row / n_queries, row % n_queries, group);
+}
+
 /* A whole query, some heads. */
-static void run_query(void *shared, int64_t index, int32_t worker)
+static void run_query(const decode_context *context, const query_task *task, const scratch *own,
+                      const query_task *after)
+{
+    int64_t n_blocks = count_blocks(task->lists), split_blocks = task->lists->split_blocks;
+    clear_state(&own->query, task->n_heads);
+    if (n_blocks > 0) pack_query(context, task, own);
+    if (context->plan->shape.two_passes) {
+        for (int32_t h = 0; h < dsv4_attn_pad_heads(task->n_heads); h++) {
+            own->query_max[h] = -INFINITY;
+        }
+        visit_blocks(context, task, own, 0, n_blocks, NULL, NULL);
+    }
+    if (split_blocks == 1) {
+        visit_blocks(context, task, own, 0, n_blocks, after, &own->query);
+    } else {
+        for (int64_t begin = 0; begin < n_blocks; begin += split_blocks) {
+            int64_t end = min_i64(begin + split_blocks, n_blocks);
+            clear_state(&own->split, task->n_heads);
+            visit_blocks(context, task, own, begin, end, end == n_blocks ? after : NULL,
+                         &own->split);
+            if (has_keys(&own->split)) fold_split(context, task, own, &own->split);
+        }
+    }
+    finish_query(context, task, &own->query);
+}
+
+/* Some queries one after the other, some heads. */
+static void run_queries(void *shared, int64_t index, int32_t worker)
 {
     const decode_context *context = shared;
     const task_shape *shape = &context->plan->shape;
-    int64_t row = index / shape->n_head_groups;
-    query_task task = task_of(context, row / context->params->n_queries,
-                              row % context->params->n_queries, index % shape->n_head_groups);
+    int64_t group = index % shape->n_head_groups;
+    int64_t begin = index / shape->n_head_groups * shape->task_rows;
+    int64_t end = min_i64(begin + shape->task_rows, shape->n_rows);
     scratch own = scratch_of(context, worker);
-    int64_t n_blocks = count_blocks(task.lists), split_blocks = task.lists->split_blocks;
-    clear_state(&own.query, task.n_heads);
-    if (n_blocks > 0) pack_query(context, &task, &own);
-    if (shape->two_passes) {
-        for (int32_t h = 0; h < dsv4_attn_pad_heads(task.n_heads); h++)
-            own.query_max[h] = -INFINITY;
-        visit_blocks(context, &task, &own, 0, n_blocks, NULL);
+    query_task now = query_of(context, begin, group);
+    for (int64_t row = begin; row < end; row++) {
+        query_task next = now;
+        if (row + 1 < end) next = query_of(context, row + 1, group);
+        run_query(context, &now, &own, row + 1 < end ? &next : NULL);
+        now = next;
     }
-    if (split_blocks == 1) {
-        visit_blocks(context, &task, &own, 0, n_blocks, &own.query);
-    } else {
-        for (int64_t begin = 0; begin < n_blocks; begin += split_blocks) {
-            clear_state(&own.split, task.n_heads);
-            visit_blocks(context, &task, &own, begin, min_i64(begin + split_blocks, n_blocks),
-                         &own.split);
-            if (has_keys(&own.split)) fold_split(context, &task, &own, &own.split);
-        }
-    }
-    finish_query(context, &task, &own.query);
 }
 
 /* The request that owns split task `index`. */
@@ -464,7 +504,7 @@ static void run_split(void *shared, int64_t index, int32_t worker)
     int64_t end = min_i64(begin + lists->split_blocks, count_blocks(lists));
     clear_state(&partial, task.n_heads);
     pack_query(context, &task, &own);
-    visit_blocks(context, &task, &own, begin, end, &partial);
+    visit_blocks(context, &task, &own, begin, end, NULL, &partial);
 }
 
 /* Folds the splits of a query, some heads, in order. */
@@ -472,12 +512,11 @@ static void run_fold(void *shared, int64_t index, int32_t worker)
 {
     const decode_context *context = shared;
     int32_t n_groups = context->plan->shape.n_head_groups;
-    int64_t row = index / n_groups, group = index % n_groups;
-    int64_t request = row / context->params->n_queries, query = row % context->params->n_queries;
-    query_task task = task_of(context, request, query, group);
+    int64_t group = index % n_groups;
+    query_task task = query_of(context, index / n_groups, group);
     scratch own = scratch_of(context, worker);
     clear_state(&own.query, task.n_heads);
-    int64_t first = task.lists->first_task + (query * n_groups + group) * task.lists->n_splits;
+    int64_t first = task.lists->first_task + (task.query * n_groups + group) * task.lists->n_splits;
     for (int64_t split = 0; split < task.lists->n_splits; split++) {
         dsv4_attn_state partial = partial_of(context, first + split);
         if (has_keys(&partial)) fold_split(context, &task, &own, &partial);
@@ -496,11 +535,12 @@ void dsv4_attn_cpu_decode(const dsv4_attn_params *params, const dsv4_attn_kernel
     context.partials = context.scratches + (size_t)n_threads * context.scratch_bytes;
     context.state_bytes = round_up_64(state_bytes(plan->shape.task_heads));
 
-    int64_t n_query_tasks = plan->shape.n_rows * plan->shape.n_head_groups;
+    int64_t n_rows = plan->shape.n_rows, n_groups = plan->shape.n_head_groups;
     if (plan->shape.split_lists) {
         dsv4_parallel_for(n_threads, plan->n_split_tasks, run_split, &context);
-        dsv4_parallel_for(n_threads, n_query_tasks, run_fold, &context);
+        dsv4_parallel_for(n_threads, n_rows * n_groups, run_fold, &context);
     } else {
-        dsv4_parallel_for(n_threads, n_query_tasks, run_query, &context);
+        int64_t n_tasks = ceil_div(n_rows, plan->shape.task_rows) * n_groups;
+        dsv4_parallel_for(n_threads, n_tasks, run_queries, &context);
     }
 }

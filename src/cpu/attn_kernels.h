@@ -34,6 +34,15 @@ typedef struct dsv4_attn_row {
     const uint8_t *scales; /* 7 ue8m0, one pad byte */
 } dsv4_attn_row;
 
+/*
+ * Rows that will be needed soon. Kernels prefetch some of them now and then as they work, so that the
+ * requests are spread over the time that a block takes: a burst would fill the miss buffers and stall.
+ */
+typedef struct dsv4_attn_ahead {
+    const dsv4_attn_row *rows;
+    int32_t n_rows, at; /* rows[at .. n_rows - 1] are still to be prefetched */
+} dsv4_attn_ahead;
+
 typedef struct dsv4_attn_state {
     float *values; /* [n_heads_pad, 512] */
     float *max;    /* [n_heads_pad] log2 domain, -inf before the first key */
@@ -63,10 +72,9 @@ typedef struct dsv4_attn_kernels {
     void (*pack_q)(const unsigned char *q, int32_t q_dtype, int64_t head_stride_bytes,
                    int32_t n_heads, void *packed);
     /* Dequantizes rows [n_rows], n_rows 1 .. 64, into kv, and scores [64, n_heads_pad] = q . k,
-     * unscaled; scores past n_rows are unspecified. `next` [n_next] are rows worth prefetching. */
-    void (*score_block)(const dsv4_attn_row *rows, int32_t n_rows, const dsv4_attn_row *next,
-                        int32_t n_next, const void *packed_q, int32_t n_heads, void *kv,
-                        float *scores);
+     * unscaled; scores past n_rows are unspecified. */
+    void (*score_block)(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
+                        const void *packed_q, int32_t n_heads, void *kv, float *scores);
     /* max [n_heads_pad] = the larger of it and the block's scores in the log2 domain. */
     void (*raise_max)(float scale_log2, int32_t n_heads, int32_t n_rows, const float *scores,
                       float *max);
@@ -79,7 +87,8 @@ typedef struct dsv4_attn_kernels {
                        float *alpha, float *beta);
     /* acc_values [n_heads, 512] = fma(probabilities . v, beta, acc_values * alpha). */
     void (*add_values)(const float *probabilities, const void *kv, int32_t n_heads, int32_t n_rows,
-                       const float *alpha, const float *beta, float *acc_values);
+                       const float *alpha, const float *beta, dsv4_attn_ahead *ahead,
+                       float *acc_values);
     /* acc_values [n_heads, 512] = fma(part_values, beta, acc_values * alpha). */
     void (*fold_values)(int32_t n_heads, const float *part_values, const float *alpha,
                         const float *beta, float *acc_values);

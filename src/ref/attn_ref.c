@@ -85,7 +85,7 @@ static void visit_key(const dsv4_attn_params *params, const unsigned char *q, co
 static void visit_scope(const dsv4_attn_params *params, const dsv4_attn_scope *scope,
                         int64_t request, int64_t query, bool only_max, head_state *heads)
 {
-    if (scope->n_pages == 0) return;
+    if (scope->n_pages == 0 || scope->n_indices == 0) return;
     int64_t n_listed = scope->n_indices;
     if (scope->lengths != NULL && scope->lengths[request] < n_listed) {
         n_listed = scope->lengths[request];

@@ -25,7 +25,7 @@ typedef enum attn_values {
     ATTN_VALUES_CODES,    /* random code bytes, another scale for each group */
     ATTN_VALUES_FLAT,     /* scores next to 0 */
     ATTN_VALUES_PEAKY,    /* scores tens apart */
-    ATTN_VALUES_EXTREME,  /* scale bytes 1, 10, 134, 135, 246, 250 */
+    ATTN_VALUES_EXTREME,  /* scale bytes at the ends and next to 2^7, where binary16 ends */
     ATTN_VALUES_SUBNORMAL /* e4m3 codes below the normal range */
 } attn_values;
 

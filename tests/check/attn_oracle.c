@@ -27,7 +27,7 @@ static double bf16_value(const uint8_t *bytes)
 
 static void keys_gather(const dsv4_attn_scope *scope, int64_t request, int64_t query, key_set *keys)
 {
-    if (scope->n_pages == 0) return;
+    if (scope->n_pages == 0 || scope->n_indices == 0) return;
     const uint8_t *list = (const uint8_t *)scope->indices +
                           request * scope->indices_request_stride_bytes +
                           query * scope->indices_query_stride_bytes;

@@ -471,6 +471,14 @@ static void fuzz_merge(reader *r)
     arena_free(&a);
 }
 
+/* LLVM's OpenMP keeps a table of its own when a region needs more threads than the last. */
+const char *__lsan_default_suppressions(void);
+
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libomp";
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)

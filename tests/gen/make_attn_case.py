@@ -61,7 +61,8 @@ def e4m3_values():
     """the value of each of the 256 codes; the first 127 ascend from 0 to 448"""
     codes = np.arange(256)
     exponent, mantissa = (codes >> 3) & 15, codes & 7
-    values = np.where(exponent == 0, mantissa * 2.0 ** -9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
+    normal, subnormal = (8 + mantissa) * 2.0 ** (exponent - 10.0), mantissa * 2.0 ** -9
+    values = np.where(exponent == 0, subnormal, normal)
     values *= np.where(codes & 128, -1, 1)
     values[[127, 255]] = np.nan
     return values
@@ -82,7 +83,8 @@ def to_e4m3(x):
 
 
 def make_lists(rng, args, sk, topk, block, has_lengths):
-    """-> keys [slots][512], indices [b][sq][topk], lengths [b] or None, valid (as indices), blocks"""
+    """-> keys [slots][512], indices [b][sq][topk], lengths [b] or None, valid (like indices),
+    number of blocks"""
     b, sq = args.b, args.sq
     seq = np.maximum(rng.normal(sk, sk / 2, b), sq).astype(int)
     if args.zero_seqs:

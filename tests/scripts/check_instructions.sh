@@ -13,8 +13,8 @@ shift
 objdump -d --no-show-raw-insn "$@" | awk -v newer="$newer" '
     function beyond(mnemonic, line) {
         return mnemonic ~ /^v/ || line ~ /%[yz]mm|%k[0-7]/ ||
-            mnemonic ~ /^(andn|bextr|blsi|blsr|blsmsk|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx)[lq]?$/ ||
-            mnemonic ~ /^(lzcnt|movbe)/
+            mnemonic ~ /^(andn|bextr|blsi|blsr|blsmsk|bzhi|mulx|pdep|pext)[lq]?$/ ||
+            mnemonic ~ /^(rorx|sarx|shlx|shrx)[lq]?$/ || mnemonic ~ /^(lzcnt|movbe)/
     }
     BEGIN { n_newer = split(newer, names, " ") }
     /file format/ {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check the structural rules of the tree (CONTRIBUTING.md) and print each breach as path:line: text.
+"""Check the structural rules of the tree (CONTRIBUTING.md); print each breach as path:line: text.
 
 usage: check_layers.py ROOT        exit status 0: no breach, 1: some, 2: not a tree
 """

@@ -46,7 +46,7 @@ CASES = [
     ("src/base/x.c", HEAD + '/* #include "num/e4m3.h" */\n', None),
     ("src/misc/x.c", HEAD, "in no layer"),
     ("src/x.c", HEAD, "in no layer"),
-    ("include/dsv4/x.h", HEAD + '#include "base/error.h"\n', "includes the internal src/base/error.h"),
+    ("include/dsv4/x.h", HEAD + '#include "base/error.h"\n', "the internal src/base/error.h"),
     ("include/dsv4/x.h", HEAD + '#include "dsv4/base.h"\n', None),
     ("src/attn/x.c", HEAD + '#include "../../tools/program.c"\n', "which is in no layer"),
     # Names.
@@ -68,7 +68,7 @@ CASES = [
     ("src/num/x.c", HEAD + "int f(void)\n{\n", "brace is missing"),
     ("src/num/x.c", HEAD + "int f(void)\n{\n}\n}\n", "brace too many"),
     # Calls.
-    ("src/num/x.c", HEAD + "int f(void)\n{\n    exit(1);\n}\n", "x.c:4: the library must not use exit"),
+    ("src/num/x.c", HEAD + "int f(void)\n{\n    exit(1);\n}\n", "x.c:4: the library must not"),
     ("src/num/x.c", HEAD + "int f(void)\n{\n    abort();\n}\n", "must not use abort"),
     ("src/num/x.c", HEAD + "int f(void)\n{\n    printf(\"\");\n}\n", "must not use printf"),
     ("src/num/x.c", HEAD + "int f(void)\n{\n    puts(\"\");\n}\n", "must not use puts"),
@@ -103,7 +103,8 @@ def main():
     for path, text, expected in [("src/num/ok.c", HEAD, None)] + CASES:
         output = report(script, {path: text})
         lines = output.splitlines()
-        if (expected is None and output) or (expected and (len(lines) != 1 or expected not in output)):
+        is_right = not output if expected is None else len(lines) == 1 and expected in output
+        if not is_right:
             n_failed += 1
             print(f"{path}: expected {expected!r}, got {output!r}, for:\n{text[:400]}\n")
     print(f"{len(CASES) + 1} trees, {n_failed} judged wrongly")

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -183,22 +184,33 @@ static void parallel_for_runs_each_task_once(void **state)
     }
 }
 
+enum { N_MEETING = 4, MAX_WAIT_S = 10 };
+
+typedef struct meeting {
+    atomic_int n_arrived;
+    atomic_bool is_given_up;
+} meeting;
+
 static void wait_for_the_others(void *context, int64_t task, int32_t worker)
 {
     (void)task;
     (void)worker;
-    atomic_int *n_arrived = context;
-    atomic_fetch_add(n_arrived, 1);
-    while (atomic_load(n_arrived) < 4) continue;
+    meeting *m = context;
+    atomic_fetch_add(&m->n_arrived, 1);
+    time_t start = time(NULL);
+    while (atomic_load(&m->n_arrived) < N_MEETING && !atomic_load(&m->is_given_up)) {
+        if (time(NULL) - start > MAX_WAIT_S) atomic_store(&m->is_given_up, true);
+    }
 }
 
-/* Four tasks that each wait for the other three end only when four threads run them. */
+/* Four tasks that each wait for the other three all meet only when four threads run them. */
 static void parallel_for_uses_its_threads(void **state)
 {
     (void)state;
-    atomic_int n_arrived = 0;
-    dsv4_parallel_for(4, 4, wait_for_the_others, &n_arrived);
-    assert_int_equal(atomic_load(&n_arrived), 4);
+    meeting m = {0};
+    dsv4_parallel_for(N_MEETING, N_MEETING, wait_for_the_others, &m);
+    assert_int_equal(atomic_load(&m.n_arrived), N_MEETING);
+    assert_false(atomic_load(&m.is_given_up));
 }
 
 static void default_threads_is_positive(void **state)

@@ -124,7 +124,8 @@ class Runner:
         program, *arguments = shlex.split(test)
         if program not in self.config["programs"]:
             raise Broken(f"{program} is none of {sorted(self.config['programs'])}")
-        own = self.config["programs"][program]
+        changed = {os.path.basename(path) for path in objects}
+        own = [o for o in self.config["programs"][program] if os.path.basename(o) not in changed]
         compiler = shlex.split(next(iter(self.commands.values()))["command"])[0]
         target = os.path.join(folder, program)
         self.run([compiler, *objects, *own, self.config["static_library"],
@@ -226,7 +227,8 @@ def main():
     except Broken as error:
         print(f"{args.variants_txt}: {error}")
         return 1
-    print(f"{len(runnable)} variants run, {len(variants) - len(runnable)} skipped, {n_failed} failed")
+    n_skipped = len(variants) - len(runnable)
+    print(f"{len(runnable)} variants run, {n_skipped} skipped, {n_failed} failed")
     return 1 if n_failed else 0
 
 

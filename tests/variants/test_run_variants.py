@@ -25,17 +25,24 @@ T = "test test_twice\n"
 
 # name, lines, what run_variants.py prints of it
 CASES = [
-    ("wrong-product", C + T + "<<<<\ntwo() * x\n====\ntwo() + x\n>>>>\n", "noticed  wrong-product"),
+    ("wrong-product", C + T + "<<<<\ntwo() * x\n====\ntwo() + x\n>>>>\n",
+     "noticed  wrong-product"),
     ("crash", C + T + "<<<<\nreturn two()\n====\nreturn *(volatile int *)0 +\n   two()\n>>>>\n",
      "noticed  crash"),
     ("in-header", H + T + "<<<<\nreturn 2;\n====\nreturn 3;\n>>>>\n", "noticed  in-header"),
-    ("deleted-lines", C + T + "<<<<\n/* same */\n/* same */\n====\n>>>>\n", "MISSED   deleted-lines"),
+    ("in-test", "file src/num/twice.h\ncompile tests/test_twice.c\n" + T +
+     "<<<<\nint dsv4_twice(int x);\n====\n#define dsv4_twice(x) 9\n>>>>\n", "noticed  in-test"),
+    ("deleted-lines", C + T + "<<<<\n/* same */\n/* same */\n====\n>>>>\n",
+     "MISSED   deleted-lines"),
     ("equivalent", C + T + "<<<<\ntwo() * x\n====\nx * two()\n>>>>\n", "MISSED   equivalent"),
-    ("gone", C + T + "<<<<\nthrice\n====\n1\n>>>>\n", "BROKEN   gone: stale: the old text is 0 times"),
+    ("gone", C + T + "<<<<\nthrice\n====\n1\n>>>>\n",
+     "BROKEN   gone: stale: the old text is 0 times"),
     ("double", C + T + "<<<<\n/* same */\n====\n\n>>>>\n",
      "BROKEN   double: stale: the old text is 2 times"),
-    ("no-change", C + T + "<<<<\ntwo() * x\n====\ntwo() * x\n>>>>\n", "BROKEN   no-change: changes nothing"),
-    ("not-c", C + T + "<<<<\ntwo() * x\n====\ntwo( * x\n>>>>\n", "BROKEN   not-c: does not compile"),
+    ("no-change", C + T + "<<<<\ntwo() * x\n====\ntwo() * x\n>>>>\n",
+     "BROKEN   no-change: changes nothing"),
+    ("not-c", C + T + "<<<<\ntwo() * x\n====\ntwo( * x\n>>>>\n",
+     "BROKEN   not-c: does not compile"),
     ("endless", C + T + "<<<<\nreturn\n====\nfor (;;) (void)*(volatile int *)&x; return\n>>>>\n",
      "BROKEN   endless: test_twice hangs"),
     ("above", C + T + "level avx512\n<<<<\ntwo() * x\n====\n1\n>>>>\n",
@@ -43,8 +50,10 @@ CASES = [
     ("at-level", C + T + "level avx2\n<<<<\ntwo() * x\n====\n1\n>>>>\n", "noticed  at-level"),
     ("fails-anyway", C + "test test_twice a b\n<<<<\ntwo() * x\n====\n1\n>>>>\n",
      "fails without any change: test_twice a b"),
-    ("no-program", C + "test test_none\n<<<<\ntwo() * x\n====\n1\n>>>>\n", "test_none is none of"),
-    ("header-alone", "file src/num/twice.h\n" + T + "<<<<\n2\n====\n3\n>>>>\n", "a header needs compile"),
+    ("no-program", C + "test test_none\n<<<<\ntwo() * x\n====\n1\n>>>>\n",
+     "test_none is none of"),
+    ("header-alone", "file src/num/twice.h\n" + T + "<<<<\n2\n====\n3\n>>>>\n",
+     "a header needs compile"),
     ("no-test", C + "<<<<\n2\n====\n3\n>>>>\n", "no-test: no test"),
     ("typo", C + T + "levels v2\n<<<<\n2\n====\n3\n>>>>\n", "unexpected 'levels v2'"),
     ("unclosed", C + T + "<<<<\n2\n====\n3\n", "no >>>> after this line"),
@@ -93,7 +102,8 @@ def main():
             should_pass = expected.startswith(("noticed", "skipped"))
             if expected not in done.stdout or (done.returncode == 0) != should_pass:
                 n_failed += 1
-                print(f"{name}: expected {expected!r}, got status {done.returncode}:\n{done.stdout}")
+                status = done.returncode
+                print(f"{name}: expected {expected!r}, got status {status}:\n{done.stdout}")
     print(f"{len(CASES)} lists, {n_failed} judged wrongly")
     return 1 if n_failed else 0
 
