@@ -10,19 +10,6 @@
 #include "ref/gate.h"
 #include "step.h"
 
-static int64_t read_hash_entry(const dsv4_layer *layer, int64_t index)
-{
-    const unsigned char *entry = layer->hash_table + index * layer->hash_table_bytes;
-    if (layer->hash_table_bytes == 8) {
-        int64_t wide;
-        memcpy(&wide, entry, sizeof wide);
-        return wide;
-    }
-    int32_t narrow;
-    memcpy(&narrow, entry, sizeof narrow);
-    return narrow;
-}
-
 static void route_token(const dsv4_step *step, const dsv4_layer *layer,
                         const dsv4_layer_cache *cache, int64_t token, int32_t worker)
 {
@@ -35,7 +22,7 @@ static void route_token(const dsv4_step *step, const dsv4_layer *layer,
     if (layer->hash_table != NULL) {
         int64_t row = step->tokens[token] * n_active;
         for (int64_t i = 0; i < n_active; i++) {
-            chosen[i] = (int32_t)read_hash_entry(layer, row + i);
+            chosen[i] = (int32_t)dsv4_layer_hash_entry(layer, row + i);
         }
     } else {
         dsv4_gate_choose(scores, layer->gate_bias, config->n_experts, n_active, chosen);

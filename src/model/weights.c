@@ -159,6 +159,22 @@ static void bind_attention(binder *bind, const char *prefix, dsv4_layer *layer)
     layer->index_weights = bind_plain(bind, prefix, "attn.indexer.weights_proj.weight");
 }
 
+/* Entries are read as indices of experts at every token: they are checked once, here. */
+static void check_hash_table(binder *bind, const char *prefix, const dsv4_layer *layer)
+{
+    const dsv4_config *config = &bind->weights->config;
+    int64_t n_entries = config->vocab_size * config->n_active_experts;
+    for (int64_t i = 0; i < n_entries && bind->status == DSV4_OK; i++) {
+        int64_t expert = dsv4_layer_hash_entry(layer, i);
+        if (expert >= 0 && expert < config->n_experts) continue;
+        bind->status = dsv4_error_set(bind->error, DSV4_ERROR_BAD_FILE,
+                                      "tensor '%sffn.gate.tid2eid': expert %lld at %lld, "
+                                      "expected 0 .. %lld",
+                                      prefix, (long long)expert, (long long)i,
+                                      (long long)config->n_experts - 1);
+    }
+}
+
 static void bind_experts(binder *bind, const char *prefix, bool is_hashed, dsv4_layer *layer)
 {
     int64_t n_experts = bind->weights->config.n_experts;
@@ -168,6 +184,7 @@ static void bind_experts(binder *bind, const char *prefix, bool is_hashed, dsv4_
         if (table == NULL) return;
         layer->hash_table = table->data;
         layer->hash_table_bytes = table->dtype == DSV4_SAFETENSORS_I64 ? 8 : 4;
+        check_hash_table(bind, prefix, layer);
     } else {
         layer->gate_bias = bind_f32(bind, prefix, "ffn.gate.bias");
     }
@@ -226,6 +243,19 @@ dsv4_status dsv4_weights_open(const dsv4_model_dir *dir, dsv4_weights *weights, 
     }
     if (bind.status != DSV4_OK) dsv4_weights_close(weights);
     return bind.status;
+}
+
+int64_t dsv4_layer_hash_entry(const dsv4_layer *layer, int64_t i)
+{
+    const unsigned char *entry = layer->hash_table + i * layer->hash_table_bytes;
+    if (layer->hash_table_bytes == 8) {
+        int64_t wide;
+        memcpy(&wide, entry, sizeof wide);
+        return wide;
+    }
+    int32_t narrow;
+    memcpy(&narrow, entry, sizeof narrow);
+    return narrow;
 }
 
 void dsv4_weights_close(dsv4_weights *weights)

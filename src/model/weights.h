@@ -68,6 +68,9 @@ typedef struct dsv4_weights {
 /* dir must outlive the weights. Errors: OUT_OF_MEMORY, UNSUPPORTED, BAD_FILE. */
 dsv4_status dsv4_weights_open(const dsv4_model_dir *dir, dsv4_weights *weights, dsv4_error *error);
 
+/* Entry i of a hash layer's table: the expert of choice i % n_active for token i / n_active. */
+int64_t dsv4_layer_hash_entry(const dsv4_layer *layer, int64_t i);
+
 /* Accepts a zeroed structure. */
 void dsv4_weights_close(dsv4_weights *weights);
 
