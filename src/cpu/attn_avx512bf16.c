@@ -30,6 +30,7 @@ enum {
     FP8_GROUPS = DSV4_ATTN_N_GROUPS - 1,
     Q_VEC_WORDS = DSV4_ATTN_DIM / 2 * VF_LANES, /* 32-bit words of one packed head vector */
     VALUE_VECS = 4,                             /* vectors of one interleaved group */
+    FEW_HEADS = 8,                              /* so few have a path of their own */
     /* Between these scale bytes every nonzero finite value is a normal bf16. */
     LEAST_PLAIN_SCALE = 10,
     MOST_PLAIN_SCALE = 246
@@ -54,14 +55,51 @@ static void pack_vector(const unsigned char *q, int64_t head_stride_bytes, int32
     }
 }
 
+/* 8 x 8 numbers of 64 bits. */
+static DSV4_ALWAYS_INLINE void transpose_quads(__m512d r[8])
+{
+    __m512d low[4], high[4];
+    for (int i = 0; i < 4; i++) {
+        low[i] = _mm512_unpacklo_pd(r[2 * i], r[2 * i + 1]);
+        high[i] = _mm512_unpackhi_pd(r[2 * i], r[2 * i + 1]);
+    }
+    for (int odd = 0; odd < 2; odd++) {
+        const __m512d *t = odd ? high : low;
+        __m512d first = _mm512_shuffle_f64x2(t[0], t[1], 0x44);
+        __m512d second = _mm512_shuffle_f64x2(t[2], t[3], 0x44);
+        __m512d third = _mm512_shuffle_f64x2(t[0], t[1], 0xee);
+        __m512d fourth = _mm512_shuffle_f64x2(t[2], t[3], 0xee);
+        r[odd] = _mm512_shuffle_f64x2(first, second, 0x88);
+        r[2 + odd] = _mm512_shuffle_f64x2(first, second, 0xdd);
+        r[4 + odd] = _mm512_shuffle_f64x2(third, fourth, 0x88);
+        r[6 + odd] = _mm512_shuffle_f64x2(third, fourth, 0xdd);
+    }
+}
+
 /* At most 8 heads: packed [128 quads][8 heads][2 pairs]. */
 static void pack_half(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
                       uint32_t *packed)
 {
-    memset(packed, 0, Q_VEC_WORDS / 2 * sizeof *packed);
-    for (int h = 0; h < n_heads; h++) {
-        for (int quad = 0; quad < DSV4_ATTN_DIM / 4; quad++) {
-            memcpy(packed + quad * VF_LANES + 2 * h, q + h * head_stride_bytes + 8 * quad, 8);
+    for (int quad = 0; quad < DSV4_ATTN_DIM / 4; quad += 8) {
+        __m512d square[8];
+        for (int h = 0; h < 8; h++) {
+            square[h] = _mm512_setzero_pd();
+            if (h < n_heads) square[h] = _mm512_loadu_pd(q + h * head_stride_bytes + 8 * quad);
+        }
+        transpose_quads(square);
+        for (int i = 0; i < 8; i++) _mm512_storeu_pd(packed + (quad + i) * VF_LANES, square[i]);
+    }
+}
+
+/* A call with at most 8 heads: packed [16 chunks of 32 dimensions][8 heads][32] bf16. */
+static void pack_few(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
+                     uint32_t *packed)
+{
+    for (int chunk = 0; chunk < DSV4_ATTN_DIM / 32; chunk++) {
+        for (int h = 0; h < FEW_HEADS; h++) {
+            __m512i values = _mm512_setzero_si512();
+            if (h < n_heads) values = _mm512_loadu_si512(q + h * head_stride_bytes + 64 * chunk);
+            _mm512_store_si512(packed + (chunk * FEW_HEADS + h) * VF_LANES, values);
         }
     }
 }
@@ -77,6 +115,10 @@ static void pack_q(const unsigned char *q, int32_t q_dtype, int64_t head_stride_
 {
     (void)q_dtype;
     uint32_t *to = packed;
+    if (n_heads <= FEW_HEADS) {
+        pack_few(q, head_stride_bytes, n_heads, to);
+        return;
+    }
     int32_t n_full = count_full_vectors(n_heads);
     for (int32_t v = 0; v < n_full; v++) {
         pack_vector(q + v * VF_LANES * head_stride_bytes, head_stride_bytes, n_heads - v * VF_LANES,
@@ -160,22 +202,28 @@ static DSV4_ALWAYS_INLINE bool read_scales(const dsv4_attn_row *row, uint32_t ex
     return (_mm_movemask_epi8(inside) & 0x7f) == 0x7f;
 }
 
-/* The same group of two rows: keys one after the other, values interleaved as [64][2]. */
-static DSV4_ALWAYS_INLINE void store_pair(uint16_t *keys, uint16_t *values, group_values even,
-                                          group_values odd)
+/* The same group of two rows, interleaved as [64][2]. */
+static DSV4_ALWAYS_INLINE void store_values(uint16_t *values, group_values even, group_values odd)
 {
     const __m512i first =
         _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                          37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
     const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
-    _mm512_store_si512(keys, even.low);
-    _mm512_store_si512(keys + 32, even.high);
-    _mm512_store_si512(keys + 64, odd.low);
-    _mm512_store_si512(keys + 96, odd.high);
     _mm512_store_si512(values, _mm512_permutex2var_epi16(even.low, first, odd.low));
     _mm512_store_si512(values + 32, _mm512_permutex2var_epi16(even.low, second, odd.low));
     _mm512_store_si512(values + 64, _mm512_permutex2var_epi16(even.high, first, odd.high));
     _mm512_store_si512(values + 96, _mm512_permutex2var_epi16(even.high, second, odd.high));
+}
+
+/* The same, and as keys one after the other. */
+static DSV4_ALWAYS_INLINE void store_pair(uint16_t *keys, uint16_t *values, group_values even,
+                                          group_values odd)
+{
+    _mm512_store_si512(keys, even.low);
+    _mm512_store_si512(keys + 32, even.high);
+    _mm512_store_si512(keys + 64, odd.low);
+    _mm512_store_si512(keys + 96, odd.high);
+    store_values(values, even, odd);
 }
 
 /* Any scales, any codes. */
@@ -215,12 +263,14 @@ static void load_pair(const dsv4_attn_row *even, const dsv4_attn_row *odd, uint1
     }
 }
 
+/* Stands in for the second row of the last pair. */
+static const uint8_t zero_data[DSV4_CACHE_DATA_BYTES] = {0};
+static const uint8_t one_scales[DSV4_CACHE_SCALE_BYTES] = {127, 127, 127, 127, 127, 127, 127};
+static const dsv4_attn_row zero_row = {zero_data, one_scales};
+
 /* At most TILE_ROWS rows. Keys of rows up to TILE_ROWS that do not exist become zero. */
 static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, uint16_t *keys, uint16_t *values)
 {
-    static const uint8_t zeros[DSV4_CACHE_DATA_BYTES] = {0};
-    static const uint8_t ones[DSV4_CACHE_SCALE_BYTES] = {127, 127, 127, 127, 127, 127, 127};
-    const dsv4_attn_row zero_row = {zeros, ones};
     for (int32_t row = 0; row < n_rows; row += 2) {
         load_pair(&rows[row], row + 1 < n_rows ? &rows[row + 1] : &zero_row, keys + row * GROUP_DIM,
                   values + row * GROUP_DIM);
@@ -331,11 +381,109 @@ static void score_rows(const uint32_t *q, const uint16_t *keys, int32_t n_heads,
     }
 }
 
+/* ---- at most 8 heads: scores straight from the registers that hold the dequantized rows ---- */
+
+/* acc [8 heads][2 rows] of lane sums += q . k over one group. */
+static DSV4_ALWAYS_INLINE void score_group(const uint32_t *q, group_values even, group_values odd,
+                                           vf acc[2 * FEW_HEADS])
+{
+    DSV4_UNROLL for (int h = 0; h < FEW_HEADS; h++)
+    {
+        __m512i q_vec = _mm512_load_si512(q + h * VF_LANES);
+        acc[h] = dot_pairs(acc[h], q_vec, even.low);
+        acc[FEW_HEADS + h] = dot_pairs(acc[FEW_HEADS + h], q_vec, odd.low);
+    }
+    q += FEW_HEADS * VF_LANES;
+    DSV4_UNROLL for (int h = 0; h < FEW_HEADS; h++)
+    {
+        __m512i q_vec = _mm512_load_si512(q + h * VF_LANES);
+        acc[h] = dot_pairs(acc[h], q_vec, even.high);
+        acc[FEW_HEADS + h] = dot_pairs(acc[FEW_HEADS + h], q_vec, odd.high);
+    }
+}
+
+/* Lane i of the result is the sum of the lanes of a[i]. */
+static DSV4_ALWAYS_INLINE vf sum_lanes(vf a[VF_LANES])
+{
+    vf pairs[8], quads[4];
+    DSV4_UNROLL for (int i = 0; i < 8; i++)
+    {
+        pairs[i] = vf_add(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]),
+                          _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+    }
+    DSV4_UNROLL for (int i = 0; i < 4; i++)
+    {
+        __m512d first = _mm512_castps_pd(pairs[2 * i]), second = _mm512_castps_pd(pairs[2 * i + 1]);
+        quads[i] = vf_add(_mm512_castpd_ps(_mm512_unpacklo_pd(first, second)),
+                          _mm512_castpd_ps(_mm512_unpackhi_pd(first, second)));
+    }
+    vf low = vf_add(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88),
+                    _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
+    vf high = vf_add(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88),
+                     _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
+    return vf_add(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+}
+
+/* Two rows by 8 heads: their values go to `values`, their scores to scores [2][16]. */
+static DSV4_ALWAYS_INLINE void score_pair(const dsv4_attn_row *even, const dsv4_attn_row *odd,
+                                          const uint32_t *even_exponents,
+                                          const uint32_t *odd_exponents, const bool is_plain,
+                                          const uint32_t *q, dsv4_attn_ahead *ahead,
+                                          uint16_t *values, float *scores)
+{
+    enum { GROUP_Q_WORDS = 2 * FEW_HEADS * VF_LANES };
+    vf acc[2 * FEW_HEADS];
+    DSV4_UNROLL for (int i = 0; i < 2 * FEW_HEADS; i++) acc[i] = vf_zero();
+    for (int g = 0; g < FP8_GROUPS; g++) {
+        const uint8_t *even_codes = even->data + g * GROUP_DIM,
+                      *odd_codes = odd->data + g * GROUP_DIM;
+        group_values a, b;
+        if (is_plain) {
+            a = convert_group(even_codes, _mm512_set1_epi32((int)even_exponents[g]));
+            b = convert_group(odd_codes, _mm512_set1_epi32((int)odd_exponents[g]));
+        } else {
+            a = convert_group_slowly(even_codes, even->scales[g]);
+            b = convert_group_slowly(odd_codes, odd->scales[g]);
+        }
+        prefetch_line(ahead);
+        store_values(values + g * VALUE_GROUP, a, b);
+        score_group(q + g * GROUP_Q_WORDS, a, b, acc);
+    }
+    group_values a = read_tail(even), b = read_tail(odd);
+    store_values(values + FP8_GROUPS * VALUE_GROUP, a, b);
+    score_group(q + FP8_GROUPS * GROUP_Q_WORDS, a, b, acc);
+    vf sums = sum_lanes(acc);
+    vf_store(scores, _mm512_maskz_mov_ps(0x00ff, sums));
+    vf_store(scores + VF_LANES, _mm512_maskz_shuffle_f32x4(0x00ff, sums, sums, 0x0e));
+}
+
+static void score_few(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
+                      const uint32_t *q, uint16_t *values, float *scores)
+{
+    for (int32_t row = 0; row < n_rows; row += 2) {
+        const dsv4_attn_row *even = &rows[row];
+        const dsv4_attn_row *odd = row + 1 < n_rows ? &rows[row + 1] : &zero_row;
+        uint32_t even_exponents[8], odd_exponents[8];
+        bool is_plain = read_scales(even, even_exponents) & read_scales(odd, odd_exponents);
+        if (is_plain) {
+            score_pair(even, odd, even_exponents, odd_exponents, true, q, ahead, values, scores);
+        } else {
+            score_pair(even, odd, even_exponents, odd_exponents, false, q, ahead, values, scores);
+        }
+        values += 2 * GROUP_DIM;
+        scores += 2 * VF_LANES;
+    }
+}
+
 static void score_block(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
                         const void *packed_q, int32_t n_heads, void *kv, float *scores)
 {
     uint16_t *keys = kv, *values = keys + KEY_VALUES;
     int32_t stride = dsv4_attn_pad_heads(n_heads);
+    if (n_heads <= FEW_HEADS) {
+        score_few(rows, n_rows, ahead, packed_q, values, scores);
+        return;
+    }
     for (int32_t row = 0; row < n_rows; row += TILE_ROWS) {
         load_tile(rows + row, min_i32(n_rows - row, TILE_ROWS), keys, values + row * GROUP_DIM);
         score_rows(packed_q, keys, n_heads, ahead, scores + row * stride);
@@ -385,12 +533,13 @@ static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, const flo
 /* n_heads (a constant at every call) heads by one group. */
 static DSV4_ALWAYS_INLINE void value_tile(const float *words, int32_t stride, const uint16_t *slab,
                                           const int n_heads, int32_t n_rows, const float *alpha,
-                                          const float *beta, float *values)
+                                          const float *beta, dsv4_attn_ahead *ahead, float *values)
 {
     vf acc[4 * VALUE_VECS];
     DSV4_UNROLL for (int i = 0; i < n_heads * VALUE_VECS; i++) acc[i] = vf_zero();
     for (int32_t row = 0; row < n_rows; row += 2) {
         __m512i value[VALUE_VECS];
+        prefetch_line(ahead);
         DSV4_UNROLL for (int i = 0; i < VALUE_VECS; i++) value[i] =
             _mm512_load_si512(slab + 32 * i);
         slab += 2 * GROUP_DIM;
@@ -425,13 +574,11 @@ static void add_values(const float *words, const void *kv, int32_t n_heads, int3
         float *to = acc_values + g * GROUP_DIM;
         int32_t h = 0;
         for (; h + 4 <= n_heads; h += 4) {
-            prefetch_ahead(ahead);
-            prefetch_ahead(ahead);
-            value_tile(words + h, stride, slab, 4, n_rows, alpha + h, beta + h,
+            value_tile(words + h, stride, slab, 4, n_rows, alpha + h, beta + h, ahead,
                        to + h * DSV4_ATTN_DIM);
         }
         for (; h < n_heads; h++) {
-            value_tile(words + h, stride, slab, 1, n_rows, alpha + h, beta + h,
+            value_tile(words + h, stride, slab, 1, n_rows, alpha + h, beta + h, ahead,
                        to + h * DSV4_ATTN_DIM);
         }
     }

@@ -24,13 +24,25 @@ static inline int32_t min_i32(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-/* The next row ahead, as ten cache lines, on its way into L2. */
-static DSV4_ALWAYS_INLINE void prefetch_ahead(dsv4_attn_ahead *ahead)
+/* One cache line of the rows ahead, on its way into L2. */
+static DSV4_ALWAYS_INLINE void prefetch_line(dsv4_attn_ahead *ahead)
 {
     if (ahead->at >= ahead->n_rows) return;
-    const dsv4_attn_row *row = &ahead->rows[ahead->at++];
-    for (int i = 0; i < DSV4_CACHE_DATA_BYTES; i += 64) DSV4_PREFETCH_L2(row->data + i);
-    if (row->scales != NULL) DSV4_PREFETCH_L2(row->scales);
+    const dsv4_attn_row *row = &ahead->rows[ahead->at];
+    if (ahead->offset < DSV4_CACHE_DATA_BYTES) {
+        DSV4_PREFETCH_L2(row->data + ahead->offset);
+        ahead->offset += 64;
+    } else {
+        if (row->scales != NULL) DSV4_PREFETCH_L2(row->scales);
+        ahead->offset = 0;
+        ahead->at++;
+    }
+}
+
+/* The next row ahead. */
+static DSV4_ALWAYS_INLINE void prefetch_ahead(dsv4_attn_ahead *ahead)
+{
+    for (int i = 0; i < DSV4_CACHE_DATA_BYTES / 64 + 1; i++) prefetch_line(ahead);
 }
 
 /* Largest score of one vector of heads, in the log2 domain. */

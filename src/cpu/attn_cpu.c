@@ -26,7 +26,8 @@ enum {
 typedef struct task_shape {
     int64_t n_rows; /* n_requests * n_queries */
     int32_t n_threads;
-    int32_t task_heads;    /* heads per task, a multiple of 16 or all */
+    int32_t task_heads;    /* heads per task, a multiple of 16 or all; the last has the rest too */
+    int32_t most_heads;    /* heads of the last task */
     int32_t n_head_groups; /* tasks per query and split */
     int64_t task_rows;     /* queries per task where lists are not split */
     int32_t split_lists;   /* 1: each split is a task */
@@ -123,8 +124,10 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
     }
     int64_t per_group = ceil_div(params->n_heads, n_groups);
     if (n_groups > 1) per_group = ceil_div(per_group, DSV4_ATTN_HEAD_PAD) * DSV4_ATTN_HEAD_PAD;
+    /* A rest of a few heads joins the last group: kernels may compute few heads in their own way. */
     shape.task_heads = (int32_t)per_group;
-    shape.n_head_groups = (int32_t)ceil_div(params->n_heads, per_group);
+    shape.n_head_groups = (int32_t)(params->n_heads / per_group);
+    shape.most_heads = (int32_t)(params->n_heads - (shape.n_head_groups - 1) * per_group);
     shape.task_rows = min_i64(n_rows * shape.n_head_groups / n_wanted, MAX_TASK_ROWS);
     if (shape.task_rows < 1) shape.task_rows = 1;
     return shape;
@@ -193,13 +196,13 @@ bool dsv4_attn_cpu_plan_size(const dsv4_attn_params *params, const dsv4_attn_ker
     }
     if (shape.split_lists) {
         size_t n_partials = (size_t)(shape.n_rows * shape.n_head_groups * shape.max_splits);
-        if (!dsv4_checked_mul(n_partials, round_up_64(state_bytes(shape.task_heads)),
+        if (!dsv4_checked_mul(n_partials, round_up_64(state_bytes(shape.most_heads)),
                               &partial_bytes)) {
             return false;
         }
     }
     size_t scratch_bytes;
-    return dsv4_checked_mul((size_t)n_threads, place_scratch(kernels, shape.task_heads, NULL, NULL),
+    return dsv4_checked_mul((size_t)n_threads, place_scratch(kernels, shape.most_heads, NULL, NULL),
                             &scratch_bytes) &&
            dsv4_checked_add(scratch_bytes, partial_bytes, workspace_bytes);
 }
@@ -332,7 +335,7 @@ static void visit_blocks(const decode_context *context, const query_task *task, 
         } else if (after != NULL) {
             gather_block(context, after, 0, next);
         }
-        dsv4_attn_ahead ahead = {next->rows, next->n_rows, 0};
+        dsv4_attn_ahead ahead = {next->rows, next->n_rows, 0, 0};
         if (blocks[i & 1].n_rows > 0) {
             visit_block(context, task, own, &blocks[i & 1], &ahead, acc);
         }
@@ -353,14 +356,14 @@ static query_task task_of(const decode_context *context, int64_t request, int64_
     query_task task = {
         .lists = &context->plan->requests[request], .request = request, .query = query};
     task.first_head = (int32_t)group * shape->task_heads;
-    task.n_heads = (int32_t)min_i64(shape->task_heads, context->params->n_heads - task.first_head);
+    task.n_heads = group + 1 < shape->n_head_groups ? shape->task_heads : shape->most_heads;
     return task;
 }
 
 static scratch scratch_of(const decode_context *context, int32_t worker)
 {
     scratch own;
-    place_scratch(context->kernels, context->plan->shape.task_heads,
+    place_scratch(context->kernels, context->plan->shape.most_heads,
                   context->scratches + (size_t)worker * context->scratch_bytes, &own);
     return own;
 }
@@ -484,7 +487,7 @@ static int64_t find_request(const decode_context *context, int64_t index)
 static dsv4_attn_state partial_of(const decode_context *context, int64_t index)
 {
     return place_state(context->partials + (size_t)index * context->state_bytes,
-                       context->plan->shape.task_heads);
+                       context->plan->shape.most_heads);
 }
 
 /* One split of a query, some heads: leaves its state among the partials. */
@@ -531,9 +534,9 @@ void dsv4_attn_cpu_decode(const dsv4_attn_params *params, const dsv4_attn_kernel
     int32_t n_threads = plan->shape.n_threads;
     decode_context context = {.params = params, .kernels = kernels, .plan = plan};
     context.scratches = workspace;
-    context.scratch_bytes = place_scratch(kernels, plan->shape.task_heads, NULL, NULL);
+    context.scratch_bytes = place_scratch(kernels, plan->shape.most_heads, NULL, NULL);
     context.partials = context.scratches + (size_t)n_threads * context.scratch_bytes;
-    context.state_bytes = round_up_64(state_bytes(plan->shape.task_heads));
+    context.state_bytes = round_up_64(state_bytes(plan->shape.most_heads));
 
     int64_t n_rows = plan->shape.n_rows, n_groups = plan->shape.n_head_groups;
     if (plan->shape.split_lists) {

@@ -40,7 +40,8 @@ typedef struct dsv4_attn_row {
  */
 typedef struct dsv4_attn_ahead {
     const dsv4_attn_row *rows;
-    int32_t n_rows, at; /* rows[at .. n_rows - 1] are still to be prefetched */
+    int32_t n_rows, at; /* rows[at .. n_rows - 1] are still to be prefetched ... */
+    int32_t offset;     /* ... and this many bytes of rows[at] have been */
 } dsv4_attn_ahead;
 
 typedef struct dsv4_attn_state {
