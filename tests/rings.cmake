@@ -50,7 +50,7 @@ include(ProcessorCount)
 ProcessorCount(n_processors)
 set(programs "")
 foreach(program check_attn test_base test_num test_cache test_safetensors test_safetensors_write
-    test_attn_params test_attn)
+    test_attn_params test_attn_choice test_attn)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
 list(JOIN programs ",\n    " programs)

@@ -65,7 +65,7 @@ static int64_t dense_bytes(int64_t count, int64_t piece_bytes)
 static void set_scope_dense(dsv4_attn_scope *scope, int64_t n_queries)
 {
     scope->page_stride_bytes = scope->row_format == DSV4_ATTN_ROWS_F32
-                                   ? scope->page_rows * DSV4_ATTN_DIM * (int64_t)sizeof(float)
+                                   ? dense_bytes(scope->page_rows, DSV4_ATTN_DIM * sizeof(float))
                                    : dsv4_cache_page_stride_bytes(scope->page_rows);
     scope->indices_query_stride_bytes = dense_bytes(scope->n_indices, sizeof(int32_t));
     scope->indices_request_stride_bytes = dense_bytes(n_queries, scope->indices_query_stride_bytes);

@@ -415,7 +415,7 @@ static void fold_split(const decode_context *context, const query_task *task, co
 /* Whether a split holds any key: only then does it take part in the fold. */
 static bool has_keys(const dsv4_attn_state *state)
 {
-    return state->sum[0] != 0.0f;
+    return state->sum[0] != 0.0f || state->max[0] > -INFINITY;
 }
 
 static query_task query_of(const decode_context *context, int64_t row, int64_t group)

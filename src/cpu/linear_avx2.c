@@ -1,9 +1,9 @@
 /*
  * linear_avx2.c - y = x W^T at the avx2 level, f32 products.
  *
- * Place: cpu. Compiled with this level's instruction set; see linear_tmpl.h. A step is eight vectors.
- * FP4 has even columns in four of them and odd ones in four, always four columns of the step's first
- * group of 32 beside four of its second.
+ * Place: cpu. Compiled with this level's instruction set; see linear_tmpl.h. A step is eight
+ * vectors. FP4 has even columns in four of them and odd ones in four, always four columns of the
+ * step's first group of 32 beside four of its second.
  */
 #include "vec_avx2.h"
 
@@ -50,8 +50,8 @@ static DSV4_ALWAYS_INLINE void load_fp8(const uint8_t *codes, uint8_t scale, lan
         DSV4_UNROLL for (int i = 0; i < 8; i++) w[i] = vf_load(values + 8 * i);
         return;
     }
-    /* As in vf_dequant_group: codes as binary16 numbers of 2^-8 their value. The sign, extended, lies
-     * in bits 14 and 15; bit 14 is cleared. */
+    /* As in vf_dequant_group: codes as binary16 numbers of 2^-8 their value. The sign, extended,
+     * lies in bits 14 and 15; bit 14 is cleared. */
     vf factor = _mm256_castsi256_ps(_mm256_set1_epi32((scale + 8) << 23));
     DSV4_UNROLL for (int i = 0; i < 4; i++)
     {
@@ -63,7 +63,8 @@ static DSV4_ALWAYS_INLINE void load_fp8(const uint8_t *codes, uint8_t scale, lan
     }
 }
 
-/* 32 codes, one per byte, to the upper and lower byte of their bf16, which is the upper half of f32. */
+/* 32 codes, one per byte, to the upper and lower byte of their bf16, which is the upper half of
+ * f32. */
 static DSV4_ALWAYS_INLINE void load_nibbles(__m256i nibbles, vf factor, lanes w[4])
 {
     const __m256i high_bytes = _mm256_broadcastsi128_si256(

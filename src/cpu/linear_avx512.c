@@ -1,8 +1,8 @@
 /*
  * linear_avx512.c - y = x W^T at the avx512 level, f32 products.
  *
- * Place: cpu. Compiled with this level's instruction set; see linear_tmpl.h. A step is four vectors;
- * FP4 has the even and then the odd columns of each group of 32.
+ * Place: cpu. Compiled with this level's instruction set; see linear_tmpl.h. A step is four
+ * vectors; FP4 has the even and then the odd columns of each group of 32.
  */
 #include <stdbool.h>
 
@@ -54,8 +54,8 @@ static DSV4_ALWAYS_INLINE void load_fp8(const uint8_t *codes, uint8_t scale, lan
         DSV4_UNROLL for (int i = 0; i < 4; i++) w[i] = vf_load(values + 16 * i);
         return;
     }
-    /* As in vf_dequant_group: codes as binary16 numbers of 2^-8 their value. The sign, extended, lies
-     * in bits 14 and 15; bit 14 is cleared. */
+    /* As in vf_dequant_group: codes as binary16 numbers of 2^-8 their value. The sign, extended,
+     * lies in bits 14 and 15; bit 14 is cleared. */
     vf factor = _mm512_castsi512_ps(_mm512_set1_epi32((scale + 8) << 23));
     DSV4_UNROLL for (int i = 0; i < 2; i++)
     {

@@ -1,12 +1,13 @@
 /*
  * linear_avx512bf16.c - y = x W^T with bf16 products and f32 sums (AVX-512 BF16, VBMI).
  *
- * Place: cpu. x is exact in bf16, and so are e4m3 and e2m1 weights under plain scales: those that keep
- * every nonzero weight a normal, finite bf16. Four rows of W that have another scale anywhere take the
- * avx512 kernel, which follows from W alone. The dot instruction counts subnormal bf16 (in x, and in
- * BF16 weights) and subnormal sums as zero.
+ * Place: cpu. x is exact in bf16, and so are e4m3 and e2m1 weights under plain scales: those that
+ * keep every nonzero weight a normal, finite bf16. Four rows of W that have another scale anywhere
+ * take the avx512 kernel, which follows from W alone. The dot instruction counts subnormal bf16 (in
+ * x, and in BF16 weights) and subnormal sums as zero.
  *
- * A step is two vectors of 32 columns; FP4 has the even and then the odd columns. See linear_tmpl.h.
+ * A step is two vectors of 32 columns; FP4 has the even and then the odd columns. See
+ * linear_tmpl.h.
  */
 #include <stdbool.h>
 
@@ -39,7 +40,8 @@ static DSV4_ALWAYS_INLINE vf multiply_add(vf sums, lanes w, lanes x)
     return _mm512_dpbf16_ps(sums, (__m512bh)w, (__m512bh)x);
 }
 
-/* bf16 of the codes 0 .. 15, twice: a lookup looks at five bits, the upper one telling the group. */
+/* bf16 of the codes 0 .. 15, twice: a lookup looks at five bits, the upper one telling the group.
+ * */
 static const uint16_t e2m1_bits[32] = {
     0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80,
     0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,

@@ -5,7 +5,7 @@
  * DSV4_LINEAR_MAX_ROWS rows of x. The order of sums, the same for every task that holds an element:
  *
  *   Columns are walked in panels (DSV4_LINEAR_PANEL_BYTES of packed x: 1024 f32 or 2048 bf16). In a
- *   panel one vector of f32 sums adds the products of one vector of columns after another; its lanes
+ *   panel one vector of f32 sums adds the products of one vector of columns after another; lanes
  *   are then added in a fixed tree (vf_sum4 in vec_*.h), and the panels' sums are added ascending.
  *
  * Which columns share a lane is a matter of the level and the kind of the matrix. Kernels neither

@@ -2,17 +2,17 @@
  * linear_tmpl.h - one level's kernel of linear_kernels.h, save how a step is loaded.
  *
  * Place: cpu; a template. Included once by each linear_<level>.c after one vec_*.h and these:
- *   LN_DIRECT_ROWS    up to so many rows of x (at most 4) weights go from memory to products at once
+ *   LN_DIRECT_ROWS    up to so many rows of x (1, 2 or 4) weights go straight into products
  *   LN_TILE_ROWS      rows of x per register tile (2, 3 or 6), with 4 rows of W
- *   lanes             a vector of weights or of packed x; LN_STEP_VECS of them are a step, 64 columns
- *   lanes_load(p)     from aligned memory;  lanes_store(p, a) to it
+ *   lanes             a vector of weights or packed x; LN_STEP_VECS of them are a step, 64 columns
+ *   lanes_load(p), lanes_store(p, a)        aligned
  *   multiply_add(sums, w, x)                sums (a vf) plus the products, lane by lane
- *   load_step(kind, codes, scales, w)       a step of one row of W. kind is a constant at most calls.
+ *   load_step(kind, codes, scales, w)       a step of one row of W; kind is constant at most calls
  *   pack_step(kind, x, packed)              a step of x, columns in load_step's order
  *
- * Many rows of x: the four rows of W are dequantized into a tile that all rows of x use. Few rows: each
- * step is used as it is dequantized. Both add the same vectors in the same order. A row's last columns,
- * where they do not fill a step, are copied and padded with zeros, in W and x.
+ * Many rows of x: the four rows of W are dequantized into a tile that all rows of x use. Few rows:
+ * each step is used as it is dequantized. Both add the same vectors in the same order. A row's last
+ * columns, where they do not fill a step, are copied and padded with zeros, in W and x.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -176,8 +176,6 @@ static void add_sums(__m128 sums, int64_t n, bool is_first, float *y)
     for (int64_t r = 0; r < n; r++) y[r] = is_first ? values[r] : y[r] + values[r];
 }
 
-/* ---- few rows of x ---- */
-
 static DSV4_ALWAYS_INLINE void prefetch_step(int kind, const uint8_t *codes)
 {
     DSV4_UNROLL for (int64_t i = 0; i < code_bytes(kind, STEP_COLUMNS); i += 64)
@@ -186,12 +184,20 @@ static DSV4_ALWAYS_INLINE void prefetch_step(int kind, const uint8_t *codes)
     }
 }
 
-/* n_x rows of x (a constant at every call), packed SLOT_BYTES apart, times one panel. */
+/* ---- few rows of x ---- */
+
+/*
+ * n_x rows of x (a constant at every call), packed SLOT_BYTES apart, times one panel. Loops over
+ * rows have lengths that are constant before inlining too, or clang would not unroll them wholly.
+ */
 static DSV4_ALWAYS_INLINE void direct_tile(const int kind, const int n_x, const weight_panel *panel,
                                            const unsigned char *x, __m128 *sums)
 {
-    vf acc[GROUP_ROWS * LN_DIRECT_ROWS];
-    DSV4_UNROLL for (int i = 0; i < GROUP_ROWS * n_x; i++) acc[i] = vf_zero();
+    vf acc[LN_DIRECT_ROWS][GROUP_ROWS];
+    DSV4_UNROLL for (int c = 0; c < LN_DIRECT_ROWS; c++)
+    {
+        DSV4_UNROLL for (int r = 0; r < GROUP_ROWS; r++) acc[c][r] = vf_zero();
+    }
     for (int part = 0; part < 2; part++) {
         const weight_run *run = &panel->runs[part];
         int64_t ahead_bytes = part == 0 ? panel->ahead_bytes : 0;
@@ -204,21 +210,20 @@ static DSV4_ALWAYS_INLINE void direct_tile(const int kind, const int n_x, const 
                 load_step(kind, codes, run->scales[r] + scale_offset(kind, step), w);
                 DSV4_UNROLL for (int v = 0; v < LN_STEP_VECS; v++)
                 {
-                    DSV4_UNROLL for (int c = 0; c < n_x; c++)
+                    DSV4_UNROLL for (int c = 0; c < LN_DIRECT_ROWS; c++)
                     {
+                        if (c >= n_x) continue;
                         lanes value = lanes_load(x + c * SLOT_BYTES + v * (int)sizeof(lanes));
-                        acc[c * GROUP_ROWS + r] =
-                            multiply_add(acc[c * GROUP_ROWS + r], w[v], value);
+                        acc[c][r] = multiply_add(acc[c][r], w[v], value);
                     }
                 }
             }
             x += STEP_BYTES;
         }
     }
-    DSV4_UNROLL for (int c = 0; c < n_x; c++)
+    DSV4_UNROLL for (int c = 0; c < LN_DIRECT_ROWS; c++)
     {
-        const vf *own = acc + c * GROUP_ROWS;
-        sums[c] = vf_sum4(own[0], own[1], own[2], own[3]);
+        if (c < n_x) sums[c] = vf_sum4(acc[c][0], acc[c][1], acc[c][2], acc[c][3]);
     }
 }
 
@@ -280,12 +285,14 @@ static DSV4_ALWAYS_INLINE void fill_kind(const int kind, const weight_panel *pan
 {
     for (int part = 0; part < 2; part++) {
         const weight_run *run = &panel->runs[part];
+        int64_t ahead_bytes = part == 0 ? panel->ahead_bytes : 0;
         for (int64_t step = 0; step < run->n_steps; step++) {
             DSV4_UNROLL for (int r = 0; r < GROUP_ROWS; r++)
             {
+                const uint8_t *codes = run->codes[r] + code_bytes(kind, step * STEP_COLUMNS);
                 lanes w[LN_STEP_VECS];
-                load_step(kind, run->codes[r] + code_bytes(kind, step * STEP_COLUMNS),
-                          run->scales[r] + scale_offset(kind, step), w);
+                prefetch_step(kind, codes + ahead_bytes);
+                load_step(kind, codes, run->scales[r] + scale_offset(kind, step), w);
                 DSV4_UNROLL for (int v = 0; v < LN_STEP_VECS; v++)
                 {
                     lanes_store(tile + (v * GROUP_ROWS + r) * (int)sizeof(lanes), w[v]);
@@ -312,28 +319,28 @@ static DSV4_ALWAYS_INLINE void register_tile(const int n_x, int64_t n_vecs, cons
 {
     const int lanes_bytes = (int)sizeof(lanes);
     vf acc[LN_TILE_ROWS][GROUP_ROWS];
-    DSV4_UNROLL for (int c = 0; c < n_x; c++)
+    DSV4_UNROLL for (int c = 0; c < LN_TILE_ROWS; c++)
     {
         DSV4_UNROLL for (int r = 0; r < GROUP_ROWS; r++) acc[c][r] = vf_zero();
     }
     for (int64_t v = 0; v < n_vecs; v++) {
-        lanes weights[GROUP_ROWS];
-        DSV4_UNROLL for (int r = 0; r < GROUP_ROWS; r++) weights[r] =
-            lanes_load(w + r * lanes_bytes);
-        DSV4_UNROLL for (int c = 0; c < n_x; c++)
+        /* The values of x stay in registers, one weight beside them: with the sums that fills 16.
+         * */
+        DSV4_UNROLL for (int r = 0; r < GROUP_ROWS; r++)
         {
-            lanes value = lanes_load(x + c * SLOT_BYTES);
-            DSV4_UNROLL for (int r = 0; r < GROUP_ROWS; r++)
+            lanes weight = lanes_load(w + r * lanes_bytes);
+            DSV4_UNROLL for (int c = 0; c < LN_TILE_ROWS; c++)
             {
-                acc[c][r] = multiply_add(acc[c][r], weights[r], value);
+                if (c >= n_x) continue;
+                acc[c][r] = multiply_add(acc[c][r], weight, lanes_load(x + c * SLOT_BYTES));
             }
         }
         w += GROUP_ROWS * lanes_bytes;
         x += lanes_bytes;
     }
-    DSV4_UNROLL for (int c = 0; c < n_x; c++)
+    DSV4_UNROLL for (int c = 0; c < LN_TILE_ROWS; c++)
     {
-        sums[c] = vf_sum4(acc[c][0], acc[c][1], acc[c][2], acc[c][3]);
+        if (c < n_x) sums[c] = vf_sum4(acc[c][0], acc[c][1], acc[c][2], acc[c][3]);
     }
 }
 

@@ -1,8 +1,8 @@
 /*
  * linear_v2.c - y = x W^T at the v2 level, f32 products.
  *
- * Place: cpu. Compiled with this level's instruction set; see linear_tmpl.h. A step is 16 vectors; FP4
- * has the even and then the odd columns of each group of 32.
+ * Place: cpu. Compiled with this level's instruction set; see linear_tmpl.h. A step is 16 vectors;
+ * FP4 has the even and then the odd columns of each group of 32.
  */
 #include "vec_v2.h"
 
@@ -47,7 +47,8 @@ static DSV4_ALWAYS_INLINE void load_fp8(const uint8_t *codes, uint8_t scale, lan
     }
 }
 
-/* 16 codes, one per byte, to the upper and lower byte of their bf16, which is the upper half of f32. */
+/* 16 codes, one per byte, to the upper and lower byte of their bf16, which is the upper half of
+ * f32. */
 static DSV4_ALWAYS_INLINE void load_nibbles(__m128i nibbles, vf factor, lanes w[4])
 {
     const __m128i high_bytes =

@@ -11,7 +11,7 @@
  *   vf_exp2(x)          2^x for x <= 1 within 2 ulp; 0 for -inf and far below -126; NaN for NaN
  *   vf_store_bf16       nearest-even
  *   vf_transpose        VF_LANES x VF_LANES
- *   vf_sum4(a, b, c, d) the sum of each one's lanes; in every four lanes (0 + 2) + (1 + 3), then halves
+ *   vf_sum4             the sums of four vectors: in every four lanes (0 + 2) + (1 + 3), then halves
  *   vf_dequant_group    64 e4m3 codes times 2^(scale - 127), exact, NaN kept
  */
 #ifndef DSV4_CPU_VEC_AVX512_H

@@ -2,8 +2,8 @@
  * vec_avx512bf16.h - e4m3 codes to bf16 with byte tables (AVX-512 BW and VBMI).
  *
  * Place: cpu. The bf16 of an e4m3 code is two bytes, each looked up by the code's seven magnitude
- * bits. A power of two is then added to the exponent of whatever is neither zero nor NaN: the tables
- * mark those in bit 0, which e4m3 leaves free in bf16, and the sum takes the mark away.
+ * bits. A power of two is then added to the exponent of whatever is neither zero nor NaN: the
+ * tables mark those in bit 0, which e4m3 leaves free in bf16, and the sum takes the mark away.
  */
 #ifndef DSV4_CPU_VEC_AVX512BF16_H
 #define DSV4_CPU_VEC_AVX512BF16_H

@@ -1,9 +1,9 @@
 /*
  * config.c - the architecture of a checkpoint from its config.json.
  *
- * Place: io. Every key is taken out of the parsed object by the line that checks it; what is left at
- * the end must be a key without influence on results, else it is refused by name. So no key can be
- * forgotten silently.
+ * Place: io. Every key is taken out of the parsed object by the line that checks it; what is left
+ * at the end must be a key without influence on results, else it is refused by name. So no key can
+ * be forgotten silently.
  */
 #include "io/config.h"
 

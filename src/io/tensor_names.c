@@ -2,8 +2,8 @@
  * tensor_names.c - the tensors that a configuration asks for, and the names they go by.
  *
  * Place: io. Two tables: the tensors of a checkpoint (specification 7.1) and the renamings of
- * Hugging Face transformers and of mirrors. A name is mapped by its beginnings, one module after the
- * other, so that mixed names work too.
+ * Hugging Face transformers and of mirrors. A name is mapped by its beginnings, one module after
+ * the other, so that mixed names work too.
  */
 #include "io/tensor_names.h"
 

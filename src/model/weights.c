@@ -13,7 +13,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 
-enum { NAME_BYTES = 160, FP8_BLOCK = 128 };
+enum { PART_BYTES = 64, PREFIX_BYTES = 128, NAME_BYTES = 256, FP8_BLOCK = 128 };
 
 /* One allocation in the chain that `owned` heads. */
 typedef struct owned_block {
@@ -45,7 +45,7 @@ static void *own(binder *bind, size_t len_bytes)
 
 static const dsv4_tensor_view *find(binder *bind, const char *prefix, const char *name)
 {
-    char full[NAME_BYTES];
+    char full[NAME_BYTES + PREFIX_BYTES];
     (void)snprintf(full, sizeof full, "%s%s", prefix, name);
     const dsv4_tensor_view *view = dsv4_model_dir_tensor(bind->dir, full);
     if (view == NULL && bind->status == DSV4_OK) {
@@ -94,7 +94,7 @@ static dsv4_linear bind_plain(binder *bind, const char *prefix, const char *name
 /* A quantized matrix: "name.weight" and "name.scale". */
 static dsv4_linear bind_quantized(binder *bind, const char *prefix, const char *name)
 {
-    char part[NAME_BYTES];
+    char part[PART_BYTES];
     dsv4_linear linear = {0};
     (void)snprintf(part, sizeof part, "%s.weight", name);
     const dsv4_tensor_view *weight = find(bind, prefix, part);
@@ -112,7 +112,7 @@ static dsv4_linear bind_quantized(binder *bind, const char *prefix, const char *
 
 static dsv4_hyper bind_hyper(binder *bind, const char *prefix, const char *name)
 {
-    char part[NAME_BYTES];
+    char part[PART_BYTES];
     dsv4_hyper hyper;
     (void)snprintf(part, sizeof part, "hc_%s_fn", name);
     hyper.fn = bind_f32(bind, prefix, part);
@@ -191,7 +191,7 @@ static void bind_experts(binder *bind, const char *prefix, bool is_hashed, dsv4_
     layer->shared = bind_expert(bind, prefix, "ffn.shared_experts");
     layer->experts = own(bind, (size_t)n_experts * sizeof *layer->experts);
     for (int64_t e = 0; layer->experts != NULL && e < n_experts; e++) {
-        char name[NAME_BYTES];
+        char name[PART_BYTES];
         (void)snprintf(name, sizeof name, "ffn.experts.%lld", (long long)e);
         layer->experts[e] = bind_expert(bind, prefix, name);
     }
@@ -201,7 +201,7 @@ static void bind_layer(binder *bind, int64_t index)
 {
     const dsv4_config *config = &bind->weights->config;
     dsv4_layer *layer = &bind->weights->layers[index];
-    char prefix[NAME_BYTES];
+    char prefix[PREFIX_BYTES];
     if (index < config->n_layers) {
         (void)snprintf(prefix, sizeof prefix, "layers.%lld.", (long long)index);
     } else {
