@@ -94,11 +94,16 @@ foreach(preset clang asan tsan)
     PROCESSORS ${n_processors} TIMEOUT 1200)
 endforeach()
 
-# Fuzzers: half a minute each, five in the long ring (ctest -C long -L long).
-foreach(name safetensors attn)
+# Fuzzers: half a minute each for the two oldest, ten seconds for the others; five minutes each in the
+# long ring (ctest -C long -L long).
+foreach(name safetensors attn config tokenizer chat dsml)
+  set(seconds 10)
+  if(name MATCHES "^(safetensors|attn)$")
+    set(seconds 30)
+  endif()
   set(fuzz sh ${scripts}/run_fuzzer.sh ${fuzz_dir}/tests/fuzz/fuzz_${name}
     ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name} ${fuzz_dir}/work/${name})
-  dsv4_test(fuzz.${name} ${fuzz} 30)
+  dsv4_test(fuzz.${name} ${fuzz} ${seconds})
   add_test(NAME fuzz.${name}_long COMMAND ${fuzz} 300 CONFIGURATIONS long)
   set_tests_properties(fuzz.${name} fuzz.${name}_long PROPERTIES FIXTURES_REQUIRED fuzz)
   set_tests_properties(fuzz.${name}_long PROPERTIES LABELS long TIMEOUT 600)

@@ -172,16 +172,24 @@ static void set_shapes(dsv4_forward *forward, const dsv4_cache *cache, const dsv
     step->c128_stride = ratios & 128u ? length / 128 : 0;
 }
 
+/*
+ * Plan and workspace for this step and for any with fewer tokens, the MTP block's among them: with few
+ * queries the attention splits lists over threads, which takes more workspace than many queries do.
+ */
 static dsv4_status size_attention(dsv4_step *step, dsv4_error *error)
 {
+    int64_t few = 4 * (int64_t)step->compute->n_threads;
     for (int plan = 0; plan < DSV4_STEP_N_PLANS; plan++) {
         dsv4_attn_params params;
-        size_t plan_bytes, workspace_bytes;
         dsv4_step_attn_params(step, plan, &params);
-        DSV4_TRY(dsv4_attn_plan_size(&params, &plan_bytes, &workspace_bytes, error));
-        if (plan_bytes > step->plan_bytes) step->plan_bytes = plan_bytes;
-        if (workspace_bytes > step->attn_workspace_bytes) {
-            step->attn_workspace_bytes = workspace_bytes;
+        for (int64_t n = step->n_tokens; n > 0; n = n > few ? few : n - 1) {
+            size_t plan_bytes, workspace_bytes;
+            params.n_requests = n;
+            DSV4_TRY(dsv4_attn_plan_size(&params, &plan_bytes, &workspace_bytes, error));
+            if (plan_bytes > step->plan_bytes) step->plan_bytes = plan_bytes;
+            if (workspace_bytes > step->attn_workspace_bytes) {
+                step->attn_workspace_bytes = workspace_bytes;
+            }
         }
     }
     return DSV4_OK;

@@ -51,11 +51,11 @@ void linear_spec_print(const linear_spec *spec)
 {
     printf(
         "  case %llu: kind %d n_out %lld n_in %lld rows %lld x_pad %lld y_pad %lld misalign %lld "
-        "scales %d nan_codes %d x_is_bf16 %d x_specials %d threads %d\n",
+        "scales %d nan_codes %d small %d positive %d x_is_bf16 %d x_specials %d threads %d\n",
         (unsigned long long)spec->id, spec->kind, (long long)spec->n_out, (long long)spec->n_in,
         (long long)spec->n_rows, (long long)spec->x_pad, (long long)spec->y_pad,
-        (long long)spec->misalign, (int)spec->scales, spec->has_nan_codes, spec->x_is_bf16,
-        spec->x_has_specials, spec->n_threads);
+        (long long)spec->misalign, (int)spec->scales, spec->has_nan_codes, spec->has_small_codes,
+        spec->is_positive, spec->x_is_bf16, spec->x_has_specials, spec->n_threads);
 }
 
 /* ---- making ---- */
@@ -70,8 +70,9 @@ static uint8_t draw_scale(const linear_spec *spec, attn_rng *rng)
     }
     int64_t least = spec->kind == DSV4_LINEAR_FP8 ? 10 : 2;
     int64_t most = spec->kind == DSV4_LINEAR_FP8 ? 246 : 252;
-    if (spec->scales == LINEAR_SCALES_LOW) return (uint8_t)attn_rng_range(rng, least, least + 3);
-    if (spec->scales == LINEAR_SCALES_HIGH) return (uint8_t)attn_rng_range(rng, most - 3, most);
+    if (spec->scales == LINEAR_SCALES_LOW)
+        return (uint8_t)attn_rng_range(rng, least - 1, least + 2);
+    if (spec->scales == LINEAR_SCALES_HIGH) return (uint8_t)attn_rng_range(rng, most - 2, most + 1);
     if (spec->scales == LINEAR_SCALES_NAN && attn_rng_chance(rng, 3)) return 255;
     return (uint8_t)attn_rng_range(rng, 115, 126);
 }
@@ -82,20 +83,36 @@ static uint8_t *place(linear_case *c, int block, int64_t misalign, int64_t n_byt
     return (uint8_t *)c->blocks[block] + misalign;
 }
 
+static uint8_t draw_fp8(const linear_spec *spec, attn_rng *rng)
+{
+    uint8_t code = (uint8_t)attn_rng_next(rng);
+    if (spec->scales == LINEAR_SCALES_LOW) code &= 0x87u;
+    if (spec->has_small_codes) code &= 0xbfu;
+    if ((code & 0x7fu) == 0x7fu) code ^= 2u;
+    return spec->is_positive ? (code & 0x7fu) | 1u : code;
+}
+
+static uint8_t draw_fp4_pair(const linear_spec *spec, attn_rng *rng)
+{
+    uint8_t codes = (uint8_t)attn_rng_next(rng);
+    if (spec->scales == LINEAR_SCALES_LOW) codes &= 0x99u;
+    if (spec->has_small_codes) codes &= 0xbbu;
+    return spec->is_positive ? (codes & 0x77u) | 0x11u : codes;
+}
+
 static void fill_codes(const linear_spec *spec, attn_rng *rng, uint8_t *bytes)
 {
     int64_t n_values = spec->n_out * spec->n_in;
     for (int64_t i = 0; i < n_values; i++) {
         float value = attn_rng_normal(rng);
         uint16_t half = dsv4_bf16_from_f32(value);
-        uint8_t code = (uint8_t)attn_rng_next(rng);
         bool is_nan = spec->has_nan_codes && attn_rng_range(rng, 0, 800) == 0;
         switch (spec->kind) {
         case DSV4_LINEAR_FP8:
-            if ((code & 0x7fu) == 0x7fu) code ^= 1u;
-            bytes[i] = is_nan ? code | 0x7fu : code;
+            bytes[i] = draw_fp8(spec, rng);
+            if (is_nan) bytes[i] |= 0x7fu;
             break;
-        case DSV4_LINEAR_FP4: bytes[i / 2] = code; break;
+        case DSV4_LINEAR_FP4: bytes[i / 2] = draw_fp4_pair(spec, rng); break;
         case DSV4_LINEAR_BF16:
             if (is_nan) half = 0xffc1;
             memcpy(bytes + 2 * i, &half, sizeof half);
@@ -146,6 +163,7 @@ static void make_x(linear_case *c, attn_rng *rng)
     }
     for (int64_t i = 0; i < n_floats; i++) {
         x[i] = attn_rng_normal(rng) * scale;
+        if (spec->is_positive) x[i] = fabsf(x[i]);
         if (spec->x_is_bf16) x[i] = dsv4_bf16_to_f32(dsv4_bf16_from_f32(x[i]));
         if (spec->x_has_specials && attn_rng_range(rng, 0, 1500) == 0) {
             x[i] = specials[attn_rng_range(rng, 0, 3)];
@@ -257,13 +275,12 @@ linear_answer linear_oracle(const linear_case *c, int64_t row, const float *valu
     for (int64_t k = 0; k < c->linear.n_in; k++) {
         double product = (double)values[k] * (double)x[k];
         answer.sum += product;
-        answer.magnitude += fabs(product);
+        if (isfinite(product)) answer.magnitude += fabs(product);
         /* Weights with scales are never dropped: their subnormals take another path. */
         bool is_dropped =
             fabsf(x[k]) < FLT_MIN || (c->linear.scales == NULL && fabsf(values[k]) < FLT_MIN);
         if (is_dropped) answer.dropped += fabs(product);
         if (!isfinite(values[k]) || !isfinite(x[k])) answer.has_special = true;
-        if (isnan(values[k]) || isnan(x[k])) answer.has_nan = true;
     }
     return answer;
 }

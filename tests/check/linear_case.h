@@ -18,9 +18,11 @@ enum { LINEAR_TEXT_BYTES = 400, LINEAR_MAX_CONFIGS = 6, LINEAR_MAX_BATCH = 120 }
 typedef enum linear_scales {
     LINEAR_SCALES_USUAL,   /* 2^-12 .. 2^-1 */
     LINEAR_SCALES_EXTREME, /* 0 .. 254, with x that keeps most sums in range */
-    LINEAR_SCALES_LOW,     /* the least ones that keep every weight a normal bf16; large x */
-    LINEAR_SCALES_HIGH,    /* the greatest ones that keep every weight a finite bf16; small x */
-    LINEAR_SCALES_NAN      /* usual, some 255 */
+    /* Around the least ones that keep every weight a normal bf16, with the least codes and large x;
+     * around the greatest ones that keep it finite, with small x. */
+    LINEAR_SCALES_LOW,
+    LINEAR_SCALES_HIGH,
+    LINEAR_SCALES_NAN /* usual, some 255 */
 } linear_scales;
 
 typedef struct linear_spec {
@@ -31,6 +33,8 @@ typedef struct linear_spec {
     int64_t misalign;     /* bytes */
     linear_scales scales;
     bool has_nan_codes;
+    bool has_small_codes; /* magnitudes below 2 */
+    bool is_positive;     /* no negative or zero codes, no negative x */
     bool x_is_bf16;
     bool x_has_specials; /* some infinities and NaN */
     int32_t n_threads;
@@ -68,11 +72,10 @@ bool linear_run(const linear_case *c, const linear_config *config, int32_t n_thr
 
 /* Element (row, i) in double, from the formats' definitions alone. */
 typedef struct linear_answer {
-    double sum;       /* of the products */
-    double magnitude; /* sum of their magnitudes */
+    double sum;       /* of the products, infinite or NaN as they have it */
+    double magnitude; /* sum of the finite ones' magnitudes */
     double dropped;   /* the part of magnitude that has a subnormal factor */
     bool has_special; /* an infinite or NaN operand, after W is rounded to f32 */
-    bool has_nan;
 } linear_answer;
 
 /* values [n_in]: row i of W, dequantized to f32. */

@@ -13,7 +13,7 @@
 enum { MAX_PRINTED = 5 }; /* failures shown for each group */
 
 static const char *const fixture_names[MODEL_N_FIXTURES] = {
-    "mixed", "pro", "twelve-heads", "top-one", "odd-hidden", "window-mtp", "ratio-4", "ratio-128"};
+    "mixed", "window-mtp", "twelve-heads", "top-one", "odd-hidden", "ratio-4", "ratio-128", "pro"};
 
 /* Those most likely to fail come first. */
 static const struct {

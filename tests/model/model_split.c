@@ -218,7 +218,7 @@ static void check_crowd(model_context *context, const model_fixture *fixture, cr
 
 void model_group_batches(model_context *context)
 {
-    int64_t n_rounds = context->is_quick ? 1 : 3;
+    int64_t n_rounds = context->is_quick ? 1 : 2;
     for (int i = 0; i < 2 * MODEL_N_FIXTURES; i++) {
         const model_fixture *fixture = &context->fixtures[i / 2];
         if (context->is_quick && i / 2 != 0 && i / 2 != MODEL_N_FIXTURES - 1) continue;

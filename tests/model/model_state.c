@@ -40,7 +40,7 @@ static dsv4_sequence *fork_of(model_engine *engine, const dsv4_sequence *sequenc
     return fork;
 }
 
-/* A child goes its own way, over the rows that it shares with its parent. */
+/* A child goes a little back and then its own way, over the rows that it shares with its parent. */
 static void stray(model_engine *engine, const dsv4_sequence *parent)
 {
     const model_fixture *fixture = engine->fixture;
@@ -52,6 +52,8 @@ static void stray(model_engine *engine, const dsv4_sequence *parent)
         tokens[i] = (int32_t)((fixture->tokens[at] + 1) % fixture->vocab);
     }
     dsv4_sequence *child = fork_of(engine, parent);
+    int64_t back = n < N_AHEAD - 1 ? n : N_AHEAD - 1;
+    if (dsv4_sequence_rewind(child, n - back) != n - back) model_die("stray child", NULL);
     model_piece piece = {child, tokens, N_AHEAD, 1, rows};
     if (!model_feed(engine, &piece)) model_die("stray child", &engine->error);
     dsv4_sequence_free(child);

@@ -100,7 +100,8 @@ run 0 tokenize -m "$work/text"; out '"\xff"'; out '"\xc3"'
 
 # Continuing a text.
 run 0 run -m "$model" -p 'Hello' -n 20 --temp 0; keep greedy
-err "prompt "; err "; generation 20 tokens, "
+err "prompt "; err "; generation "
+run 0 run -m "$model" -p 'Hello' -n 3 --temp 0; err "; generation 3 tokens, "
 run 0 run -m "$model" -p 'Hello' -n 20 --temp 0 --threads 1; same_as "$work/greedy"
 run 0 run -m "$model" -p 'Hello' -n 20 --top-k 1 --seed 9; same_as "$work/greedy"
 run 0 run -m "$model" -p 'Hello' -n 20 --temp 0 --numerics exact; differs_from "$work/greedy"
