@@ -464,7 +464,7 @@ static void score_few(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead
         const dsv4_attn_row *even = &rows[row];
         const dsv4_attn_row *odd = row + 1 < n_rows ? &rows[row + 1] : &zero_row;
         uint32_t even_exponents[8], odd_exponents[8];
-        bool is_plain = read_scales(even, even_exponents) & read_scales(odd, odd_exponents);
+        bool is_plain = read_scales(even, even_exponents) && read_scales(odd, odd_exponents);
         if (is_plain) {
             score_pair(even, odd, even_exponents, odd_exponents, true, q, ahead, values, scores);
         } else {
