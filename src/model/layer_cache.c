@@ -118,7 +118,7 @@ void dsv4_cache_read_index_key(const dsv4_cache *cache, const dsv4_cache_tensor 
         return;
     }
     for (int i = 0; i < DSV4_INDEX_DIM; i++) {
-        unsigned code = row[i / 2] >> (i % 2 * 4) & 15u;
+        unsigned code = ((unsigned)row[i / 2] >> (i % 2 * 4)) & 15u;
         float factor = dsv4_ue8m0_to_f32(row[FP4_BYTES + i / FP4_GROUP]);
         values[i] = dsv4_e2m1_to_f32((uint8_t)code) * factor;
     }
