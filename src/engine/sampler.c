@@ -165,7 +165,7 @@ static void keep_top(const dsv4_sampling *sampling, candidate *candidates, int64
     if (!cuts_p) return;
     double bound = (double)sampling->top_p * total, sum = 0;
     int64_t n_kept = 0;
-    while (n_kept < n_most && (n_kept == 0 || sum < bound)) {
+    while (n_kept < n_most && sum < bound) {
         int64_t at = n - 1 - n_kept++;
         if (at < n_heap) (void)take_first(candidates, n_heap--);
         sum += (double)candidates[at].weight;
@@ -192,5 +192,6 @@ int32_t dsv4_sample(const dsv4_sampling *sampling, const float *logits, int64_t 
         left -= (double)candidates[i].weight;
         if (left < 0) return candidates[i].id;
     }
-    return n_kept > 0 ? candidates[n_kept - 1].id : best; /* where sums were rounded */
+    /* The draw was lost to rounding, or a top_p of 0 keeps nothing but the largest. */
+    return n_kept > 0 ? candidates[n_kept - 1].id : best;
 }

@@ -231,6 +231,18 @@ static void frequencies_are_the_probabilities(void **state)
     }
 }
 
+/* Four equals: half of the probability is two of them, and each is as likely as the largest. */
+static void bounds_are_inclusive(void **state)
+{
+    (void)state;
+    const float logits[4] = {2, 2, 2, 2};
+    const double two[4] = {0.5, 0.5, 0, 0}, all[4] = {0.25, 0.25, 0.25, 0.25};
+    dsv4_sampling sampling = make_sampling(1, 0, 0.5f, 0);
+    check_frequencies(&sampling, logits, two, 4);
+    sampling = make_sampling(1, 0, 1, 1);
+    check_frequencies(&sampling, logits, all, 4);
+}
+
 /* ---- a second implementation ---- */
 
 typedef struct pair {
@@ -314,6 +326,7 @@ int main(void)
         cmocka_unit_test(a_draw_advances_the_state_once),
         cmocka_unit_test(draws_are_those_of_splitmix64),
         cmocka_unit_test(frequencies_are_the_probabilities),
+        cmocka_unit_test(bounds_are_inclusive),
         cmocka_unit_test(exactly_the_allowed_tokens_come),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
