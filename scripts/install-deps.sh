@@ -7,7 +7,7 @@
 # whatever is missing.
 set -eu
 
-run="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev"
+run="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev libpcre2-dev libedit-dev"
 test="$run make g++ binutils clang clang-format libclang-rt-14-dev llvm libomp-dev libcmocka-dev
     python3 python3-numpy"
 case "${1-}" in

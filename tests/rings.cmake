@@ -20,6 +20,7 @@ dsv4_test(structure.headers_clang sh ${scripts}/check_headers.sh ${include_dir} 
 dsv4_test(structure.symbols sh ${scripts}/check_symbols.sh $<TARGET_FILE:dsv4_shared>
   $<TARGET_FILE:dsv4_static> ${scripts}/symbols.txt ${include_dir})
 set(newer_objects attn_avx2.c.o attn_avx512.c.o attn_avx512bf16.c.o
+  linear_avx2.c.o linear_avx512.c.o linear_avx512bf16.c.o
   ceiling_avx2.c.o ceiling_avx512.c.o ceiling_avx512bf16.c.o)
 list(JOIN newer_objects " " newer_objects)
 add_test(NAME structure.instructions COMMAND sh ${scripts}/check_instructions.sh
@@ -50,7 +51,7 @@ include(ProcessorCount)
 ProcessorCount(n_processors)
 set(programs "")
 foreach(program check_attn test_base test_num test_cache test_safetensors test_safetensors_write
-    test_attn_params test_attn)
+    test_attn_params test_attn_choice test_attn test_kv check_model)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
 list(JOIN programs ",\n    " programs)
@@ -94,11 +95,16 @@ foreach(preset clang asan tsan)
     PROCESSORS ${n_processors} TIMEOUT 1200)
 endforeach()
 
-# Fuzzers: half a minute each, five in the long ring (ctest -C long -L long).
-foreach(name safetensors attn)
+# Fuzzers: half a minute each for the two oldest, ten seconds for the others; five minutes each in the
+# long ring (ctest -C long -L long).
+foreach(name safetensors attn config tokenizer chat dsml)
+  set(seconds 10)
+  if(name MATCHES "^(safetensors|attn)$")
+    set(seconds 30)
+  endif()
   set(fuzz sh ${scripts}/run_fuzzer.sh ${fuzz_dir}/tests/fuzz/fuzz_${name}
     ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name} ${fuzz_dir}/work/${name})
-  dsv4_test(fuzz.${name} ${fuzz} 30)
+  dsv4_test(fuzz.${name} ${fuzz} ${seconds})
   add_test(NAME fuzz.${name}_long COMMAND ${fuzz} 300 CONFIGURATIONS long)
   set_tests_properties(fuzz.${name} fuzz.${name}_long PROPERTIES FIXTURES_REQUIRED fuzz)
   set_tests_properties(fuzz.${name}_long PROPERTIES LABELS long TIMEOUT 600)

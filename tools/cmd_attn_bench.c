@@ -227,9 +227,10 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
     b->params.sink = b->sink;
     DSV4_TRY(dsv4_bench_pool_open(&b->window, POOL_SLOTS, 3, error));
     DSV4_TRY(dsv4_bench_pool_open(&b->extra, POOL_SLOTS, 4, error));
-    bool uses_bf16 = strcmp(setup->choice.math, "bf16") == 0;
-    return dsv4_bench_ceilings_measure(kernel_level(setup->choice.kernel), uses_bf16,
-                                       setup->n_threads, b->budget_s, &setup->ceilings, error);
+    int32_t level = kernel_level(setup->choice.kernel);
+    bool uses_bf16 = level == DSV4_CPU_LEVEL_AVX512BF16; /* with bf16 and with official math */
+    return dsv4_bench_ceilings_measure(level, uses_bf16, setup->n_threads, b->budget_s,
+                                       &setup->ceilings, error);
 }
 
 static void bench_close(bench *b)

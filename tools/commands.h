@@ -19,6 +19,11 @@ enum {
 int dsv4_cmd_attn_check(const dsv4_options *options);
 int dsv4_cmd_attn_run(const dsv4_options *options);
 int dsv4_cmd_attn_bench(const dsv4_options *options);
+int dsv4_cmd_run(const dsv4_options *options);
+int dsv4_cmd_chat(const dsv4_options *options);
+int dsv4_cmd_tokenize(const dsv4_options *options);
+int dsv4_cmd_inspect(const dsv4_options *options);
+int dsv4_cmd_eval(const dsv4_options *options);
 int dsv4_cmd_info(const dsv4_options *options);
 
 /* Prints "dsv4 attn check: TEXT" on standard error and returns the exit code of error->status. */

@@ -45,6 +45,10 @@ void dsv4_options_describe_value(const dsv4_option_spec *spec, char *text, size_
         (void)snprintf(text, text_bytes, "a whole number from %" PRId64 " to %" PRId64, spec->min,
                        spec->max);
         break;
+    case DSV4_OPTION_KIND_REAL:
+        (void)snprintf(text, text_bytes, "a number from %" PRId64 " to %" PRId64, spec->min,
+                       spec->max);
+        break;
     case DSV4_OPTION_KIND_TEXT: (void)snprintf(text, text_bytes, "a %s", spec->value_name); break;
     default: (void)snprintf(text, text_bytes, "no value"); break;
     }
@@ -137,8 +141,22 @@ static dsv4_status fail_value(const dsv4_option_spec *spec, const char *value, d
                           expected);
 }
 
+/* Digits, a point, an exponent: neither names such as "inf" nor hexadecimal. */
+static dsv4_status read_real(const dsv4_option_spec *spec, const char *value, double *real,
+                             dsv4_error *error)
+{
+    char *end;
+    *real = strtod(value, &end);
+    bool is_decimal = strspn(value, "0123456789.eE+-") == strlen(value);
+    if (!is_decimal || end == value || *end != '\0' || !(*real >= (double)spec->min) ||
+        !(*real <= (double)spec->max)) {
+        return fail_value(spec, value, error);
+    }
+    return DSV4_OK;
+}
+
 static dsv4_status read_value(const dsv4_option_spec *spec, const char *value, int64_t *number,
-                              dsv4_error *error)
+                              double *real, dsv4_error *error)
 {
     if (value[0] == '\0') return fail_value(spec, value, error);
     if (spec->kind == DSV4_OPTION_KIND_CHOICE) {
@@ -158,6 +176,7 @@ static dsv4_status read_value(const dsv4_option_spec *spec, const char *value, i
         }
         *number = parsed;
     }
+    if (spec->kind == DSV4_OPTION_KIND_REAL) return read_real(spec, value, real, error);
     return DSV4_OK;
 }
 
@@ -193,7 +212,7 @@ static dsv4_status parse_option(int argc, char **argv, int *at, dsv4_options *op
         *at += 1;
     }
     options->texts[i] = value;
-    return read_value(spec, value, &options->values[i], error);
+    return read_value(spec, value, &options->values[i], &options->reals[i], error);
 }
 
 static dsv4_status check_arguments(const dsv4_options *options, dsv4_error *error)

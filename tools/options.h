@@ -20,6 +20,11 @@ enum {
     DSV4_COMMAND_ATTN_CHECK,
     DSV4_COMMAND_ATTN_RUN,
     DSV4_COMMAND_ATTN_BENCH,
+    DSV4_COMMAND_RUN,
+    DSV4_COMMAND_CHAT,
+    DSV4_COMMAND_TOKENIZE,
+    DSV4_COMMAND_INSPECT,
+    DSV4_COMMAND_EVAL,
     DSV4_COMMAND_INFO,
     DSV4_COMMAND_HELP,
     DSV4_N_COMMANDS
@@ -27,7 +32,26 @@ enum {
 
 /* Rows of dsv4_options_table. */
 enum {
-    DSV4_OPTION_BACKEND = 0,
+    DSV4_OPTION_MODEL = 0,
+    DSV4_OPTION_PROMPT,
+    DSV4_OPTION_TOKENS,
+    DSV4_OPTION_CONTEXT,
+    DSV4_OPTION_TEMP,
+    DSV4_OPTION_TOP_K,
+    DSV4_OPTION_TOP_P,
+    DSV4_OPTION_MIN_P,
+    DSV4_OPTION_SEED,
+    DSV4_OPTION_THINKING,
+    DSV4_OPTION_IDS,
+    DSV4_OPTION_GOLDEN,
+    DSV4_OPTION_MTP,
+    DSV4_OPTION_CHUNK,
+    DSV4_OPTION_MAX_ABS,
+    DSV4_OPTION_MIN_COSINE,
+    DSV4_OPTION_MIN_AGREE,
+    DSV4_OPTION_VERBOSE,
+    DSV4_OPTION_NUMERICS,
+    DSV4_OPTION_BACKEND,
     DSV4_OPTION_ISA,
     DSV4_OPTION_MATH,
     DSV4_OPTION_THREADS,
@@ -46,6 +70,7 @@ enum {
     DSV4_OPTION_KIND_FLAG = 0, /* no value */
     DSV4_OPTION_KIND_CHOICE,   /* one of a few words */
     DSV4_OPTION_KIND_INTEGER,  /* decimal, min .. max */
+    DSV4_OPTION_KIND_REAL,     /* decimal, min .. max */
     DSV4_OPTION_KIND_TEXT      /* anything but the empty string */
 };
 
@@ -62,7 +87,7 @@ typedef struct dsv4_option_spec {
     uint32_t commands;                 /* bit 1 << DSV4_COMMAND_* for each command that takes it */
     const char *value_name;            /* for help, "N" for instance; NULL for flags and choices */
     const dsv4_option_choice *choices; /* ends with a NULL name; the first one is the default */
-    int64_t min, max;                  /* of integers */
+    int64_t min, max;                  /* of integers and reals */
     const char *help;
 } dsv4_option_spec;
 
@@ -93,6 +118,7 @@ typedef struct dsv4_options {
     bool given[DSV4_N_OPTIONS];
     int64_t values[DSV4_N_OPTIONS];    /* of choices and integers; choices start at their default,
                                            integers at 0 */
+    double reals[DSV4_N_OPTIONS];      /* of reals; 0 without the option */
     const char *texts[DSV4_N_OPTIONS]; /* of each given option that has a value */
     char **arguments;                  /* [n_arguments] what is neither command nor option */
     int32_t n_arguments;

@@ -71,7 +71,7 @@ static void make_text(const dsv4_option_spec *spec, char *text, size_t text_byte
     char rule[LABEL_BYTES] = "";
     if (spec->choices != NULL) {
         (void)snprintf(rule, sizeof rule, " (default: %s)", spec->choices[0].name);
-    } else if (spec->kind == DSV4_OPTION_KIND_INTEGER) {
+    } else if (spec->kind == DSV4_OPTION_KIND_INTEGER || spec->kind == DSV4_OPTION_KIND_REAL) {
         char expected[LABEL_BYTES - 4];
         dsv4_options_describe_value(spec, expected, sizeof expected);
         (void)snprintf(rule, sizeof rule, " (%s)", expected);

@@ -7,10 +7,19 @@
 #include "options.h"
 
 #include "dsv4/attn.h"
+#include "dsv4/dsv4.h"
 
 #define BIT(command) (1u << DSV4_COMMAND_##command)
 #define ATTN_ALL     (BIT(ATTN_CHECK) | BIT(ATTN_RUN) | BIT(ATTN_BENCH))
+#define TALKS        (BIT(RUN) | BIT(CHAT))
+#define COMPUTES     (TALKS | BIT(EVAL))
 #define ANY          ((1u << DSV4_N_COMMANDS) - 1u)
+
+static const dsv4_option_choice numerics_choices[] = {
+    {"official", DSV4_MODEL_OFFICIAL},
+    {"exact", DSV4_MODEL_EXACT},
+    {NULL, 0},
+};
 
 static const dsv4_option_choice backend_choices[] = {
     {"auto", DSV4_BACKEND_AUTO},
@@ -32,6 +41,7 @@ static const dsv4_option_choice math_choices[] = {
     {"auto", DSV4_ATTN_MATH_AUTO},
     {"exact", DSV4_ATTN_MATH_EXACT},
     {"bf16", DSV4_ATTN_MATH_BF16},
+    {"official", DSV4_ATTN_MATH_OFFICIAL},
     {NULL, 0},
 };
 
@@ -48,8 +58,8 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
             .is_group = true,
             .arguments = "",
             .summary = "DeepSeek-V4 in C",
-            .description = "Runs, checks and measures the operations that DeepSeek-V4 spends its "
-                           "time in.",
+            .description = "Runs DeepSeek-V4 checkpoints, and checks and measures the operations "
+                           "that they spend their time in.",
         },
     [DSV4_COMMAND_ATTN] =
         {
@@ -101,6 +111,60 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
                 "hHEADS-kWINDOW[+EXTRA]-bREQUESTS, such as h64-k128+512-b8: heads 8, 16, 64, 128; "
                 "keys 128, 128+512, 128+1024; requests 1, 8, 64.",
         },
+    [DSV4_COMMAND_RUN] =
+        {
+            .name = "run",
+            .arguments = "",
+            .summary = "continue a text",
+            .description =
+                "Reads a text, begins it with the begin-of-sentence token, and prints what the "
+                "model writes after it until the end-of-sentence token or the limit. Special "
+                "tokens "
+                "written in the text count as such. Speeds are told on standard error.",
+        },
+    [DSV4_COMMAND_CHAT] =
+        {
+            .name = "chat",
+            .arguments = "",
+            .summary = "talk with a model",
+            .description =
+                "Each line is a message; the answer follows as it is made. On a terminal lines can "
+                "be edited and recalled, and the model's reasoning is dimmed. /think switches "
+                "reasoning on or off, /reset forgets the talk, /quit ends it.",
+        },
+    [DSV4_COMMAND_TOKENIZE] =
+        {
+            .name = "tokenize",
+            .arguments = "",
+            .summary = "show the tokens of a text",
+            .description = "Prints one token per line: id, and its bytes in quotes. Nothing is "
+                           "added at the ends; special tokens written in the text count as such. "
+                           "Needs only tokenizer.json.",
+        },
+    [DSV4_COMMAND_INSPECT] =
+        {
+            .name = "inspect",
+            .min_arguments = 1,
+            .max_arguments = 1,
+            .arguments = "DIR",
+            .summary = "what a checkpoint is made of",
+            .description =
+                "Prints a checkpoint's architecture, its parameters and bytes by kind of tensor, "
+                "and the cache bytes of a sequence: a fixed part, and what each token adds. A "
+                "checkpoint that cannot be run is refused with the reason.",
+        },
+    [DSV4_COMMAND_EVAL] =
+        {
+            .name = "eval",
+            .arguments = "",
+            .summary = "compare a model's logits with known ones",
+            .description =
+                "Runs the tokens of a file through a session in chunks and compares the logits of "
+                "every position with those in the file: largest absolute error, cosine, share of "
+                "positions with the same largest logit, share within 2e-3, mean Kullback-Leibler "
+                "divergence from the file's distribution. Fails when a bound is broken or a logit "
+                "is NaN.",
+        },
     [DSV4_COMMAND_INFO] =
         {
             .name = "info",
@@ -120,6 +184,183 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
 };
 
 const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
+    [DSV4_OPTION_MODEL] =
+        {
+            .name = "model",
+            .letter = 'm',
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .required = true,
+            .commands = COMPUTES | BIT(TOKENIZE),
+            .value_name = "DIR",
+            .help = "directory of the checkpoint",
+        },
+    [DSV4_OPTION_PROMPT] =
+        {
+            .name = "prompt",
+            .letter = 'p',
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .commands = BIT(RUN) | BIT(TOKENIZE),
+            .value_name = "TEXT",
+            .help = "the text; without it standard input is read",
+        },
+    [DSV4_OPTION_TOKENS] =
+        {
+            .name = "tokens",
+            .letter = 'n',
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = TALKS,
+            .value_name = "N",
+            .min = 0,
+            .max = INT32_MAX,
+            .help = "most tokens to generate, in chat for each answer; without it as many as fit",
+        },
+    [DSV4_OPTION_CONTEXT] =
+        {
+            .name = "context",
+            .letter = 'c',
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = TALKS,
+            .value_name = "N",
+            .min = 1,
+            .max = INT32_MAX,
+            .help = "tokens that fit, prompt and answers together; without it 8192",
+        },
+    [DSV4_OPTION_TEMP] =
+        {
+            .name = "temp",
+            .letter = 't',
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = TALKS,
+            .value_name = "X",
+            .min = 0,
+            .max = 100,
+            .help = "temperature; 0 always takes the likeliest token; without it 1",
+        },
+    [DSV4_OPTION_TOP_K] =
+        {
+            .name = "top-k",
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = TALKS,
+            .value_name = "N",
+            .min = 0,
+            .max = INT32_MAX,
+            .help = "choose among the N likeliest tokens; 0 or without it among all",
+        },
+    [DSV4_OPTION_TOP_P] =
+        {
+            .name = "top-p",
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = TALKS,
+            .value_name = "X",
+            .min = 0,
+            .max = 1,
+            .help = "choose among the likeliest tokens that together have this probability",
+        },
+    [DSV4_OPTION_MIN_P] =
+        {
+            .name = "min-p",
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = TALKS,
+            .value_name = "X",
+            .min = 0,
+            .max = 1,
+            .help = "leave out tokens of less than this share of the likeliest one's probability",
+        },
+    [DSV4_OPTION_SEED] =
+        {
+            .name = "seed",
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = TALKS,
+            .value_name = "N",
+            .min = 0,
+            .max = INT64_MAX,
+            .help = "start of the random numbers; the same seed gives the same text; without it 0",
+        },
+    [DSV4_OPTION_THINKING] =
+        {
+            .name = "thinking",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(CHAT),
+            .help = "let answers begin with reasoning",
+        },
+    [DSV4_OPTION_IDS] =
+        {
+            .name = "ids",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(TOKENIZE),
+            .help = "print only the ids, on one line",
+        },
+    [DSV4_OPTION_GOLDEN] =
+        {
+            .name = "golden",
+            .letter = 'g',
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .required = true,
+            .commands = BIT(EVAL),
+            .value_name = "FILE",
+            .help = "safetensors file with tokens I32 [T] and logits F32 [T][vocabulary]",
+        },
+    [DSV4_OPTION_MTP] =
+        {
+            .name = "mtp",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(EVAL),
+            .help = "compare the logits of the MTP block with mtp_logits F32 [T-1][vocabulary]",
+        },
+    [DSV4_OPTION_CHUNK] =
+        {
+            .name = "chunk",
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .commands = BIT(EVAL),
+            .value_name = "LIST",
+            .help = "tokens per step, N or N,N,...; a list is used over and over; without it 256",
+        },
+    [DSV4_OPTION_MAX_ABS] =
+        {
+            .name = "max-abs",
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = BIT(EVAL),
+            .value_name = "X",
+            .min = 0,
+            .max = 1000000,
+            .help = "largest absolute error to accept",
+        },
+    [DSV4_OPTION_MIN_COSINE] =
+        {
+            .name = "min-cosine",
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = BIT(EVAL),
+            .value_name = "X",
+            .min = -1,
+            .max = 1,
+            .help = "smallest mean cosine to accept",
+        },
+    [DSV4_OPTION_MIN_AGREE] =
+        {
+            .name = "min-agree",
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = BIT(EVAL),
+            .value_name = "X",
+            .min = 0,
+            .max = 1,
+            .help = "smallest share of positions with the same largest logit to accept",
+        },
+    [DSV4_OPTION_VERBOSE] =
+        {
+            .name = "verbose",
+            .letter = 'v',
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(EVAL),
+            .help = "print a line for every position",
+        },
+    [DSV4_OPTION_NUMERICS] =
+        {
+            .name = "numerics",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = COMPUTES,
+            .choices = numerics_choices,
+            .help = "official rounds where DeepSeek's own code does; exact is f32 throughout",
+        },
     [DSV4_OPTION_BACKEND] =
         {
             .name = "backend",
@@ -132,7 +373,7 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
         {
             .name = "isa",
             .kind = DSV4_OPTION_KIND_CHOICE,
-            .commands = ATTN_ALL,
+            .commands = ATTN_ALL | COMPUTES,
             .choices = isa_choices,
             .help = "CPU level to use instead of the best one of this machine",
         },
@@ -143,13 +384,13 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .commands = ATTN_ALL,
             .choices = math_choices,
             .help = "arithmetic of products: exact is f32; auto is bf16 where the hardware has it, "
-                    "else exact",
+                    "else exact; official rounds where DeepSeek's own code does",
         },
     [DSV4_OPTION_THREADS] =
         {
             .name = "threads",
             .kind = DSV4_OPTION_KIND_INTEGER,
-            .commands = ATTN_ALL,
+            .commands = ATTN_ALL | COMPUTES,
             .value_name = "N",
             .min = 1,
             .max = 1024,
@@ -223,7 +464,8 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
 const dsv4_man_section dsv4_man_sections[] = {
     {
         .title = "CASE FILES",
-        .text = "A case is one attention call in a safetensors file. Tensors that are not listed "
+        .text = "A case of dsv4 attn is one attention call in a safetensors file. Tensors that are "
+                "not listed "
                 "here are refused. A slot is block times block size plus offset; a slot that is "
                 "negative or past the end names no key. A length counts the first entries of a "
                 "list.",
@@ -259,7 +501,10 @@ const dsv4_man_section dsv4_man_sections[] = {
     {
         .title = "EXAMPLES",
         .is_literal = true,
-        .text = "dsv4 attn check --isa avx2 cases/*.safetensors\n"
+        .text = "dsv4 run -m DeepSeek-V4-Flash -p 'The capital of France is' -n 16 --temp 0\n"
+                "dsv4 chat -m DeepSeek-V4-Flash --thinking\n"
+                "dsv4 eval -m checkpoint -g logits.safetensors --chunk 1,7,64 --min-cosine 0.999\n"
+                "dsv4 attn check --isa avx2 cases/*.safetensors\n"
                 "dsv4 attn run captured.safetensors -o answer.safetensors\n"
                 "dsv4 attn bench --shape 'h64-*-b8' --threads 8\n",
     },

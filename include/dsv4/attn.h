@@ -44,10 +44,24 @@ enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2 };
  * Arithmetic. EXACT: f32 products and sums. BF16: bf16 products, f32 sums, probabilities rounded to
  * bf16; the relative norm error of out is below 2^-9 over many heads and 2^-8 for any one, lse is as
  * EXACT; queries and keys below 2^-126 count as zero. AUTO: BF16 where the hardware has it, else EXACT.
+ * OFFICIAL: the roundings of DeepSeek's own code: probabilities relative to the maximum over all of a
+ * query's keys are rounded to bf16 before they multiply the values, and their sum is of the unrounded
+ * ones; two passes over the keys, for agreement with that code rather than for speed.
  */
-enum { DSV4_ATTN_MATH_AUTO = 0, DSV4_ATTN_MATH_EXACT = 1, DSV4_ATTN_MATH_BF16 = 2 };
+enum {
+    DSV4_ATTN_MATH_AUTO = 0,
+    DSV4_ATTN_MATH_EXACT = 1,
+    DSV4_ATTN_MATH_BF16 = 2,
+    DSV4_ATTN_MATH_OFFICIAL = 3
+};
 
 enum { DSV4_DTYPE_BF16 = 1, DSV4_DTYPE_F32 = 2 };
+
+/*
+ * How a scope stores its rows. FP8: the 584-byte records of dsv4/cache.h. F32: row i of a page is 512
+ * f32 at i * 2048 bytes; an engine that keeps everything in f32 uses it, with exact math only.
+ */
+enum { DSV4_ATTN_ROWS_FP8 = 0, DSV4_ATTN_ROWS_F32 = 1 };
 
 /*
  * One paged cache and the lists that name rows in it. A scope with n_pages == 0 is absent: its other
@@ -57,7 +71,9 @@ typedef struct dsv4_attn_scope {
     const void *cache; /* [n_pages, page_stride_bytes] u8, records of dsv4/cache.h; any alignment */
     int64_t n_pages;   /* 0: absent; n_pages * page_rows may exceed 2^31: indices name a part */
     int64_t page_rows; /* rows per page, 1 .. 2^20 */
-    int64_t page_stride_bytes; /* >= page_rows * 584 */
+    int64_t page_stride_bytes; /* >= page_rows * 584 (FP8) or 2048 (F32) */
+    int32_t row_format;        /* DSV4_ATTN_ROWS_* */
+    int32_t reserved;          /* 0 */
     const int32_t
         *indices;      /* [n_requests, n_queries, n_indices] i32 slots, unit stride inside a list */
     int64_t n_indices; /* 0 .. 2^24; indices may be NULL when 0 */
@@ -83,8 +99,10 @@ typedef struct dsv4_attn_params {
     int32_t cpu_level;   /* DSV4_CPU_LEVEL_*: AUTO, or a level to use instead of the best one */
     int32_t n_threads;   /* CPU threads, 1 .. 1024; 0: as many as OpenMP would use */
     int32_t out_dtype;   /* DSV4_DTYPE_BF16 or DSV4_DTYPE_F32 */
+    int32_t q_dtype;     /* the same; F32 with exact math only */
+    int32_t reserved;    /* 0 */
 
-    const void *q; /* [n_requests, n_queries, n_heads, 512] bf16, unit stride inside a head */
+    const void *q; /* [n_requests, n_queries, n_heads, 512] q_dtype, unit stride inside a head */
     int64_t q_request_stride_bytes;
     int64_t q_query_stride_bytes;
     int64_t q_head_stride_bytes;
@@ -119,7 +137,7 @@ typedef struct dsv4_attn_params {
 } dsv4_attn_params;
 
 /*
- * Fills every field: size, n_queries 1, softmax_scale 512^-0.5, out_dtype bf16, page_rows 64,
+ * Fills every field: size, n_queries 1, softmax_scale 512^-0.5, q_dtype and out_dtype bf16, page_rows 64,
  * everything else zero or NULL.
  */
 DSV4_API void dsv4_attn_params_default(dsv4_attn_params *params);
@@ -166,11 +184,11 @@ DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *para
 typedef struct dsv4_attn_choice {
     const char *backend; /* "ref", "cpu" */
     const char *kernel;  /* "scalar", or a CPU level name */
-    const char *math;    /* "exact", "bf16" */
+    const char *math;    /* "exact", "bf16", "official" */
     const char *reason;  /* why this one */
 } dsv4_attn_choice;
 
-/* Reads backend, math and cpu_level of params only. Errors as dsv4_attn_plan_size. */
+/* Reads backend, math, cpu_level, q_dtype and row_format only. Errors as dsv4_attn_plan_size. */
 DSV4_API dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *choice,
                                       dsv4_error *error);
 

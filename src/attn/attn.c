@@ -37,6 +37,7 @@ _Static_assert(sizeof(plan_header) <= PLAN_HEADER_BYTES, "the header must fit");
 /* A resolved choice: kernels is NULL for the reference. */
 typedef struct choice {
     int32_t backend;
+    int32_t math; /* DSV4_ATTN_MATH_*, never AUTO */
     const dsv4_attn_kernels *kernels;
     const char *reason;
 } choice;
@@ -47,6 +48,7 @@ void dsv4_attn_params_default(dsv4_attn_params *params)
     params->size = sizeof *params;
     params->n_queries = 1;
     params->softmax_scale = (float)(1.0 / sqrt((double)DSV4_ATTN_DIM));
+    params->q_dtype = DSV4_DTYPE_BF16;
     params->out_dtype = DSV4_DTYPE_BF16;
     params->window.page_rows = 64;
     params->extra.page_rows = 64;
@@ -62,7 +64,9 @@ static int64_t dense_bytes(int64_t count, int64_t piece_bytes)
 
 static void set_scope_dense(dsv4_attn_scope *scope, int64_t n_queries)
 {
-    scope->page_stride_bytes = dsv4_cache_page_stride_bytes(scope->page_rows);
+    scope->page_stride_bytes = scope->row_format == DSV4_ATTN_ROWS_F32
+                                   ? dense_bytes(scope->page_rows, DSV4_ATTN_DIM * sizeof(float))
+                                   : dsv4_cache_page_stride_bytes(scope->page_rows);
     scope->indices_query_stride_bytes = dense_bytes(scope->n_indices, sizeof(int32_t));
     scope->indices_request_stride_bytes = dense_bytes(n_queries, scope->indices_query_stride_bytes);
 }
@@ -70,7 +74,7 @@ static void set_scope_dense(dsv4_attn_scope *scope, int64_t n_queries)
 void dsv4_attn_params_set_dense(dsv4_attn_params *params)
 {
     int64_t n_heads = params->n_heads, n_queries = params->n_queries;
-    params->q_head_stride_bytes = DSV4_ATTN_DIM * 2;
+    params->q_head_stride_bytes = DSV4_ATTN_DIM * (params->q_dtype == DSV4_DTYPE_F32 ? 4 : 2);
     params->q_query_stride_bytes = dense_bytes(n_heads, params->q_head_stride_bytes);
     params->q_request_stride_bytes = dense_bytes(n_queries, params->q_query_stride_bytes);
     params->out_head_stride_bytes = DSV4_ATTN_DIM * (params->out_dtype == DSV4_DTYPE_F32 ? 4 : 2);
@@ -84,6 +88,22 @@ void dsv4_attn_params_set_dense(dsv4_attn_params *params)
 }
 
 /* ---- choice ---- */
+
+static bool has_f32_input(const dsv4_attn_params *params)
+{
+    return params->q_dtype == DSV4_DTYPE_F32 ||
+           (params->window.n_pages > 0 && params->window.row_format == DSV4_ATTN_ROWS_F32) ||
+           (params->extra.n_pages > 0 && params->extra.row_format == DSV4_ATTN_ROWS_F32);
+}
+
+static const char *math_name(int32_t math)
+{
+    switch (math) {
+    case DSV4_ATTN_MATH_BF16: return "bf16";
+    case DSV4_ATTN_MATH_OFFICIAL: return "official";
+    default: return "exact";
+    }
+}
 
 static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
 {
@@ -100,13 +120,20 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
             error, DSV4_ERROR_UNSUPPORTED, "math: bf16 needs the CPU level avx512bf16, %s is %s",
             level_asked ? "the level asked for" : "the best here", dsv4_cpu_level_name(level));
     }
+    if (params->math >= DSV4_ATTN_MATH_BF16 && has_f32_input(params)) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: %s, but the query or the cache is f32: expected exact",
+                              math_name(params->math));
+    }
     chosen->reason = level_asked ? "the CPU level asked for" : "the best level of this CPU";
-    if (params->math == DSV4_ATTN_MATH_EXACT && level == DSV4_CPU_LEVEL_AVX512BF16) {
+    bool needs_exact = params->math == DSV4_ATTN_MATH_EXACT || has_f32_input(params);
+    if (needs_exact && level == DSV4_CPU_LEVEL_AVX512BF16) {
         level = DSV4_CPU_LEVEL_AVX512;
-        chosen->reason = "exact math was asked for: the best level with f32 products";
+        chosen->reason = "exact math is needed: the best level with f32 products";
     }
     chosen->backend = DSV4_BACKEND_CPU;
     chosen->kernels = dsv4_attn_cpu_kernels(level);
+    chosen->math = params->math == DSV4_ATTN_MATH_OFFICIAL ? params->math : chosen->kernels->math;
     return DSV4_OK;
 }
 
@@ -115,17 +142,17 @@ static dsv4_status resolve_choice(const dsv4_attn_params *params, choice *chosen
     if (params->backend != DSV4_BACKEND_REF) return choose_cpu(params, chosen, error);
     if (params->math == DSV4_ATTN_MATH_BF16) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "math: bf16, but the backend ref computes exact only");
+                              "math: bf16, but the backend ref computes exact or official");
     }
+    if (params->math == DSV4_ATTN_MATH_OFFICIAL && has_f32_input(params)) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: official, but the query or the cache is f32: expected exact");
+    }
+    chosen->math = params->math == DSV4_ATTN_MATH_AUTO ? DSV4_ATTN_MATH_EXACT : params->math;
     chosen->backend = DSV4_BACKEND_REF;
     chosen->kernels = NULL;
     chosen->reason = "the reference was asked for";
     return DSV4_OK;
-}
-
-static int32_t choice_math(const choice *chosen)
-{
-    return chosen->kernels == NULL ? DSV4_ATTN_MATH_EXACT : chosen->kernels->math;
 }
 
 dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *result,
@@ -136,7 +163,7 @@ dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *r
     DSV4_TRY(resolve_choice(params, &chosen, error));
     result->backend = chosen.kernels == NULL ? "ref" : "cpu";
     result->kernel = chosen.kernels == NULL ? "scalar" : dsv4_cpu_level_name(chosen.kernels->level);
-    result->math = choice_math(&chosen) == DSV4_ATTN_MATH_BF16 ? "bf16" : "exact";
+    result->math = math_name(chosen.math);
     result->reason = chosen.reason;
     return DSV4_OK;
 }
@@ -158,7 +185,7 @@ static dsv4_status describe_plan(const dsv4_attn_params *params, const choice *c
         .magic = PLAN_MAGIC,
         .backend = chosen->backend,
         .cpu_level = chosen->kernels == NULL ? 0 : chosen->kernels->level,
-        .math = choice_math(chosen),
+        .math = chosen->math,
         .asked_threads = params->n_threads,
         .n_requests = params->n_requests,
         .n_queries = params->n_queries,

@@ -132,11 +132,13 @@ static dsv4_status check_pages(const char *name, const dsv4_attn_scope *scope, d
     (void)snprintf(field, sizeof field, "%s.page_rows", name);
     DSV4_TRY(check_range(field, scope->page_rows, 1, MAX_PAGE_ROWS, error));
     (void)snprintf(field, sizeof field, "%s.page_stride_bytes", name);
-    int64_t least = scope->page_rows * DSV4_CACHE_RECORD_BYTES, pool_bytes;
-    if (scope->page_stride_bytes < least) {
-        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "%s: %" PRId64 ", expected at least page_rows * 584 = %" PRId64,
-                              field, scope->page_stride_bytes, least);
+    int64_t row_bytes = DSV4_CACHE_RECORD_BYTES, pool_bytes;
+    if (scope->row_format == DSV4_ATTN_ROWS_F32) row_bytes = DSV4_ATTN_DIM * sizeof(float);
+    if (scope->page_stride_bytes < scope->page_rows * row_bytes) {
+        return dsv4_error_set(
+            error, DSV4_ERROR_INVALID_ARGUMENT,
+            "%s: %" PRId64 ", expected at least page_rows * %" PRId64 " = %" PRId64, field,
+            scope->page_stride_bytes, row_bytes, scope->page_rows * row_bytes);
     }
     if (!dsv4_checked_mul_i64(scope->n_pages, scope->page_stride_bytes, &pool_bytes)) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
@@ -154,6 +156,10 @@ static dsv4_status check_scope(const char *name, const dsv4_attn_params *params,
     (void)snprintf(field, sizeof field, "%s.n_pages", name);
     DSV4_TRY(check_range(field, scope->n_pages, 0, INT64_MAX, error));
     if (scope->n_pages == 0) return DSV4_OK;
+    (void)snprintf(field, sizeof field, "%s.row_format", name);
+    DSV4_TRY(check_range(field, scope->row_format, DSV4_ATTN_ROWS_FP8, DSV4_ATTN_ROWS_F32, error));
+    (void)snprintf(field, sizeof field, "%s.reserved", name);
+    DSV4_TRY(check_range(field, scope->reserved, 0, 0, error));
     DSV4_TRY(check_pages(name, scope, error));
     (void)snprintf(field, sizeof field, "%s.n_indices", name);
     DSV4_TRY(check_range(field, scope->n_indices, 0, MAX_INDICES, error));
@@ -196,7 +202,8 @@ static dsv4_status check_dtype(const char *field, int32_t dtype, dsv4_error *err
 static dsv4_status check_kernel_options(const dsv4_attn_params *params, dsv4_error *error)
 {
     DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CPU, error));
-    DSV4_TRY(check_range("math", params->math, DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_BF16, error));
+    DSV4_TRY(
+        check_range("math", params->math, DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_OFFICIAL, error));
     return check_range("cpu_level", params->cpu_level, DSV4_CPU_LEVEL_AUTO,
                        DSV4_CPU_LEVEL_AVX512BF16, error);
 }
@@ -213,7 +220,9 @@ static dsv4_status check_options(const dsv4_attn_params *params, dsv4_error *err
     }
     DSV4_TRY(check_kernel_options(params, error));
     DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
-    return check_dtype("out_dtype", params->out_dtype, error);
+    DSV4_TRY(check_dtype("out_dtype", params->out_dtype, error));
+    DSV4_TRY(check_dtype("q_dtype", params->q_dtype, error));
+    return check_range("reserved", params->reserved, 0, 0, error);
 }
 
 static dsv4_status check_query(const dsv4_attn_params *params, bool need_tensors, dsv4_error *error)
@@ -224,11 +233,11 @@ static dsv4_status check_query(const dsv4_attn_params *params, bool need_tensors
               .counts = {params->n_requests, params->n_queries, params->n_heads},
               .strides_bytes = {params->q_request_stride_bytes, params->q_query_stride_bytes,
                                 params->q_head_stride_bytes},
-              .element_bytes = 2,
-              .inner_bytes = DSV4_ATTN_DIM * 2};
+              .element_bytes = dtype_bytes(params->q_dtype),
+              .inner_bytes = DSV4_ATTN_DIM * dtype_bytes(params->q_dtype)};
     DSV4_TRY(check_strides(&q, error));
     if (!need_tensors) return DSV4_OK;
-    DSV4_TRY(check_pointer("q", params->q, 2, error));
+    DSV4_TRY(check_pointer("q", params->q, (size_t)dtype_bytes(params->q_dtype), error));
     if (params->sink == NULL) return DSV4_OK;
     return check_pointer("sink", params->sink, sizeof(float), error);
 }

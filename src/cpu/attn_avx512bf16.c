@@ -110,8 +110,10 @@ static int32_t count_full_vectors(int32_t n_heads)
     return n_heads / VF_LANES + (rest > VF_LANES / 2);
 }
 
-static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads, void *packed)
+static void pack_q(const unsigned char *q, int32_t q_dtype, int64_t head_stride_bytes,
+                   int32_t n_heads, void *packed)
 {
+    (void)q_dtype;
     uint32_t *to = packed;
     if (n_heads <= FEW_HEADS) {
         pack_few(q, head_stride_bytes, n_heads, to);
@@ -510,14 +512,19 @@ static vf round_vector(int32_t n_rows, int32_t stride, float *scores)
     return total;
 }
 
-static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
-                    const dsv4_attn_state *part)
+static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, const float *fixed_max,
+                    float *scores, const dsv4_attn_state *part)
 {
     int32_t stride = dsv4_attn_pad_heads(n_heads);
+    vf scale = vf_set1(scale_log2);
     for (int32_t h = 0; h < n_heads; h += VF_LANES) {
-        softmax_vector(vf_set1(scale_log2), n_rows, stride, scores + h, part->max + h,
-                       part->sum + h);
-        vf_store(part->weight + h, round_vector(n_rows, stride, scores + h));
+        vf max = fixed_max == NULL ? max_vector(scale, n_rows, stride, scores + h)
+                                   : vf_load(fixed_max + h);
+        vf sum = softmax_vector(scale, max, n_rows, stride, scores + h);
+        vf rounded_sum = round_vector(n_rows, stride, scores + h);
+        vf_store(part->max + h, max);
+        vf_store(part->sum + h, sum);
+        vf_store(part->weight + h, fixed_max == NULL ? rounded_sum : sum);
     }
 }
 
@@ -584,6 +591,7 @@ const dsv4_attn_kernels dsv4_attn_kernels_avx512bf16 = {
     .kv_bytes = (KEY_VALUES + VALUE_VALUES) * sizeof(uint16_t),
     .pack_q = pack_q,
     .score_block = score_block,
+    .raise_max = raise_max,
     .softmax = softmax,
     .fold_state = fold_state,
     .add_values = add_values,

@@ -33,7 +33,7 @@ static DSV4_ALWAYS_INLINE void prefetch_line(dsv4_attn_ahead *ahead)
         DSV4_PREFETCH_L2(row->data + ahead->offset);
         ahead->offset += 64;
     } else {
-        DSV4_PREFETCH_L2(row->scales);
+        if (row->scales != NULL) DSV4_PREFETCH_L2(row->scales);
         ahead->offset = 0;
         ahead->at++;
     }
@@ -45,25 +45,37 @@ static DSV4_ALWAYS_INLINE void prefetch_ahead(dsv4_attn_ahead *ahead)
     for (int i = 0; i < DSV4_CACHE_DATA_BYTES / 64 + 1; i++) prefetch_line(ahead);
 }
 
-/* One vector of heads: scores become probabilities, max and sum those of the block. */
-static void softmax_vector(vf scale, int32_t n_rows, int32_t stride, float *scores, float *max,
-                           float *sum)
+/* Largest score of one vector of heads, in the log2 domain. */
+static vf max_vector(vf scale, int32_t n_rows, int32_t stride, const float *scores)
 {
     vf largest = vf_load(scores);
     for (int32_t row = 1; row < n_rows; row++) {
         largest = vf_max(largest, vf_load(scores + row * stride));
     }
-    largest = vf_mul(largest, scale);
-    vf_store(max, largest);
+    return vf_mul(largest, scale);
+}
 
-    vf minus_max = vf_mul(largest, vf_set1(-1.0f));
+static void raise_max(float scale_log2, int32_t n_heads, int32_t n_rows, const float *scores,
+                      float *max)
+{
+    int32_t stride = dsv4_attn_pad_heads(n_heads);
+    for (int32_t h = 0; h < n_heads; h += VF_LANES) {
+        vf block = max_vector(vf_set1(scale_log2), n_rows, stride, scores + h);
+        vf_store(max + h, vf_max(vf_load(max + h), block));
+    }
+}
+
+/* One vector of heads: scores become probabilities relative to max; returns their sum. */
+static vf softmax_vector(vf scale, vf max, int32_t n_rows, int32_t stride, float *scores)
+{
+    vf minus_max = vf_mul(max, vf_set1(-1.0f));
     vf total = vf_zero();
     for (int32_t row = 0; row < n_rows; row++) {
         vf p = vf_exp2(vf_fma(vf_load(scores + row * stride), scale, minus_max));
         vf_store(scores + row * stride, p);
         total = vf_add(total, p);
     }
-    vf_store(sum, total);
+    return total;
 }
 
 static void fold_state(int32_t n_heads, const dsv4_attn_state *part, const dsv4_attn_state *acc,

@@ -31,6 +31,7 @@ typedef struct task_shape {
     int32_t n_head_groups; /* tasks per query and split */
     int64_t task_rows;     /* queries per task where lists are not split */
     int32_t split_lists;   /* 1: each split is a task */
+    int32_t two_passes;    /* 1: official math, the maximum over all keys comes first */
     int64_t max_splits;    /* most splits that a query of these shapes can have */
 } task_shape;
 
@@ -53,6 +54,7 @@ typedef struct scratch {
     float *scores;       /* [64, task_heads_pad] */
     float *alpha, *beta; /* [task_heads_pad] */
     float *block_max, *block_sum, *block_weight;
+    float *query_max; /* [task_heads_pad] two passes: over all keys */
     dsv4_attn_state query, split;
 } scratch;
 
@@ -115,7 +117,8 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
     int64_t n_rows = shape.n_rows > 0 ? shape.n_rows : 1;
     int64_t n_groups =
         min_i64(ceil_div(n_wanted, n_rows), ceil_div(params->n_heads, MIN_TASK_HEADS));
-    shape.split_lists = n_rows * n_groups < n_wanted && shape.max_splits > 1;
+    shape.two_passes = params->math == DSV4_ATTN_MATH_OFFICIAL;
+    shape.split_lists = n_rows * n_groups < n_wanted && shape.max_splits > 1 && !shape.two_passes;
     if (shape.split_lists && n_rows * n_groups * shape.max_splits < n_wanted) {
         n_groups = ceil_div(params->n_heads, FINEST_TASK_HEADS);
     }
@@ -163,7 +166,7 @@ static size_t place_scratch(const dsv4_attn_kernels *kernels, int32_t n_heads,
     at[0] = round_up_64(n_pad * kernels->q_head_bytes);
     at[1] = at[0] + round_up_64(kernels->kv_bytes);
     at[2] = at[1] + round_up_64(BLOCK_ROWS * head_bytes);
-    at[3] = at[2] + round_up_64(5 * head_bytes);
+    at[3] = at[2] + round_up_64(6 * head_bytes);
     at[4] = at[3] + round_up_64(state_bytes(n_heads));
     if (memory != NULL) {
         placed->packed_q = memory;
@@ -175,6 +178,7 @@ static size_t place_scratch(const dsv4_attn_kernels *kernels, int32_t n_heads,
         placed->block_max = heads + 2 * n_pad;
         placed->block_sum = heads + 3 * n_pad;
         placed->block_weight = heads + 4 * n_pad;
+        placed->query_max = heads + 5 * n_pad;
         placed->query = place_state(memory + at[3], n_heads);
         placed->split = place_state(memory + at[4], n_heads);
     }
@@ -239,6 +243,16 @@ static const int32_t *list_of(const dsv4_attn_scope *scope, const query_task *ta
                                            task->query * scope->indices_query_stride_bytes);
 }
 
+static dsv4_attn_row locate_row(const dsv4_attn_scope *scope, const uint8_t *page, int64_t row)
+{
+    if (scope->row_format == DSV4_ATTN_ROWS_F32) {
+        return (dsv4_attn_row){page + row * DSV4_ATTN_DIM * (int64_t)sizeof(float), NULL};
+    }
+    const uint8_t *scales = page + scope->page_rows * DSV4_CACHE_DATA_BYTES;
+    return (dsv4_attn_row){page + row * DSV4_CACHE_DATA_BYTES,
+                           scales + row * DSV4_CACHE_SCALE_BYTES};
+}
+
 /* Appends the rows that list entries begin .. end - 1 name to rows; returns the new count. */
 static int32_t gather_scope(const dsv4_attn_scope *scope, const query_task *task, int64_t begin,
                             int64_t end, int32_t n_rows, dsv4_attn_row *rows)
@@ -253,10 +267,7 @@ static int32_t gather_scope(const dsv4_attn_scope *scope, const query_task *task
         if (page >= (uint64_t)scope->n_pages) continue;
         int64_t row = (int64_t)((uint32_t)slot - page * page_rows);
         const uint8_t *base = (const uint8_t *)scope->cache + page * scope->page_stride_bytes;
-        rows[n_rows].data = base + row * DSV4_CACHE_DATA_BYTES;
-        rows[n_rows].scales =
-            base + page_rows * (int64_t)DSV4_CACHE_DATA_BYTES + row * DSV4_CACHE_SCALE_BYTES;
-        n_rows++;
+        rows[n_rows++] = locate_row(scope, base, row);
     }
     return n_rows;
 }
@@ -284,29 +295,35 @@ static void clear_state(const dsv4_attn_state *state, int32_t n_heads)
     for (int32_t h = 0; h < n_pad; h++) state->max[h] = -INFINITY;
 }
 
-static void add_block(const decode_context *context, const query_task *task, const scratch *own,
-                      const block_rows *block, dsv4_attn_ahead *ahead, const dsv4_attn_state *acc)
+/* The keys of one block, on their way to acc, or, when that is NULL, to query_max. */
+static void visit_block(const decode_context *context, const query_task *task, const scratch *own,
+                        const block_rows *block, dsv4_attn_ahead *ahead, const dsv4_attn_state *acc)
 {
     const dsv4_attn_kernels *kernels = context->kernels;
     const float log2_e = 1.442695040888963407f;
-    dsv4_attn_state part = {
-        .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
+    float scale = context->params->softmax_scale * log2_e;
     kernels->score_block(block->rows, block->n_rows, ahead, own->packed_q, task->n_heads, own->kv,
                          own->scores);
-    kernels->softmax(context->params->softmax_scale * log2_e, task->n_heads, block->n_rows,
-                     own->scores, &part);
+    if (acc == NULL) {
+        kernels->raise_max(scale, task->n_heads, block->n_rows, own->scores, own->query_max);
+        return;
+    }
+    dsv4_attn_state part = {
+        .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
+    const float *fixed_max = context->plan->shape.two_passes ? own->query_max : NULL;
+    kernels->softmax(scale, task->n_heads, block->n_rows, fixed_max, own->scores, &part);
     kernels->fold_state(task->n_heads, &part, acc, own->alpha, own->beta);
     kernels->add_values(own->scores, own->kv, task->n_heads, block->n_rows, own->alpha, own->beta,
                         ahead, acc->values);
 }
 
 /*
- * Folds blocks begin .. end - 1 into acc, prefetching each while the one before it is computed, and
+ * Folds blocks begin .. end - 1 into acc (NULL: only raises query_max), prefetching each while the one before it is computed, and
  * during the last the first block of `after`, the query that comes next (or NULL).
  */
-static void add_blocks(const decode_context *context, const query_task *task, const scratch *own,
-                       int64_t begin, int64_t end, const query_task *after,
-                       const dsv4_attn_state *acc)
+static void visit_blocks(const decode_context *context, const query_task *task, const scratch *own,
+                         int64_t begin, int64_t end, const query_task *after,
+                         const dsv4_attn_state *acc)
 {
     block_rows blocks[2];
     gather_block(context, task, begin, &blocks[begin & 1]);
@@ -320,7 +337,7 @@ static void add_blocks(const decode_context *context, const query_task *task, co
         }
         dsv4_attn_ahead ahead = {next->rows, next->n_rows, 0, 0};
         if (blocks[i & 1].n_rows > 0) {
-            add_block(context, task, own, &blocks[i & 1], &ahead, acc);
+            visit_block(context, task, own, &blocks[i & 1], &ahead, acc);
         }
     }
 }
@@ -357,7 +374,8 @@ static void pack_query(const decode_context *context, const query_task *task, co
     const unsigned char *q =
         (const unsigned char *)params->q + task->request * params->q_request_stride_bytes +
         task->query * params->q_query_stride_bytes + task->first_head * params->q_head_stride_bytes;
-    context->kernels->pack_q(q, params->q_head_stride_bytes, task->n_heads, own->packed_q);
+    context->kernels->pack_q(q, params->q_dtype, params->q_head_stride_bytes, task->n_heads,
+                             own->packed_q);
 }
 
 static void finish_query(const decode_context *context, const query_task *task,
@@ -397,7 +415,7 @@ static void fold_split(const decode_context *context, const query_task *task, co
 /* Whether a split holds any key: only then does it take part in the fold. */
 static bool has_keys(const dsv4_attn_state *state)
 {
-    return state->sum[0] != 0.0f;
+    return state->sum[0] != 0.0f || state->max[0] > -INFINITY;
 }
 
 static query_task query_of(const decode_context *context, int64_t row, int64_t group)
@@ -413,13 +431,20 @@ static void run_query(const decode_context *context, const query_task *task, con
     int64_t n_blocks = count_blocks(task->lists), split_blocks = task->lists->split_blocks;
     clear_state(&own->query, task->n_heads);
     if (n_blocks > 0) pack_query(context, task, own);
+    if (context->plan->shape.two_passes) {
+        for (int32_t h = 0; h < dsv4_attn_pad_heads(task->n_heads); h++) {
+            own->query_max[h] = -INFINITY;
+        }
+        visit_blocks(context, task, own, 0, n_blocks, NULL, NULL);
+    }
     if (split_blocks == 1) {
-        add_blocks(context, task, own, 0, n_blocks, after, &own->query);
+        visit_blocks(context, task, own, 0, n_blocks, after, &own->query);
     } else {
         for (int64_t begin = 0; begin < n_blocks; begin += split_blocks) {
             int64_t end = min_i64(begin + split_blocks, n_blocks);
             clear_state(&own->split, task->n_heads);
-            add_blocks(context, task, own, begin, end, end == n_blocks ? after : NULL, &own->split);
+            visit_blocks(context, task, own, begin, end, end == n_blocks ? after : NULL,
+                         &own->split);
             if (has_keys(&own->split)) fold_split(context, task, own, &own->split);
         }
     }
@@ -482,7 +507,7 @@ static void run_split(void *shared, int64_t index, int32_t worker)
     int64_t end = min_i64(begin + lists->split_blocks, count_blocks(lists));
     clear_state(&partial, task.n_heads);
     pack_query(context, &task, &own);
-    add_blocks(context, &task, &own, begin, end, NULL, &partial);
+    visit_blocks(context, &task, &own, begin, end, NULL, &partial);
 }
 
 /* Folds the splits of a query, some heads, in order. */

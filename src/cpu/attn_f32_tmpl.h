@@ -30,14 +30,21 @@ static head_split split_heads(int32_t n_heads)
     return split;
 }
 
+/* VF_LANES values of a query head, from dimension d on. */
+static vf load_q(const unsigned char *head, int32_t q_dtype, int d)
+{
+    if (q_dtype == DSV4_DTYPE_F32) return vf_load((const float *)(const void *)(head + 4 * d));
+    return vf_load_bf16(head + 2 * d);
+}
+
 /* One head vector: packed [512, VF_LANES]. */
-static void pack_vector(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
-                        float *packed)
+static void pack_vector(const unsigned char *q, int32_t q_dtype, int64_t head_stride_bytes,
+                        int32_t n_heads, float *packed)
 {
     for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
         vf square[VF_LANES];
         for (int h = 0; h < VF_LANES; h++) {
-            square[h] = h < n_heads ? vf_load_bf16(q + h * head_stride_bytes + 2 * d) : vf_zero();
+            square[h] = h < n_heads ? load_q(q + h * head_stride_bytes, q_dtype, d) : vf_zero();
         }
         vf_transpose(square);
         for (int i = 0; i < VF_LANES; i++) vf_store(packed + (d + i) * VF_LANES, square[i]);
@@ -45,21 +52,21 @@ static void pack_vector(const unsigned char *q, int64_t head_stride_bytes, int32
 }
 
 /* A half vector: packed [256, VF_LANES / 2, 2]. */
-static void pack_half(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
-                      float *packed)
+static void pack_half(const unsigned char *q, int32_t q_dtype, int64_t head_stride_bytes,
+                      int32_t n_heads, float *packed)
 {
     memset(packed, 0, DSV4_ATTN_DIM * VF_LANES / 2 * sizeof *packed);
     for (int h = 0; h < n_heads; h++) {
-        float *to = packed + 2 * h;
+        float values[VF_LANES];
         for (int d = 0; d < DSV4_ATTN_DIM; d++) {
-            uint16_t bits;
-            memcpy(&bits, q + h * head_stride_bytes + 2 * d, sizeof bits);
-            to[d / 2 * VF_LANES + d % 2] = dsv4_bf16_to_f32(bits);
+            if (d % VF_LANES == 0) vf_store(values, load_q(q + h * head_stride_bytes, q_dtype, d));
+            packed[d / 2 * VF_LANES + 2 * h + d % 2] = values[d % VF_LANES];
         }
     }
 }
 
-static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads, void *packed)
+static void pack_q(const unsigned char *q, int32_t q_dtype, int64_t head_stride_bytes,
+                   int32_t n_heads, void *packed)
 {
     float *to = packed;
     head_split split = split_heads(n_heads);
@@ -67,9 +74,9 @@ static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_
         const unsigned char *from = q + v * VF_LANES * head_stride_bytes;
         int32_t n_left = n_heads - v * VF_LANES;
         if (split.half && v == split.n_vecs - 1) {
-            pack_half(from, head_stride_bytes, n_left, to);
+            pack_half(from, q_dtype, head_stride_bytes, n_left, to);
         } else {
-            pack_vector(from, head_stride_bytes, n_left, to);
+            pack_vector(from, q_dtype, head_stride_bytes, n_left, to);
         }
         to += DSV4_ATTN_DIM * VF_LANES;
     }
@@ -77,6 +84,13 @@ static void pack_q(const unsigned char *q, int64_t head_stride_bytes, int32_t n_
 
 static void load_row(const dsv4_attn_row *row, float *kv)
 {
+    if (row->scales == NULL) {
+        for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+            memcpy(kv + g * GROUP_FLOATS, row->data + 4 * DSV4_ATTN_GROUP_DIM * g,
+                   DSV4_ATTN_GROUP_DIM * sizeof *kv);
+        }
+        return;
+    }
     for (int g = 0; g < DSV4_ATTN_N_GROUPS - 1; g++) {
         vf_dequant_group(row->data + g * DSV4_ATTN_GROUP_DIM, row->scales[g],
                          kv + g * GROUP_FLOATS);
@@ -194,14 +208,28 @@ static void score_block(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahe
     }
 }
 
-static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
-                    const dsv4_attn_state *part)
+static void round_vector(int32_t n_rows, int32_t stride, float *scores)
+{
+    for (int32_t row = 0; row < n_rows; row++) {
+        uint16_t bits[VF_LANES];
+        vf_store_bf16(bits, vf_load(scores + row * stride));
+        vf_store(scores + row * stride, vf_load_bf16(bits));
+    }
+}
+
+static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, const float *fixed_max,
+                    float *scores, const dsv4_attn_state *part)
 {
     int32_t stride = dsv4_attn_pad_heads(n_heads);
+    vf scale = vf_set1(scale_log2);
     for (int32_t h = 0; h < n_heads; h += VF_LANES) {
-        softmax_vector(vf_set1(scale_log2), n_rows, stride, scores + h, part->max + h,
-                       part->sum + h);
-        vf_store(part->weight + h, vf_load(part->sum + h));
+        vf max = fixed_max == NULL ? max_vector(scale, n_rows, stride, scores + h)
+                                   : vf_load(fixed_max + h);
+        vf sum = softmax_vector(scale, max, n_rows, stride, scores + h);
+        if (fixed_max != NULL) round_vector(n_rows, stride, scores + h);
+        vf_store(part->max + h, max);
+        vf_store(part->sum + h, sum);
+        vf_store(part->weight + h, sum);
     }
 }
 
@@ -265,6 +293,7 @@ static void add_values(const float *probabilities, const void *kv, int32_t n_hea
         .level = (cpu_level), .math = DSV4_ATTN_MATH_EXACT,                                        \
         .q_head_bytes = DSV4_ATTN_DIM * sizeof(float),                                             \
         .kv_bytes = DSV4_ATTN_N_GROUPS * GROUP_FLOATS * sizeof(float), .pack_q = pack_q,           \
-        .score_block = score_block, .softmax = softmax, .fold_state = fold_state,                  \
-        .add_values = add_values, .fold_values = fold_values, .finish = finish                     \
+        .score_block = score_block, .raise_max = raise_max, .softmax = softmax,                    \
+        .fold_state = fold_state, .add_values = add_values, .fold_values = fold_values,            \
+        .finish = finish                                                                           \
     }

@@ -15,7 +15,7 @@
  *
  * A head's result depends on the keys in order and on its place in its group of 16 heads, never on how
  * the work was divided: the driver cuts heads only at multiples of 16. Kernels neither allocate nor fail. All buffers are 64-byte aligned; q, out and cache rows
- * may have any alignment.
+ * may have any alignment. Kernels with bf16 math see bf16 queries and FP8 rows only.
  */
 #ifndef DSV4_CPU_ATTN_KERNELS_H
 #define DSV4_CPU_ATTN_KERNELS_H
@@ -30,7 +30,7 @@
 
 /* Where one cache row lies. */
 typedef struct dsv4_attn_row {
-    const uint8_t *data;   /* 448 e4m3 codes, then 64 bf16 */
+    const uint8_t *data;   /* 448 e4m3 codes, then 64 bf16; or, where scales is NULL, 512 f32 */
     const uint8_t *scales; /* 7 ue8m0, one pad byte */
 } dsv4_attn_row;
 
@@ -69,16 +69,20 @@ typedef struct dsv4_attn_kernels {
     size_t q_head_bytes; /* packed query bytes per padded head */
     size_t kv_bytes;     /* buffer of one dequantized block */
 
-    /* q [n_heads, 512] bf16 -> packed. Padded heads become zero. */
-    void (*pack_q)(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
-                   void *packed);
+    /* q [n_heads, 512] q_dtype -> packed. Padded heads become zero. */
+    void (*pack_q)(const unsigned char *q, int32_t q_dtype, int64_t head_stride_bytes,
+                   int32_t n_heads, void *packed);
     /* Dequantizes rows [n_rows], n_rows 1 .. 64, into kv, and scores [64, n_heads_pad] = q . k,
      * unscaled; scores past n_rows are unspecified. */
     void (*score_block)(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
                         const void *packed_q, int32_t n_heads, void *kv, float *scores);
-    /* scores -> probabilities in place, in the form that add_values takes; part gets max, sum, weight. */
-    void (*softmax)(float scale_log2, int32_t n_heads, int32_t n_rows, float *scores,
-                    const dsv4_attn_state *part);
+    /* max [n_heads_pad] = the larger of it and the block's scores in the log2 domain. */
+    void (*raise_max)(float scale_log2, int32_t n_heads, int32_t n_rows, const float *scores,
+                      float *max);
+    /* scores -> probabilities in place, in the form that add_values takes; part gets max, sum, weight.
+     * With fixed_max [n_heads_pad] they are relative to it and rounded to bf16, and weight is sum. */
+    void (*softmax)(float scale_log2, int32_t n_heads, int32_t n_rows, const float *fixed_max,
+                    float *scores, const dsv4_attn_state *part);
     /* Folds max, sum and weight of part into acc; alpha, beta [n_heads_pad] are for the values. */
     void (*fold_state)(int32_t n_heads, const dsv4_attn_state *part, const dsv4_attn_state *acc,
                        float *alpha, float *beta);

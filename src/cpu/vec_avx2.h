@@ -121,6 +121,14 @@ static inline void vf_transpose(vf r[VF_LANES])
     }
 }
 
+static inline __m128 vf_sum4(vf a, vf b, vf c, vf d)
+{
+    vf ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    vf cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    vf all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+}
+
 /* 16 codes as binary16 numbers of 2^-8 their value: F16C then handles subnormals. */
 static inline __m256i halves_from_codes(const uint8_t *codes)
 {

@@ -11,6 +11,7 @@
  *   vf_exp2(x)          2^x for x <= 1 within 2 ulp; 0 for -inf and far below -126; NaN for NaN
  *   vf_store_bf16       nearest-even
  *   vf_transpose        VF_LANES x VF_LANES
+ *   vf_sum4             the sums of four vectors: in every four lanes (0 + 2) + (1 + 3), then halves
  *   vf_dequant_group    64 e4m3 codes times 2^(scale - 127), exact, NaN kept
  */
 #ifndef DSV4_CPU_VEC_AVX512_H
@@ -150,6 +151,15 @@ static inline void vf_dequant_group(const uint8_t *codes, uint8_t scale, float *
         vf_store(out + i, vf_mul(low, factor));
         vf_store(out + i + 16, vf_mul(high, factor));
     }
+}
+
+static inline __m128 vf_sum4(vf a, vf b, vf c, vf d)
+{
+    vf ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    vf cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    vf all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 /* Repeats p[0], p[1] over the vector. */

@@ -106,6 +106,13 @@ static inline void vf_transpose(vf r[VF_LANES])
     _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
 }
 
+static inline __m128 vf_sum4(vf a, vf b, vf c, vf d)
+{
+    vf ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+    vf cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    return _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x44), _mm_shuffle_ps(ab, cd, 0xee));
+}
+
 static inline void vf_dequant_group(const uint8_t *codes, uint8_t scale, float *out)
 {
     float factor = dsv4_ue8m0_to_f32(scale);

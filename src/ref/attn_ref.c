@@ -3,11 +3,13 @@
  *
  * Place: ref. Keys are visited in list order, window first, with the running-maximum form of softmax:
  * when a larger score arrives, what was summed so far is scaled down. The running state per head is the
- * maximum m, the sum Z of exp(s - m) and the weighted sum of values, all relative to m.
+ * maximum m, the sum Z of exp(s - m) and the weighted sum of values, all relative to m. Official math
+ * makes two passes, the first for m alone, and rounds exp(s - m) to bf16 where it multiplies values.
  */
 #include "attn_ref.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "dsv4/cache.h"
@@ -26,24 +28,47 @@ size_t dsv4_attn_ref_workspace_bytes(const dsv4_attn_params *params)
     return (size_t)params->n_heads * sizeof(head_state);
 }
 
-static float load_bf16(const unsigned char *bytes)
+/* values [512] of a query head. */
+static void load_query(const unsigned char *head, int32_t dtype, float values[DIM])
 {
-    uint16_t bits;
-    memcpy(&bits, bytes, sizeof bits);
-    return dsv4_bf16_to_f32(bits);
+    if (dtype == DSV4_DTYPE_F32) {
+        memcpy(values, head, DIM * sizeof *values);
+        return;
+    }
+    for (int d = 0; d < DIM; d++) {
+        uint16_t bits;
+        memcpy(&bits, head + 2 * d, sizeof bits);
+        values[d] = dsv4_bf16_to_f32(bits);
+    }
+}
+
+/* values [512] of a row of a page. */
+static void load_key(const dsv4_attn_scope *scope, const unsigned char *page, int64_t row,
+                     float values[DIM])
+{
+    if (scope->row_format == DSV4_ATTN_ROWS_F32) {
+        memcpy(values, page + row * DIM * (int64_t)sizeof *values, DIM * sizeof *values);
+    } else {
+        dsv4_cache_row_read(page, scope->page_rows, row, values);
+    }
 }
 
 static void visit_key(const dsv4_attn_params *params, const unsigned char *q, const float key[DIM],
-                      head_state *heads)
+                      bool only_max, head_state *heads)
 {
     for (int64_t h = 0; h < params->n_heads; h++) {
-        const unsigned char *q_head = q + h * params->q_head_stride_bytes;
         head_state *head = &heads[h];
+        float query[DIM];
+        load_query(q + h * params->q_head_stride_bytes, params->q_dtype, query);
 
         float dot = 0.0f;
-        for (int d = 0; d < DIM; d++) dot += load_bf16(q_head + 2 * d) * key[d];
+        for (int d = 0; d < DIM; d++) dot += query[d] * key[d];
         float score = dot * params->softmax_scale;
 
+        if (only_max) {
+            if (!(score <= head->max)) head->max = score;
+            continue;
+        }
         if (!(score <= head->max)) { /* also for NaN, which then spreads to everything */
             float shrink = expf(head->max - score);
             head->sum *= shrink;
@@ -52,18 +77,22 @@ static void visit_key(const dsv4_attn_params *params, const unsigned char *q, co
         }
         float p = expf(score - head->max);
         head->sum += p;
+        if (params->math == DSV4_ATTN_MATH_OFFICIAL) p = dsv4_bf16_to_f32(dsv4_bf16_from_f32(p));
         for (int d = 0; d < DIM; d++) head->values[d] += p * key[d];
     }
 }
 
 static void visit_scope(const dsv4_attn_params *params, const dsv4_attn_scope *scope,
-                        int64_t request, int64_t query, const unsigned char *q, head_state *heads)
+                        int64_t request, int64_t query, bool only_max, head_state *heads)
 {
     if (scope->n_pages == 0 || scope->n_indices == 0) return;
     int64_t n_listed = scope->n_indices;
     if (scope->lengths != NULL && scope->lengths[request] < n_listed) {
         n_listed = scope->lengths[request];
     }
+    const unsigned char *q = (const unsigned char *)params->q +
+                             request * params->q_request_stride_bytes +
+                             query * params->q_query_stride_bytes;
     const unsigned char *list = (const unsigned char *)scope->indices +
                                 request * scope->indices_request_stride_bytes +
                                 query * scope->indices_query_stride_bytes;
@@ -74,8 +103,8 @@ static void visit_scope(const dsv4_attn_params *params, const dsv4_attn_scope *s
         const unsigned char *page = (const unsigned char *)scope->cache +
                                     slot / scope->page_rows * scope->page_stride_bytes;
         float key[DIM];
-        dsv4_cache_row_read(page, scope->page_rows, slot % scope->page_rows, key);
-        visit_key(params, q, key, heads);
+        load_key(scope, page, slot % scope->page_rows, key);
+        visit_key(params, q, key, only_max, heads);
     }
 }
 
@@ -143,15 +172,16 @@ void dsv4_attn_ref_decode(const dsv4_attn_params *params, void *workspace)
     head_state *heads = workspace;
     for (int64_t request = 0; request < params->n_requests; request++) {
         for (int64_t query = 0; query < params->n_queries; query++) {
-            const unsigned char *q = (const unsigned char *)params->q +
-                                     request * params->q_request_stride_bytes +
-                                     query * params->q_query_stride_bytes;
             for (int64_t h = 0; h < params->n_heads; h++) {
                 memset(&heads[h], 0, sizeof heads[h]);
                 heads[h].max = -INFINITY;
             }
-            visit_scope(params, &params->window, request, query, q, heads);
-            visit_scope(params, &params->extra, request, query, q, heads);
+            if (params->math == DSV4_ATTN_MATH_OFFICIAL) {
+                visit_scope(params, &params->window, request, query, true, heads);
+                visit_scope(params, &params->extra, request, query, true, heads);
+            }
+            visit_scope(params, &params->window, request, query, false, heads);
+            visit_scope(params, &params->extra, request, query, false, heads);
             for (int64_t h = 0; h < params->n_heads; h++) {
                 finish_head(params, request, query, h, &heads[h]);
             }

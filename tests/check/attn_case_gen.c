@@ -51,19 +51,19 @@ static void *case_alloc(attn_case *c, int64_t n_bytes)
 void attn_spec_print(const attn_spec *spec)
 {
     printf("  case %llu: requests %lld queries %lld heads %lld threads %d scale %g out_dtype %d "
-           "lse %d values %d sink %d rope %d layout %d unaligned %d nan %d varlen %d\n",
+           "q_dtype %d lse %d values %d sink %d rope %d layout %d unaligned %d nan %d varlen %d\n",
            (unsigned long long)spec->id, (long long)spec->n_requests, (long long)spec->n_queries,
            (long long)spec->n_heads, spec->n_threads, (double)spec->softmax_scale, spec->out_dtype,
-           spec->has_lse, (int)spec->values, (int)spec->sink, (int)spec->rope, (int)spec->layout,
-           spec->is_unaligned, spec->names_nan, spec->varies_length);
+           spec->q_dtype, spec->has_lse, (int)spec->values, (int)spec->sink, (int)spec->rope,
+           (int)spec->layout, spec->is_unaligned, spec->names_nan, spec->varies_length);
     for (int i = 0; i < 2; i++) {
         const attn_scope_spec *s = &spec->scope[i];
         if (!spec->has_scope[i]) continue;
         printf("    %s: slots %lld page_rows %lld n_indices %lld page_pad %lld list %d lengths %d "
-               "shared %d\n",
+               "shared %d f32 %d\n",
                i == 0 ? "window" : "extra", (long long)s->n_slots, (long long)s->page_rows,
                (long long)s->n_indices, (long long)s->page_pad_bytes, (int)s->list, (int)s->lengths,
-               s->shares_lists);
+               s->shares_lists, s->is_f32);
     }
 }
 
@@ -230,6 +230,11 @@ static const int32_t *list_at(const dsv4_attn_scope *scope, int64_t request, int
                                            query * scope->indices_query_stride_bytes);
 }
 
+static int64_t row_bytes_of(const dsv4_attn_scope *scope)
+{
+    return scope->row_format == DSV4_ATTN_ROWS_F32 ? DSV4_ATTN_DIM * 4 : DSV4_CACHE_RECORD_BYTES;
+}
+
 /* Draws page geometry, lists and lengths of one scope. */
 static void scope_make_lists(attn_case *c, attn_rng *rng, int which, dsv4_attn_scope *scope,
                              pool *p)
@@ -237,7 +242,8 @@ static void scope_make_lists(attn_case *c, attn_rng *rng, int which, dsv4_attn_s
     const attn_scope_spec *s = &c->spec.scope[which];
     scope->page_rows = s->page_rows;
     scope->n_pages = (s->n_slots + 2 + s->page_rows - 1) / s->page_rows + attn_rng_range(rng, 0, 1);
-    scope->page_stride_bytes = s->page_rows * DSV4_CACHE_RECORD_BYTES + s->page_pad_bytes;
+    scope->row_format = s->is_f32 ? DSV4_ATTN_ROWS_F32 : DSV4_ATTN_ROWS_FP8;
+    scope->page_stride_bytes = s->page_rows * row_bytes_of(scope) + s->page_pad_bytes;
     scope->n_indices = s->n_indices;
     p->n_total = scope->n_pages * scope->page_rows;
     p->first = attn_rng_range(rng, 0, 1);
@@ -333,10 +339,8 @@ static void row_write_nan(attn_rng *rng, uint8_t *data, uint8_t *scales)
     }
 }
 
-static void key_norm_update(attn_case *c, const uint8_t *page, int64_t page_rows, int64_t row)
+static void key_norm_update(attn_case *c, const float *values)
 {
-    float values[DSV4_CACHE_DIM];
-    dsv4_cache_row_read(page, page_rows, row, values);
     for (int g = 0; g < ATTN_SCORE_GROUPS; g++) {
         double sum = 0;
         for (int i = g * 64; i < g * 64 + 64; i++) sum += (double)values[i] * (double)values[i];
@@ -344,12 +348,51 @@ static void key_norm_update(attn_case *c, const uint8_t *page, int64_t page_rows
     }
 }
 
+/* Number i of a row. f32 rows have no scale bytes: EXTREME ones take the size that q makes up for. */
+static float value_draw(const value_model *model, attn_rng *rng, int64_t slot, int i)
+{
+    float spread = 1.0f;
+    if (model->values == ATTN_VALUES_QUANT) spread = ldexpf(1.0f, (int)((slot + i / 64) % 5) - 3);
+    if (model->values == ATTN_VALUES_EXTREME) spread = 1.0f / model->q_scale[i / 64];
+    return attn_rng_normal(rng) * spread;
+}
+
+static void slot_write_f32(attn_case *c, attn_rng *rng, const value_model *model, int64_t slot,
+                           bool has_nan, uint8_t *row)
+{
+    float values[DSV4_ATTN_DIM];
+    for (int i = 0; i < DSV4_ATTN_DIM; i++) values[i] = value_draw(model, rng, slot, i);
+    key_norm_update(c, values);
+    if (has_nan) values[attn_rng_range(rng, 0, DSV4_ATTN_DIM - 1)] = NAN;
+    memcpy(row, values, sizeof values);
+}
+
+static void slot_write_fp8(attn_case *c, attn_rng *rng, const value_model *model, int64_t slot,
+                           bool has_nan, int64_t page_rows, uint8_t *page)
+{
+    float values[DSV4_CACHE_DIM];
+    int64_t row = slot % page_rows;
+    uint8_t *data = page + row * DSV4_CACHE_DATA_BYTES;
+    uint8_t *scales = page + page_rows * DSV4_CACHE_DATA_BYTES + row * 8;
+    if (model->values >= ATTN_VALUES_EXTREME || model->values == ATTN_VALUES_CODES) {
+        row_write_codes(model, rng, data, scales);
+    } else {
+        for (int i = 0; i < DSV4_CACHE_DIM; i++) values[i] = value_draw(model, rng, slot, i);
+        dsv4_cache_row_write(page, page_rows, row, values);
+        scales[DSV4_CACHE_N_GROUPS] = 0xff; /* the pad is not a number either */
+    }
+    dsv4_cache_row_read(page, page_rows, row, values);
+    key_norm_update(c, values);
+    if (has_nan) row_write_nan(rng, data, scales);
+}
+
 static void scope_make_pool(attn_case *c, attn_rng *rng, const value_model *model,
                             dsv4_attn_scope *scope, pool *p)
 {
-    /* Bytes of the last page's pad are not needed: the block ends with its scale plane. */
-    int64_t n_bytes = (scope->n_pages - 1) * scope->page_stride_bytes +
-                      scope->page_rows * DSV4_CACHE_RECORD_BYTES;
+    /* Bytes of the last page's pad are not needed: the block ends with its last row or scale. */
+    const int64_t row_bytes = row_bytes_of(scope);
+    int64_t n_bytes =
+        (scope->n_pages - 1) * scope->page_stride_bytes + scope->page_rows * row_bytes;
     int64_t lead_bytes = c->spec.is_unaligned ? attn_rng_range(rng, 0, 31) * 2 + 1 : 0;
     uint8_t *block = case_alloc(c, lead_bytes + n_bytes);
     memset(block, 0xff, (size_t)(lead_bytes + n_bytes));
@@ -357,25 +400,14 @@ static void scope_make_pool(attn_case *c, attn_rng *rng, const value_model *mode
     scope->cache = p->data;
     for (int64_t slot = 0; slot < p->n_total; slot++) {
         if (p->state[slot] == SLOT_UNNAMED) continue;
-        int64_t row = slot % scope->page_rows;
         uint8_t *page = p->data + slot / scope->page_rows * scope->page_stride_bytes;
-        uint8_t *data = page + row * DSV4_CACHE_DATA_BYTES;
-        uint8_t *scales = page + scope->page_rows * DSV4_CACHE_DATA_BYTES + row * 8;
-        if (model->values >= ATTN_VALUES_EXTREME || model->values == ATTN_VALUES_CODES) {
-            row_write_codes(model, rng, data, scales);
+        bool has_nan = p->state[slot] == SLOT_NAN;
+        if (scope->row_format == DSV4_ATTN_ROWS_F32) {
+            slot_write_f32(c, rng, model, slot, has_nan,
+                           page + slot % scope->page_rows * row_bytes);
         } else {
-            float values[DSV4_CACHE_DIM];
-            for (int i = 0; i < DSV4_CACHE_DIM; i++) {
-                float spread = model->values == ATTN_VALUES_QUANT
-                                   ? ldexpf(1.0f, (int)((slot + i / 64) % 5) - 3)
-                                   : 1.0f;
-                values[i] = attn_rng_normal(rng) * spread;
-            }
-            dsv4_cache_row_write(page, scope->page_rows, row, values);
-            scales[DSV4_CACHE_N_GROUPS] = 0xff; /* the pad is not a number either */
+            slot_write_fp8(c, rng, model, slot, has_nan, scope->page_rows, page);
         }
-        key_norm_update(c, page, scope->page_rows, row);
-        if (p->state[slot] == SLOT_NAN) row_write_nan(rng, data, scales);
     }
 }
 
@@ -436,9 +468,11 @@ static void case_make_q(attn_case *c, attn_rng *rng, const value_model *model)
 {
     dsv4_attn_params *params = &c->params;
     const int64_t sizes[3] = {params->n_requests, params->n_queries, params->n_heads};
+    const int64_t value_bytes = params->q_dtype == DSV4_DTYPE_F32 ? 4 : 2;
     int64_t strides[3];
-    int64_t span = layout_draw(rng, c->spec.layout, sizes, DSV4_ATTN_DIM * 2, 2, strides);
-    int64_t lead_bytes = c->spec.is_unaligned ? 2 : 0;
+    int64_t span =
+        layout_draw(rng, c->spec.layout, sizes, DSV4_ATTN_DIM * value_bytes, value_bytes, strides);
+    int64_t lead_bytes = c->spec.is_unaligned ? value_bytes : 0;
     uint8_t *block = case_alloc(c, lead_bytes + span);
     memset(block, 0xff, (size_t)(lead_bytes + span));
     for (int64_t i = 0; i < sizes[0] * sizes[1] * sizes[2]; i++) {
@@ -447,8 +481,10 @@ static void case_make_q(attn_case *c, attn_rng *rng, const value_model *model)
         uint8_t *row =
             block + lead_bytes + request * strides[0] + query * strides[1] + head * strides[2];
         for (int d = 0; d < DSV4_ATTN_DIM; d++) {
-            uint16_t bits = bf16_cut(attn_rng_normal(rng) * model->q_scale[d / 64]);
-            memcpy(row + 2 * d, &bits, sizeof bits);
+            float value = attn_rng_normal(rng) * model->q_scale[d / 64];
+            uint16_t bits = bf16_cut(value);
+            memcpy(row + value_bytes * d, value_bytes == 4 ? (const void *)&value : &bits,
+                   (size_t)value_bytes);
         }
     }
     params->q = block + lead_bytes;
@@ -546,6 +582,7 @@ void attn_case_make(attn_case *c, const attn_spec *spec)
     c->params.softmax_scale = spec->softmax_scale;
     c->params.n_threads = spec->n_threads;
     c->params.out_dtype = spec->out_dtype;
+    c->params.q_dtype = spec->q_dtype;
     c->row_is_nan = case_alloc(c, spec->n_requests * spec->n_queries);
     memset(c->row_is_nan, 0, (size_t)(spec->n_requests * spec->n_queries));
     value_model_draw(&model, spec->values, &rng);

@@ -5,7 +5,7 @@
  * real: tensors with hostile surroundings. Invariants of a case:
  *   - every input block ends where its last needed byte ends, so that a sanitizer sees a read past
  *     it; what lies between strided rows is NaN, or names a slot that holds NaN;
- *   - slots that no list names are NaN bytes;
+ *   - slots that no list names are NaN bytes, in either format of rows;
  *   - the expectation of NaN in row_is_nan comes from the lists, not from any implementation.
  */
 #ifndef DSV4_TESTS_ATTN_CASE_GEN_H
@@ -69,6 +69,7 @@ typedef struct attn_scope_spec {
     attn_list list;
     attn_lengths lengths;
     bool shares_lists; /* stride 0 between the lists of a request's queries */
+    bool is_f32;       /* rows of 512 f32 instead of FP8 records */
 } attn_scope_spec;
 
 typedef struct attn_spec {
@@ -84,6 +85,7 @@ typedef struct attn_spec {
     bool varies_length; /* lists of a request end early in -1, as sequences of many lengths have */
     float softmax_scale;
     int32_t out_dtype;
+    int32_t q_dtype;
     int32_t n_threads;
     attn_values values;
     attn_sink sink;

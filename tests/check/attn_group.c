@@ -50,6 +50,7 @@ static void spec_draw(attn_rng *rng, attn_spec *spec, int64_t max_indices)
     spec->softmax_scale = attn_rng_chance(rng, 60) ? 0.044194173824159216f
                                                    : (float)(0.001 + 0.09 * attn_rng_uniform(rng));
     spec->out_dtype = attn_rng_chance(rng, 50) ? DSV4_DTYPE_BF16 : DSV4_DTYPE_F32;
+    spec->q_dtype = DSV4_DTYPE_BF16;
     spec->n_threads = (int32_t)attn_rng_range(rng, 0, 3);
     spec->values = attn_rng_chance(rng, 50) ? ATTN_VALUES_QUANT : ATTN_VALUES_CODES;
     spec->sink = (attn_sink)attn_rng_range(rng, ATTN_SINK_NONE, ATTN_SINK_BIG);
@@ -197,18 +198,75 @@ static void draw_shared(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->n_threads = 1 + (int32_t)(index % 4);
 }
 
+/* Several blocks and splits with maxima of their own, from scores that are close to far apart. */
+static void draw_official(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    static const int64_t sizes[] = {1, 5, 40, 64, 130, 200, 700, 2300};
+    static const int64_t values[] = {ATTN_VALUES_QUANT, ATTN_VALUES_PEAKY, ATTN_VALUES_CODES,
+                                     ATTN_VALUES_FLAT, ATTN_VALUES_EXTREME};
+    const int64_t size = sizes[index % COUNT(sizes)], round = index / COUNT(sizes);
+    int which = round % 3 == 2 ? 1 : 0;
+    spec_draw(rng, spec, 100);
+    spec->has_scope[which] = true;
+    scope_draw(rng, &spec->scope[which], size);
+    if (size > 200) {
+        spec->n_queries = 1;
+        spec->scope[which].list = ATTN_LIST_REPEAT;
+        spec->scope[which].lengths = ATTN_LENGTHS_NONE;
+        spec->varies_length = false;
+    }
+    spec->values = (attn_values)values[round % COUNT(values)];
+    /* So far apart that most splits of a head hold nothing but zeros. */
+    if (spec->values == ATTN_VALUES_PEAKY && round % 2 == 1) spec->softmax_scale = 1.0f;
+    if (index % 4 != 3) spec->out_dtype = DSV4_DTYPE_F32;
+}
+
+/* The query, the window and the second scope in f32, in every combination but none. */
+static void spec_make_f32(int64_t index, attn_spec *spec)
+{
+    const int64_t which = 1 + index % 7;
+    if (which & 1) spec->q_dtype = DSV4_DTYPE_F32;
+    for (int i = 0; i < 2; i++) {
+        spec->scope[i].is_f32 = which & (2 << i);
+        if (spec->scope[i].is_f32) spec->has_scope[i] = true;
+    }
+}
+
+static void draw_f32(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    spec_draw(rng, spec, index % 3 == 0 ? 10 : 150);
+    spec_make_f32(index, spec);
+    if (index % 4 == 0) spec->values = (attn_values)(index / 4 % (ATTN_VALUES_SUBNORMAL + 1));
+}
+
+static void draw_f32_bits(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    draw_bits(rng, index, spec);
+    spec_make_f32(index, spec);
+}
+
+enum {
+    AUTO = DSV4_ATTN_MATH_AUTO,
+    EXACT = DSV4_ATTN_MATH_EXACT,
+    OFFICIAL = DSV4_ATTN_MATH_OFFICIAL
+};
+
 const attn_group attn_groups[] = {
-    {"corner", 400, 0, 20000000, draw_corner, NULL},
-    {"blocks", 72, 0, 30000000, draw_blocks, NULL},
-    {"heads", 36, 0, 30000000, draw_heads, NULL},
-    {"values", 90, 0, 20000000, draw_values, NULL},
-    {"rope", 30, 0, 10000000, draw_rope, attn_check_rope},
-    {"merge", 60, 4, 10000000, draw_merge, attn_check_merge},
-    {"bits", 36, 12, 10000000, draw_bits, attn_check_bits},
-    {"shared-plan", 8, 8, 10000000, draw_shared, attn_check_shared_plan},
-    {"split", 24, 4, 60000000, draw_split, NULL},
-    {"far", 7, 0, 1000000, draw_far, attn_check_far},
-    {"grid", 60, 0, 100000000, draw_grid, NULL},
+    {"corner", 400, 0, AUTO, 20000000, draw_corner, NULL},
+    {"blocks", 72, 0, AUTO, 30000000, draw_blocks, NULL},
+    {"heads", 36, 0, AUTO, 30000000, draw_heads, NULL},
+    {"values", 90, 0, AUTO, 20000000, draw_values, NULL},
+    {"rope", 30, 0, AUTO, 10000000, draw_rope, attn_check_rope},
+    {"merge", 60, 4, AUTO, 10000000, draw_merge, attn_check_merge},
+    {"bits", 36, 12, AUTO, 10000000, draw_bits, attn_check_bits},
+    {"shared-plan", 8, 8, AUTO, 10000000, draw_shared, attn_check_shared_plan},
+    {"split", 24, 4, AUTO, 60000000, draw_split, NULL},
+    {"far", 7, 0, AUTO, 1000000, draw_far, attn_check_far},
+    {"grid", 60, 0, AUTO, 100000000, draw_grid, NULL},
+    {"official", 96, 0, OFFICIAL, 12000000, draw_official, NULL},
+    {"official-bits", 18, 6, OFFICIAL, 5000000, draw_bits, attn_check_bits},
+    {"f32", 84, 0, EXACT, 12000000, draw_f32, NULL},
+    {"f32-bits", 21, 6, EXACT, 5000000, draw_f32_bits, attn_check_bits},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 

@@ -16,6 +16,7 @@ typedef struct attn_group {
     const char *name;
     int64_t n_quick;   /* cases of the quick run; the long one has ten times as many */
     int64_t n_threads; /* cases of the run under a thread sanitizer */
+    int32_t math;      /* of every level and the reference; AUTO: what each level is made for */
     int64_t max_macs;  /* requests, then queries, then heads are cut until a case is this small */
     void (*draw)(attn_rng *rng, int64_t index, attn_spec *spec);
     attn_property *property; /* NULL: compare each level with the reference, and that in double */

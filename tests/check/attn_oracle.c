@@ -25,6 +25,23 @@ static double bf16_value(const uint8_t *bytes)
     return (double)value;
 }
 
+static double q_value(const dsv4_attn_params *params, const uint8_t *q, int d)
+{
+    float value;
+    if (params->q_dtype == DSV4_DTYPE_BF16) return bf16_value(q + 2 * d);
+    memcpy(&value, q + 4 * d, sizeof value);
+    return (double)value;
+}
+
+static void row_read(const dsv4_attn_scope *scope, const uint8_t *page, int64_t row, float *values)
+{
+    if (scope->row_format == DSV4_ATTN_ROWS_F32) {
+        memcpy(values, page + row * DSV4_ATTN_DIM * 4, DSV4_ATTN_DIM * 4);
+    } else {
+        dsv4_cache_row_read(page, scope->page_rows, row, values);
+    }
+}
+
 static void keys_gather(const dsv4_attn_scope *scope, int64_t request, int64_t query, key_set *keys)
 {
     if (scope->n_pages == 0 || scope->n_indices == 0) return;
@@ -38,9 +55,8 @@ static void keys_gather(const dsv4_attn_scope *scope, int64_t request, int64_t q
         if (slot < 0) continue;
         int64_t page = slot / scope->page_rows;
         if (page >= scope->n_pages) continue;
-        dsv4_cache_row_read((const uint8_t *)scope->cache + page * scope->page_stride_bytes,
-                            scope->page_rows, slot % scope->page_rows,
-                            keys->rows + keys->n_keys * DSV4_ATTN_DIM);
+        row_read(scope, (const uint8_t *)scope->cache + page * scope->page_stride_bytes,
+                 slot % scope->page_rows, keys->rows + keys->n_keys * DSV4_ATTN_DIM);
         keys->n_keys++;
     }
 }
@@ -61,9 +77,35 @@ void attn_oracle_rotate(const dsv4_attn_params *params, int32_t row, double *val
     }
 }
 
+/* To 8 bits, ties to even; 0 <= value. What is below 2^-126 counts as far too little to matter. */
+static double bf16_round(double value)
+{
+    if (!(value >= 0x1p-126)) return isnan(value) ? value : 0;
+    int exponent;
+    double fraction = frexp(value, &exponent);
+    return ldexp(rint(fraction * 256), exponent - 8);
+}
+
+/* How the roundings of official math enter: NULL where there are none. */
+typedef struct rounding {
+    double noise; /* of a probability, relative */
+    double slack; /* what single probabilities that may round either way add up to */
+} rounding;
+
+/* The factor of a value with this weight; counts what noise may do to it. */
+static double factor_of(double weight, const float *row, rounding *r)
+{
+    if (!r || isnan(weight)) return weight;
+    double step = bf16_round(weight * (1 + r->noise)) - bf16_round(weight * (1 - r->noise));
+    double square = 0;
+    for (int d = 0; step > 0 && d < DSV4_ATTN_DIM; d++) square += (double)row[d] * (double)row[d];
+    r->slack += step * sqrt(square);
+    return bf16_round(weight);
+}
+
 /* One head over its keys; scores is scratch [n_keys]. */
 static void head_decode(const dsv4_attn_params *params, const uint8_t *q, int64_t head,
-                        const key_set *keys, double *scores, double *out, double *lse)
+                        const key_set *keys, rounding *r, double *scores, double *out, double *lse)
 {
     memset(out, 0, DSV4_ATTN_DIM * sizeof *out);
     *lse = (double)INFINITY;
@@ -72,7 +114,7 @@ static void head_decode(const dsv4_attn_params *params, const uint8_t *q, int64_
     double q_values[DSV4_ATTN_DIM];
     double max = -(double)INFINITY;
     double total = 0;
-    for (int d = 0; d < DSV4_ATTN_DIM; d++) q_values[d] = bf16_value(q + 2 * d);
+    for (int d = 0; d < DSV4_ATTN_DIM; d++) q_values[d] = q_value(params, q, d);
     for (int64_t i = 0; i < keys->n_keys; i++) {
         double dot = 0;
         const float *row = keys->rows + i * DSV4_ATTN_DIM;
@@ -84,15 +126,19 @@ static void head_decode(const dsv4_attn_params *params, const uint8_t *q, int64_
     for (int64_t i = 0; i < keys->n_keys; i++) {
         double weight = isnan(max) ? (double)NAN : exp(scores[i] - max);
         const float *row = keys->rows + i * DSV4_ATTN_DIM;
+        double factor = factor_of(weight, row, r);
         total += weight;
-        for (int d = 0; d < DSV4_ATTN_DIM; d++) out[d] += weight * (double)row[d];
+        for (int d = 0; d < DSV4_ATTN_DIM; d++) out[d] += factor * (double)row[d];
     }
     *lse = max + log(total);
     if (params->sink) total += exp((double)params->sink[head] - max);
     for (int d = 0; d < DSV4_ATTN_DIM; d++) out[d] /= total;
+    if (r) r->slack = isnan(total) ? 0 : r->slack / total;
 }
 
-void attn_oracle_decode(const dsv4_attn_params *params, double *out, double *lse)
+/* noise and slack are NULL where nothing is rounded. */
+static void decode(const dsv4_attn_params *params, const double *noise, double *out, double *lse,
+                   double *slack)
 {
     int64_t n_listed = params->window.n_pages > 0 ? params->window.n_indices : 0;
     if (params->extra.n_pages > 0) n_listed += params->extra.n_indices;
@@ -107,7 +153,9 @@ void attn_oracle_decode(const dsv4_attn_params *params, double *out, double *lse
                                request * params->q_request_stride_bytes +
                                query * params->q_query_stride_bytes;
             for (int64_t head = 0; head < params->n_heads; head++) {
-                head_decode(params, q, head, &keys, scores, out, lse);
+                rounding r = {noise ? *noise++ : 0, 0};
+                head_decode(params, q, head, &keys, noise ? &r : NULL, scores, out, lse);
+                if (slack) *slack++ = r.slack;
                 if (params->rope_table) {
                     int32_t row = params->rope_rows[request * params->n_queries + query];
                     attn_oracle_rotate(params, row, out);
@@ -120,6 +168,17 @@ void attn_oracle_decode(const dsv4_attn_params *params, double *out, double *lse
     }
     free(rows);
     free(scores);
+}
+
+void attn_oracle_decode(const dsv4_attn_params *params, double *out, double *lse)
+{
+    decode(params, NULL, out, lse, NULL);
+}
+
+void attn_oracle_decode_official(const dsv4_attn_params *params, const double *noise, double *out,
+                                 double *lse, double *slack)
+{
+    decode(params, noise, out, lse, slack);
 }
 
 static void head_merge(const dsv4_attn_merge_params *params, int64_t at, int64_t head, double *out,

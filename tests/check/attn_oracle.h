@@ -16,6 +16,16 @@
  */
 void attn_oracle_decode(const dsv4_attn_params *params, double *out, double *lse);
 
+/*
+ * The same with the one rounding of DSV4_ATTN_MATH_OFFICIAL: exp(s_i - m) becomes bf16 where it
+ * multiplies k_i, and only there. Where it lies next to the middle between two bf16, f32 noise may
+ * round it the other way.
+ *   noise  [n_requests, n_queries, n_heads] largest relative error of a probability before rounding
+ *   slack  [n_requests, n_queries, n_heads] by how much, in norm, out may differ for that reason
+ */
+void attn_oracle_decode_official(const dsv4_attn_params *params, const double *noise, double *out,
+                                 double *lse, double *slack);
+
 /* The merge of dsv4_attn_merge; part_out and part_lse as its out_parts and lse_parts.
  *   out  [n_rows, n_heads, 512]      lse  [n_rows, n_heads]
  */

@@ -45,14 +45,15 @@ static void batch_free(batch *b)
 static void batch_copy_q(batch *b, const dsv4_attn_params *from, const int64_t *ids)
 {
     int64_t n_rows = b->params.n_requests * from->n_queries * from->n_heads;
-    uint8_t *q = batch_alloc(b, n_rows * DSV4_ATTN_DIM * 2);
+    const int64_t head_bytes = DSV4_ATTN_DIM * (from->q_dtype == DSV4_DTYPE_F32 ? 4 : 2);
+    uint8_t *q = batch_alloc(b, n_rows * head_bytes);
     for (int64_t i = 0; i < n_rows; i++) {
         int64_t head = i % from->n_heads, query = i / from->n_heads % from->n_queries;
         int64_t request = ids[i / from->n_heads / from->n_queries];
-        memcpy(q + i * DSV4_ATTN_DIM * 2,
+        memcpy(q + i * head_bytes,
                (const uint8_t *)from->q + request * from->q_request_stride_bytes +
                    query * from->q_query_stride_bytes + head * from->q_head_stride_bytes,
-               DSV4_ATTN_DIM * 2);
+               (size_t)head_bytes);
     }
     b->params.q = q;
 }
@@ -346,7 +347,12 @@ bool attn_check_far(attn_case *c, const attn_config *config, attn_worst *worst, 
     }
     if (!is_good) snprintf(text, ATTN_TEXT_BYTES, "mprotect refused");
 
-    *scope = (dsv4_attn_scope){near, 1, N_FAR, sizeof near, near_slots, N_FAR, 0, 0, NULL};
+    *scope = (dsv4_attn_scope){.cache = near,
+                               .n_pages = 1,
+                               .page_rows = N_FAR,
+                               .page_stride_bytes = sizeof near,
+                               .indices = near_slots,
+                               .n_indices = N_FAR};
     is_good = is_good && attn_run_case(c, config, &wanted, text);
     scope->cache = far;
     scope->n_pages = (int64_t)1 << 32; /* slots past INT_MAX exist; no index can name them */

@@ -65,17 +65,20 @@ bool attn_result_equal(const attn_result *a, const attn_result *b);
 
 /* The expected numbers, as double. */
 typedef struct attn_answer {
-    double *out; /* [n_rows, n_heads, 512] */
-    double *lse; /* [n_rows, n_heads] */
+    double *out;   /* [n_rows, n_heads, 512] */
+    double *lse;   /* [n_rows, n_heads] */
+    double *slack; /* [n_rows, n_heads] norm by which out may be off besides, or NULL */
 } attn_answer;
 
 void attn_answer_from_result(attn_answer *answer, const attn_result *result);
 void attn_answer_make(attn_answer *answer, int64_t n_heads_total);
+/* What the oracle says of a case, which is in EXACT or OFFICIAL math; the latter sets slack. */
+void attn_answer_from_oracle(attn_answer *answer, const attn_case *c, int32_t math);
 void attn_answer_free(attn_answer *answer);
 
 /* Largest errors seen. */
 typedef struct attn_worst {
-    double out; /* |error| / |expected| of one head (EXACT) or one query (BF16) */
+    double out; /* |error| / |expected| of one head (EXACT, OFFICIAL) or one query (BF16) */
     double lse; /* |error| / (1 + |expected|) */
 } attn_worst;
 

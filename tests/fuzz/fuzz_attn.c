@@ -112,6 +112,12 @@ static const field shape_fields[] = {
     DECODE(extra.page_rows, 2),
     DECODE(extra.n_indices, 4),
     DECODE(n_rope_rows, 2),
+    DECODE(q_dtype, DSV4_DTYPE_BF16),
+    DECODE(reserved, 0),
+    DECODE(window.row_format, DSV4_ATTN_ROWS_FP8),
+    DECODE(window.reserved, 0),
+    DECODE(extra.row_format, DSV4_ATTN_ROWS_FP8),
+    DECODE(extra.reserved, 0),
 };
 
 /* Their defaults are what dsv4_attn_params_set_dense made of the shapes. */
@@ -215,8 +221,10 @@ static shape shape_of_heads(const dsv4_attn_params *params, int64_t request_stri
 
 static shape shape_of_q(const dsv4_attn_params *params)
 {
+    int64_t element_bytes = params->q_dtype == DSV4_DTYPE_F32 ? 4 : 2;
     return shape_of_heads(params, params->q_request_stride_bytes, params->q_query_stride_bytes,
-                          params->q_head_stride_bytes, DSV4_ATTN_DIM * 2, 2);
+                          params->q_head_stride_bytes, DSV4_ATTN_DIM * element_bytes,
+                          element_bytes);
 }
 
 static shape shape_of_out(const dsv4_attn_params *params)
@@ -243,8 +251,9 @@ static shape shape_of_lists(const dsv4_attn_params *params, const dsv4_attn_scop
 
 static int64_t pool_bytes(const dsv4_attn_scope *scope)
 {
-    return (scope->n_pages - 1) * scope->page_stride_bytes +
-           scope->page_rows * DSV4_CACHE_RECORD_BYTES;
+    int64_t row_bytes = DSV4_CACHE_RECORD_BYTES;
+    if (scope->row_format == DSV4_ATTN_ROWS_F32) row_bytes = DSV4_ATTN_DIM * 4;
+    return (scope->n_pages - 1) * scope->page_stride_bytes + scope->page_rows * row_bytes;
 }
 
 /* Signalling NaNs, which no arithmetic produces. */
@@ -372,14 +381,26 @@ static void tensors_fill(reader *r, arena *a, dsv4_attn_params *params)
     if (switches & 8) params->q = NULL;
 }
 
-/* On exact memories; the tensors are small. */
+static bool has_f32_input(const dsv4_attn_params *params)
+{
+    const dsv4_attn_scope *scopes[2] = {&params->window, &params->extra};
+    bool has_f32 = params->q_dtype == DSV4_DTYPE_F32;
+    for (int i = 0; i < 2; i++) {
+        if (scopes[i]->n_pages > 0 && scopes[i]->row_format == DSV4_ATTN_ROWS_F32) has_f32 = true;
+    }
+    return has_f32;
+}
+
+/* On exact memories; the tensors are small. Rounded math takes no f32 input. */
 static void decode_run(const dsv4_attn_params *params)
 {
     size_t plan_bytes, workspace_bytes;
     dsv4_error error;
     void *plan = NULL, *workspace = NULL;
     shape out = shape_of_out(params), lse = shape_of_lse(params);
-    if (dsv4_attn_plan_size(params, &plan_bytes, &workspace_bytes, &error) != DSV4_OK) return;
+    dsv4_status sized = dsv4_attn_plan_size(params, &plan_bytes, &workspace_bytes, &error);
+    if (params->math >= DSV4_ATTN_MATH_BF16 && has_f32_input(params)) require(sized != DSV4_OK);
+    if (sized != DSV4_OK) return;
     if (plan_bytes > MAX_WORKSPACE || workspace_bytes > MAX_WORKSPACE) return;
     require(posix_memalign(&plan, 64, plan_bytes) == 0);
     require(posix_memalign(&workspace, 64, workspace_bytes) == 0);
@@ -419,10 +440,12 @@ static void fuzz_decode(reader *r)
     a.random = (uint64_t)read_bytes(r, 8);
     tensors_fill(r, &a, &params);
     decode_run(&params);
-    params.math = DSV4_ATTN_MATH_AUTO;
     for (int32_t level = 0; level <= dsv4_cpu_level(); level++) {
         params.backend = level == 0 ? DSV4_BACKEND_REF : DSV4_BACKEND_CPU;
         params.cpu_level = level;
+        params.math = DSV4_ATTN_MATH_AUTO;
+        decode_run(&params);
+        params.math = DSV4_ATTN_MATH_OFFICIAL;
         decode_run(&params);
     }
     arena_free(&a);

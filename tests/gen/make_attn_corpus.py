@@ -10,7 +10,8 @@ import sys
 
 SHAPES = ["size", "n_requests", "n_queries", "n_heads", "backend", "math", "cpu_level", "n_threads",
           "out_dtype", "window.n_pages", "window.page_rows", "window.n_indices", "extra.n_pages",
-          "extra.page_rows", "extra.n_indices", "n_rope_rows"]
+          "extra.page_rows", "extra.n_indices", "n_rope_rows", "q_dtype", "reserved",
+          "window.row_format", "window.reserved", "extra.row_format", "extra.reserved"]
 STRIDES = ["q_request", "q_query", "q_head", "window.page", "window.indices_request",
            "window.indices_query", "extra.page", "extra.indices_request", "extra.indices_query",
            "out_request", "out_query", "out_head", "lse_request", "lse_query", "lse_head"]
@@ -80,6 +81,17 @@ SEEDS = {
     "large-scale": decode(scale=3e38, tail=bytes(9)),
     "bf16-math": decode({"math": 2, "n_heads": 5, "window.n_indices": 65}),
     "reference": decode({"backend": 1}),
+    "official-math": decode({"math": 3, "n_heads": 5, "window.n_indices": 130, "n_requests": 1},
+                            tail=bytes(range(200))),
+    "f32-rows": decode({"window.row_format": 1, "extra.n_pages": 2}, tail=bytes(range(60))),
+    "f32-second-scope": decode({"extra.row_format": 1, "extra.n_pages": 2, "n_threads": 2},
+                               shifts=1 << 2 | 1 << 5, tail=bytes(range(60))),
+    "f32-query": decode({"q_dtype": 2, "n_heads": 17}),
+    "f32-everything": decode({"q_dtype": 2, "window.row_format": 1, "extra.row_format": 1,
+                              "extra.n_pages": 1, "out_dtype": 2}, switches=WITH_SINK),
+    "f32-page-too-short": decode({"window.row_format": 1}, {"window.page": 3 * 584}),
+    "f32-official": decode({"q_dtype": 2, "math": 3}),
+    "reserved": decode({"window.reserved": 1}),
     "merge": merge(),
     "merge-empty-parts": merge({"n_parts": 4}, switches=3, lse=b"\3\3\1\3\2\3\3\3\3\3\3\3"),
     "merge-bf16": merge({"part_dtype": 1, "out_dtype": 1, "n_rows": 8, "n_threads": 3}),

@@ -191,6 +191,9 @@ run 0 attn check "$fixtures"/*.safetensors; out "$n_fixtures passed, 0 failed"; 
 run 0 attn check --backend ref "$good"; out "backend ref"; out " ok"; out "1 passed, 0 failed"
 run 0 attn check --isa v2 --threads 3 "$good"; out "kernel v2, math exact"
 run 0 attn check --math exact "$good"; out "math exact"
+run 0 attn check --math official "$fixtures"/*.safetensors; out "math official"
+out "$n_fixtures passed, 0 failed"; silent
+run 0 attn check --math official --backend ref "$good"; out "kernel scalar, math official"
 edit "$good" "$work/shifted" shift
 run 0 attn check "$work/shifted"; out "1 passed, 0 failed"
 edit "$good" "$work/wide" widen kv 37
@@ -288,6 +291,7 @@ run 0 attn check --backend ref "$work/case"; out "1 passed, 0 failed"
 cp "$work/answer" "$work/first"
 run 0 attn run --threads 3 "$good" -o "$work/answer"
 cmp -s "$work/answer" "$work/first" || fail "3 threads, and an answer in the case, change the result"
+run 0 attn run --math official "$good" -o "$work/answer"; out "math official"
 run 0 attn run --backend ref "$good" --output="$work/answer"; out "kernel scalar"
 grep -qaF '"kernel":"scalar"' "$work/answer" || grep -qaF '"kernel": "scalar"' "$work/answer" ||
     fail "the result's metadata do not name the kernel"
@@ -298,6 +302,7 @@ run 3 attn run "$good" -o "$work/missing/x"; err "$work/missing/x"
 
 # Measuring.
 run 0 attn bench --quick --shape h8-k128-b1 --threads 1; out "h8-k128-b1 "; out "ceilings"; silent
+run 0 attn bench --quick --math official --shape h8-k128-b1 --threads 1; out "math official"; silent
 run 0 attn bench --quick --shape 'h8-k128+*-b1' --threads 2 --json; silent
 python3 - "$work/out" <<'PYTHON' || fail "wrong JSON"
 import json

@@ -604,7 +604,7 @@ static void defaults_are_as_documented(void **state)
     zero.size = sizeof zero;
     zero.n_queries = 1;
     zero.softmax_scale = params.softmax_scale;
-    zero.out_dtype = DSV4_DTYPE_BF16;
+    zero.q_dtype = zero.out_dtype = DSV4_DTYPE_BF16;
     zero.window.page_rows = zero.extra.page_rows = 64;
     assert_memory_equal(&params, &zero, sizeof params);
 }
@@ -700,7 +700,7 @@ static void choice_names_what_will_run(void **state)
     assert_int_equal(dsv4_attn_choose(&params, NULL, &error), DSV4_ERROR_INVALID_ARGUMENT);
     params.math = 9;
     assert_int_equal(dsv4_attn_choose(&params, &choice, &error), DSV4_ERROR_INVALID_ARGUMENT);
-    assert_string_equal(error.text, "math: 9, expected 0 .. 2");
+    assert_string_equal(error.text, "math: 9, expected 0 .. 3");
 }
 
 static void assert_unsupported(small_call *call, int32_t backend, int32_t math, int32_t level,

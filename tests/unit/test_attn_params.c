@@ -214,6 +214,8 @@ typedef struct broken_field {
         I64(scope.page_stride_bytes, 0, "at least page_rows * 584 = 1168"),                        \
         I64(scope.page_stride_bytes, -37440, "at least page_rows * 584 = 1168"),                   \
         I64(scope.page_stride_bytes, INT64_MAX, "less than 2^63 bytes"),                           \
+        I32(scope.row_format, -1, "0 .. 1"), I32(scope.row_format, 2, "0 .. 1"),                   \
+        I32(scope.reserved, 1, "0 .. 0"), I32(scope.reserved, -1, "0 .. 0"),                       \
         I64(scope.n_indices, -1, "0 .. 16777216"),                                                 \
         I64(scope.n_indices, (1 << 24) + 1, "0 .. 16777216"),                                      \
         I64(scope.n_indices, INT64_MAX, "0 .. 16777216"),                                          \
@@ -238,14 +240,18 @@ static const broken_field broken_fields[] = {
     I64(n_heads, INT64_MAX, "1 .. 128"),
     I32(backend, -1, "0 .. 2"),
     I32(backend, 3, "0 .. 2"),
-    I32(math, -1, "0 .. 2"),
-    I32(math, 3, "0 .. 2"),
+    I32(math, -1, "0 .. 3"),
+    I32(math, 4, "0 .. 3"),
     I32(cpu_level, -1, "0 .. 4"),
     I32(cpu_level, 5, "0 .. 4"),
     I32(n_threads, -1, "0 .. 1024"),
     I32(n_threads, 1025, "0 .. 1024"),
     I32(out_dtype, 0, "DSV4_DTYPE_BF16 (1) or DSV4_DTYPE_F32 (2)"),
     I32(out_dtype, 3, "DSV4_DTYPE_BF16 (1) or DSV4_DTYPE_F32 (2)"),
+    I32(q_dtype, 0, "DSV4_DTYPE_BF16 (1) or DSV4_DTYPE_F32 (2)"),
+    I32(q_dtype, 3, "DSV4_DTYPE_BF16 (1) or DSV4_DTYPE_F32 (2)"),
+    I32(reserved, 1, "0 .. 0"),
+    I32(reserved, INT32_MIN, "0 .. 0"),
     I64(q_request_stride_bytes, -2, "non-negative multiple of 2"),
     I64(q_request_stride_bytes, 2049, "non-negative multiple of 2"),
     I64(q_request_stride_bytes, INT64_MAX - 1, "less than 2^63 bytes"),
@@ -402,15 +408,16 @@ static void absent_scopes_are_ignored(void **state)
 {
     fixture *f = *state;
     dsv4_attn_params params = f->params;
-    const dsv4_attn_scope nonsense = {(const void *)1,
-                                      0,
-                                      -5,
-                                      -1,
-                                      (const int32_t *)(const void *)3,
-                                      INT64_MAX,
-                                      -3,
-                                      7,
-                                      (const int32_t *)(const void *)5};
+    const dsv4_attn_scope nonsense = {.cache = (const void *)1,
+                                      .page_rows = -5,
+                                      .page_stride_bytes = -1,
+                                      .row_format = 9,
+                                      .reserved = -9,
+                                      .indices = (const int32_t *)(const void *)3,
+                                      .n_indices = INT64_MAX,
+                                      .indices_request_stride_bytes = -3,
+                                      .indices_query_stride_bytes = 7,
+                                      .lengths = (const int32_t *)(const void *)5};
     params.extra = nonsense;
     assert_accepted(f, &params);
     params.window = nonsense;
@@ -419,6 +426,92 @@ static void absent_scopes_are_ignored(void **state)
         assert_true(f->lse[i] == INFINITY);
         assert_true(f->out[i * DSV4_ATTN_DIM] == 0.0f);
     }
+}
+
+/* ---- f32 inputs (what they choose: test_attn_choice.c) ---- */
+
+enum { SLOT_BYTES = DSV4_ATTN_DIM * 4 };
+
+static void f32_rows_have_strides_of_their_own(void **state)
+{
+    fixture *f = *state;
+    dsv4_attn_params params = f->params;
+    params.extra.row_format = DSV4_ATTN_ROWS_F32;
+    params.extra.page_stride_bytes = 2 * 2048 - 1;
+    assert_refused(f, &params, "extra.page_stride_bytes", "4095",
+                   "at least page_rows * 2048 = 4096");
+    params.extra.page_stride_bytes = 2 * 584; /* enough for FP8 */
+    assert_refused(f, &params, "extra.page_stride_bytes", "1168",
+                   "at least page_rows * 2048 = 4096");
+}
+
+static void f32_queries_are_aligned_to_four(void **state)
+{
+    fixture *f = *state;
+    float *q = calloc(N_ROWS * N_HEADS * DSV4_ATTN_DIM + 1, sizeof *q);
+    assert_non_null(q);
+    dsv4_attn_params params = f->params;
+    params.math = DSV4_ATTN_MATH_EXACT;
+    params.q_dtype = DSV4_DTYPE_F32;
+    dsv4_attn_params_set_dense(&params);
+    params.q_head_stride_bytes = 2050;
+    assert_refused(f, &params, "q_head_stride_bytes", "2050", "non-negative multiple of 4");
+    params.q_head_stride_bytes = 2048;
+    params.q = (const char *)(q + 1) - 2;
+    assert_decode_refuses(f, &params, "q", "address", "multiple of 4 bytes");
+    params.q = q + 1; /* the last byte that a call may read is the last of the block */
+    assert_accepted(f, &params);
+    free(q);
+}
+
+/* Rows of ones at any address, in pages that are not multiples of four bytes apart. */
+static void f32_rows_may_lie_anywhere(void **state)
+{
+    enum { STRIDE_BYTES = 2 * SLOT_BYTES + 3, POOL_BYTES = STRIDE_BYTES + 2 * SLOT_BYTES };
+    fixture *f = *state;
+    const float one = 1.0f;
+    uint8_t *pool = malloc(POOL_BYTES + 1);
+    assert_non_null(pool);
+    memset(pool, 0xff, POOL_BYTES + 1);
+    for (int slot = 0; slot < N_SLOTS; slot++) {
+        uint8_t *row = pool + 1 + slot / 2 * STRIDE_BYTES + slot % 2 * SLOT_BYTES;
+        for (int d = 0; d < DSV4_ATTN_DIM; d++) memcpy(row + 4 * d, &one, sizeof one);
+    }
+    dsv4_attn_params params = f->params;
+    params.window.row_format = params.extra.row_format = DSV4_ATTN_ROWS_F32;
+    params.window.page_stride_bytes = params.extra.page_stride_bytes = STRIDE_BYTES;
+    params.window.cache = params.extra.cache = pool + 1;
+    params.rope_table = NULL;
+    params.sink = NULL;
+    assert_accepted(f, &params);
+    for (int i = 0; i < N_ROWS * N_HEADS * DSV4_ATTN_DIM; i++) {
+        assert_float_equal(f->out[i], 1.0f, 1e-6f);
+    }
+    free(pool);
+}
+
+/* Decode and its plan refuse what dsv4_attn_choose refuses; nothing is written. */
+static void f32_inputs_are_refused_by_decode_too(void **state)
+{
+    fixture *f = *state;
+    for (int which = 0; which < 3; which++) {
+        dsv4_attn_params params = f->params;
+        dsv4_error error = {0};
+        size_t n_bytes;
+        params.math = DSV4_ATTN_MATH_OFFICIAL;
+        if (which == 0) params.q_dtype = DSV4_DTYPE_F32;
+        if (which == 1) params.window.row_format = DSV4_ATTN_ROWS_F32;
+        if (which == 2) params.extra.row_format = DSV4_ATTN_ROWS_F32;
+        dsv4_attn_params_set_dense(&params);
+        assert_int_equal(dsv4_attn_plan_size(&params, &n_bytes, &n_bytes, &error),
+                         DSV4_ERROR_UNSUPPORTED);
+        assert_error(&error, DSV4_ERROR_UNSUPPORTED, "math", "official", "expected exact");
+        assert_int_equal(dsv4_attn_plan_build(NULL, &params, f->plan, MEMORY_BYTES, &error),
+                         DSV4_ERROR_UNSUPPORTED);
+        assert_int_equal(decode(f, &params, &error), DSV4_ERROR_UNSUPPORTED);
+        assert_error(&error, DSV4_ERROR_UNSUPPORTED, "math", "official", "expected exact");
+    }
+    assert_unwritten(f);
 }
 
 static void unused_tensors_may_be_null(void **state)
@@ -657,6 +750,9 @@ static void other_plans_are_refused(void **state)
         params.cpu_level = DSV4_CPU_LEVEL_V2;
         assert_decode_refuses(f, &params, "plan", "cpu_level", "expected");
     }
+    dsv4_attn_params official = f->params;
+    official.math = DSV4_ATTN_MATH_OFFICIAL;
+    assert_decode_refuses(f, &official, "plan", "math", "expected");
     if (dsv4_cpu_level() == DSV4_CPU_LEVEL_AVX512BF16) {
         dsv4_attn_params params = f->params;
         params.math = DSV4_ATTN_MATH_EXACT;
@@ -679,6 +775,10 @@ int main(void)
         WITH_FIXTURE(shared_inputs_may_have_stride_zero),
         WITH_FIXTURE(outer_dimensions_may_come_in_any_order),
         WITH_FIXTURE(absent_scopes_are_ignored),
+        WITH_FIXTURE(f32_rows_have_strides_of_their_own),
+        WITH_FIXTURE(f32_queries_are_aligned_to_four),
+        WITH_FIXTURE(f32_rows_may_lie_anywhere),
+        WITH_FIXTURE(f32_inputs_are_refused_by_decode_too),
         WITH_FIXTURE(unused_tensors_may_be_null),
         WITH_FIXTURE(nothing_to_do_writes_nothing),
         WITH_FIXTURE(null_tensors_are_refused),

@@ -97,7 +97,7 @@ static void tables_are_complete(void **state)
         assert_true(option->commands != 0 && (option->commands & ~all_commands) == 0);
         assert_int_equal(option->choices != NULL, option->kind == DSV4_OPTION_KIND_CHOICE);
         bool is_named =
-            option->kind == DSV4_OPTION_KIND_INTEGER || option->kind == DSV4_OPTION_KIND_TEXT;
+            option->kind != DSV4_OPTION_KIND_FLAG && option->kind != DSV4_OPTION_KIND_CHOICE;
         assert_int_equal(option->value_name != NULL, is_named);
         for (int32_t other = 0; other < i; other++) {
             assert_string_not_equal(option->name, dsv4_options_table[other].name);
@@ -119,6 +119,26 @@ static void commands_are_found_by_their_words(void **state)
     assert_int_equal(dsv4_options_find_command((char *[]){both}, 1), -1);
     assert_int_equal(dsv4_options_find_command((char *[]){info, run}, 2), -1);
     assert_int_equal(dsv4_options_find_command((char *[]){attn, run, info}, 3), -1);
+}
+
+static void reals_are_decimal_and_in_range(void **state)
+{
+    (void)state;
+    parsed p;
+    accept(&p, "eval", "-m", "d", "--golden", "g", "--min-cosine", "0.9975", "--max-abs=1e-3",
+           "--min-agree", "1", NULL);
+    assert_true(p.options.reals[DSV4_OPTION_MIN_COSINE] == 0.9975);
+    assert_true(p.options.reals[DSV4_OPTION_MAX_ABS] == 1e-3);
+    assert_true(p.options.reals[DSV4_OPTION_MIN_AGREE] == 1.0);
+    static const char *const wrong[] = {"",   "x",    "1x",  "nan",  "inf", "0x1p-1",
+                                        "-1", "1.01", "1e9", "0.5 ", ".",   "-nan"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char text[128];
+        (void)snprintf(text, sizeof text,
+                       "option --min-agree: '%s' is wrong; expected a number from 0 to 1",
+                       wrong[i]);
+        refuse(text, "eval", "-m", "d", "--golden", "g", "--min-agree", wrong[i], NULL);
+    }
 }
 
 static void values_are_read_in_each_form(void **state)
@@ -229,14 +249,20 @@ static void wrong_numbers_are_refused(void **state)
 static void wrong_commands_and_arguments_are_refused(void **state)
 {
     (void)state;
-    refuse("the command is missing; expected attn check, attn run, attn bench, info or help", NULL);
-    refuse("the command is missing; expected attn check, attn run or attn bench", "attn", NULL);
-    refuse("unknown command 'atn'; expected attn check, attn run, attn bench, info or help", "atn",
+    refuse("the command is missing; expected attn check, attn run, attn bench, run, chat, "
+           "tokenize, inspect, eval, info or help",
            NULL);
-    refuse("unknown command ''; expected attn check, attn run, attn bench, info or help", "", NULL);
+    refuse("the command is missing; expected attn check, attn run or attn bench", "attn", NULL);
+    refuse("unknown command 'atn'; expected attn check, attn run, attn bench, run, chat, tokenize, "
+           "inspect, eval, info or help",
+           "atn", NULL);
+    refuse("unknown command ''; expected attn check, attn run, attn bench, run, chat, tokenize, "
+           "inspect, eval, info or help",
+           "", NULL);
     refuse("unknown command 'attn chek'; expected attn check, attn run or attn bench", "attn",
            "chek", NULL);
-    refuse("unknown command 'chek'; expected attn check, attn run, attn bench, info or help",
+    refuse("unknown command 'chek'; expected attn check, attn run, attn bench, run, chat, "
+           "tokenize, inspect, eval, info or help",
            "chek", "--help", NULL);
     refuse("attn check: an argument is missing; expected FILE...", "attn", "check", NULL);
     refuse("attn run: an argument is missing; expected FILE", "attn", "run", "-o", "x", NULL);
@@ -355,6 +381,7 @@ int main(void)
         cmocka_unit_test(tables_are_complete),
         cmocka_unit_test(commands_are_found_by_their_words),
         cmocka_unit_test(values_are_read_in_each_form),
+        cmocka_unit_test(reals_are_decimal_and_in_range),
         cmocka_unit_test(what_is_not_given_has_its_default),
         cmocka_unit_test(two_dashes_end_options),
         cmocka_unit_test(help_and_version_need_nothing_else),

@@ -1,0 +1,194 @@
+/*
+ * attention.c - the attention sublayer (specification 3.1 to 3.5).
+ *
+ * Place: model. Query path, window key, compressor, selection, the decode attention over both caches, and
+ * the grouped output projection. Rounding follows DeepSeek's code where step->round is 1.
+ */
+#include <math.h>
+
+#include "dsv4/attn.h"
+#include "num/bf16.h"
+#include "ref/norm.h"
+#include "ref/quant.h"
+#include "ref/rope.h"
+#include "step.h"
+
+enum { DIM = DSV4_HEAD_DIM, ROPE = DSV4_ROPE_DIM, NOPE = DIM - ROPE };
+
+/* Normalizes a query head without weight; DeepSeek's code does it on bf16 tensors (3.2). */
+static void normalize_head(const dsv4_step *step, float *q)
+{
+    if (!step->round) {
+        dsv4_norm_rms(q, NULL, DIM, step->config->norm_eps, q);
+        return;
+    }
+    float sum = 0.0f;
+    for (int d = 0; d < DIM; d++) {
+        float square = q[d] * q[d];
+        dsv4_quant_bf16(&square, 1);
+        sum += square;
+    }
+    float mean = sum / DIM;
+    dsv4_quant_bf16(&mean, 1);
+    mean += step->config->norm_eps;
+    dsv4_quant_bf16(&mean, 1);
+    float scale = 1.0f / sqrtf(mean);
+    dsv4_quant_bf16(&scale, 1);
+    for (int d = 0; d < DIM; d++) q[d] *= scale;
+    dsv4_quant_bf16(q, DIM);
+}
+
+static void finish_query(const dsv4_step *step, const dsv4_layer *layer,
+                         const dsv4_layer_cache *cache, int64_t token, int32_t worker)
+{
+    (void)layer, (void)cache, (void)worker;
+    int64_t n_heads = step->config->n_heads;
+    for (int64_t h = 0; h < n_heads; h++) {
+        float *q = step->q + (token * n_heads + h) * DIM;
+        normalize_head(step, q);
+        dsv4_rope_turn(q + NOPE, step->tables + token * ROPE, 0);
+        if (!step->round) continue;
+        dsv4_quant_bf16(q + NOPE, ROPE);
+        uint16_t *bits = step->q_bf16 + (token * n_heads + h) * DIM;
+        for (int d = 0; d < DIM; d++) bits[d] = dsv4_bf16_from_f32(q[d]);
+    }
+}
+
+static void finish_key(const dsv4_step *step, const dsv4_layer *layer,
+                       const dsv4_layer_cache *cache, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const dsv4_batch *batch = step->batch;
+    float *kv = step->kv + token * DIM;
+    dsv4_norm_rms(kv, layer->kv_norm, DIM, step->config->norm_eps, kv);
+    dsv4_step_round(step, kv, DIM);
+    dsv4_rope_turn(kv + NOPE, step->tables + token * ROPE, 0);
+    dsv4_step_round(step, kv + NOPE, ROPE);
+    int32_t slot = dsv4_cache_slot(step->cache, &batch->views[batch->sequences[token]],
+                                   DSV4_CACHE_WINDOW, batch->positions[token]);
+    dsv4_cache_write_key(step->cache, &cache->window, DSV4_CACHE_WINDOW, slot, kv);
+}
+
+/* The result, as DeepSeek's code has it: rounded, turned back by the query's position, rounded. */
+static void turn_back(const dsv4_step *step, const dsv4_layer *layer, const dsv4_layer_cache *cache,
+                      int64_t token, int32_t worker)
+{
+    (void)layer, (void)cache, (void)worker;
+    int64_t n_heads = step->config->n_heads;
+    for (int64_t h = 0; h < n_heads; h++) {
+        float *out = step->attended + (token * n_heads + h) * DIM;
+        dsv4_step_round(step, out, DIM);
+        dsv4_rope_turn(out + NOPE, step->tables + token * ROPE, 1);
+        dsv4_step_round(step, out + NOPE, ROPE);
+    }
+}
+
+static void set_scope(const dsv4_step *step, int kind, const int32_t *list, int64_t stride,
+                      const int32_t *lens, dsv4_attn_scope *scope)
+{
+    const dsv4_cache *cache = step->cache;
+    scope->row_format = step->round ? DSV4_ATTN_ROWS_FP8 : DSV4_ATTN_ROWS_F32;
+    scope->n_pages = cache->n_pages[kind];
+    scope->page_rows = cache->page_rows[kind];
+    scope->indices = list;
+    scope->n_indices = stride;
+    scope->lengths = lens;
+}
+
+void dsv4_step_attn_params(const dsv4_step *step, int plan, dsv4_attn_params *params)
+{
+    dsv4_attn_params_default(params);
+    params->n_requests = step->n_tokens;
+    params->n_heads = step->config->n_heads;
+    params->n_threads = step->compute->n_threads;
+    params->backend = step->compute->cpu_level == 0 ? DSV4_BACKEND_REF : DSV4_BACKEND_CPU;
+    params->cpu_level = step->compute->cpu_level;
+    params->math = step->round ? DSV4_ATTN_MATH_OFFICIAL : DSV4_ATTN_MATH_EXACT;
+    params->q_dtype = step->round ? DSV4_DTYPE_BF16 : DSV4_DTYPE_F32;
+    params->q = step->round ? (const void *)step->q_bf16 : step->q;
+    params->out_dtype = DSV4_DTYPE_F32;
+    params->out = step->attended;
+    set_scope(step, DSV4_CACHE_WINDOW, step->window_list, DSV4_WINDOW, NULL, &params->window);
+    if (plan == DSV4_STEP_PLAN_C4) {
+        set_scope(step, DSV4_CACHE_C4, step->c4_list, step->c4_stride, step->c4_lens,
+                  &params->extra);
+    } else if (plan == DSV4_STEP_PLAN_C128) {
+        set_scope(step, DSV4_CACHE_C128, step->c128_list, step->c128_stride, step->c128_lens,
+                  &params->extra);
+    }
+    dsv4_attn_params_set_dense(params);
+}
+
+static dsv4_status attend(const dsv4_step *step, const dsv4_layer *layer,
+                          const dsv4_layer_cache *cache, dsv4_error *error)
+{
+    int plan = layer->ratio == 4     ? DSV4_STEP_PLAN_C4
+               : layer->ratio == 128 ? DSV4_STEP_PLAN_C128
+                                     : DSV4_STEP_PLAN_WINDOW;
+    dsv4_attn_params params;
+    dsv4_step_attn_params(step, plan, &params);
+    params.sink = layer->sink;
+    params.window.cache = cache->window.base;
+    params.window.page_stride_bytes = cache->window.page_stride_bytes;
+    params.extra.cache = cache->compressed.base;
+    params.extra.page_stride_bytes = cache->compressed.page_stride_bytes;
+    return dsv4_attn_decode(NULL, &params, step->plans[plan], step->plan_bytes,
+                            step->attn_workspace, step->attn_workspace_bytes, error);
+}
+
+/* Heads in groups, each with its own low-rank projection, then one projection of all (3.5). */
+static void project_output(const dsv4_step *step, const dsv4_layer *layer)
+{
+    const dsv4_config *config = step->config;
+    int64_t group_in = config->n_heads * DIM / config->n_o_groups;
+    int64_t low = config->o_lora_rank, all_low = config->n_o_groups * low;
+    const unsigned char *weight = layer->wo_a.weight;
+    int64_t scale_columns = (group_in + 127) / 128;
+    for (int64_t g = 0; g < config->n_o_groups; g++) {
+        dsv4_linear group = layer->wo_a;
+        group.n_out = low;
+        group.weight = weight + g * low * group_in;
+        group.scales = layer->wo_a.scales + g * low / 128 * scale_columns;
+        dsv4_linear_cpu(step->compute, &group, step->attended + g * group_in, config->n_heads * DIM,
+                        step->n_tokens, step->round != 0, step->o_low + g * low, all_low);
+    }
+    dsv4_step_round(step, step->o_low, step->n_tokens * all_low);
+    for (int64_t t = 0; t < step->n_tokens; t++) {
+        dsv4_step_quantize(step, step->o_low + t * all_low, all_low, step->o_low + t * all_low);
+    }
+    dsv4_step_linear(step, &layer->wo_b, step->o_low, step->sublayer);
+    dsv4_step_round(step, step->sublayer, step->n_tokens * config->hidden_size);
+}
+
+static void project_query(const dsv4_step *step, const dsv4_layer *layer)
+{
+    const dsv4_config *config = step->config;
+    int64_t low = config->q_lora_rank;
+    dsv4_step_linear(step, &layer->wq_a, step->x_quantized, step->q_low);
+    dsv4_step_round(step, step->q_low, step->n_tokens * low);
+    for (int64_t t = 0; t < step->n_tokens; t++) {
+        float *q_low = step->q_low + t * low;
+        dsv4_norm_rms(q_low, layer->q_norm, low, config->norm_eps, q_low);
+        dsv4_step_round(step, q_low, low);
+        dsv4_step_quantize(step, q_low, low, step->q_low_quantized + t * low);
+    }
+    dsv4_step_linear(step, &layer->wq_b, step->q_low_quantized, step->q);
+    dsv4_step_round(step, step->q, step->n_tokens * config->n_heads * DIM);
+}
+
+dsv4_status dsv4_step_attention(const dsv4_step *step, const dsv4_layer *layer,
+                                const dsv4_layer_cache *cache, dsv4_error *error)
+{
+    project_query(step, layer);
+    dsv4_step_each(step, layer, cache, finish_query);
+    dsv4_step_linear(step, &layer->wkv, step->x_quantized, step->kv);
+    dsv4_step_round(step, step->kv, step->n_tokens * DIM);
+    dsv4_step_each(step, layer, cache, finish_key);
+    if (layer->ratio > 0) dsv4_step_compress(step, layer, cache);
+    if (layer->ratio == 4) dsv4_step_select(step, layer, cache);
+    dsv4_status status = attend(step, layer, cache, error);
+    if (status != DSV4_OK) return status;
+    dsv4_step_each(step, layer, cache, turn_back);
+    project_output(step, layer);
+    return DSV4_OK;
+}

@@ -1,0 +1,190 @@
+/*
+ * compression.c - compressed keys and the choice among them (specification 3.6, 3.7).
+ *
+ * Place: model. Every token leaves a raw row (K, and G with its position bias) in the cache; a token that
+ * ends a group pools the raw rows of the group, wherever they were computed, into one key. So the result
+ * depends on absolute positions alone, not on how a prompt was cut into steps.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "ref/compress.h"
+#include "ref/indexer.h"
+#include "ref/quant.h"
+#include "ref/rope.h"
+#include "step.h"
+
+enum { GROUP_TOKENS = 4, OVERLAP_ROWS = 8, MAX_ROWS = 128, INDEX_DIM = DSV4_INDEX_DIM };
+
+/* One of a layer's two compressors. */
+typedef struct compressor_use {
+    const dsv4_compressor *weights;
+    const dsv4_cache_tensor *state;
+    int64_t dim, state_bytes;
+    int32_t ratio;
+    int is_index;
+} compressor_use;
+
+static compressor_use main_use(const dsv4_layer *layer, const dsv4_layer_cache *cache)
+{
+    return (compressor_use){.weights = &layer->compressor,
+                            .state = &cache->state,
+                            .dim = DSV4_HEAD_DIM,
+                            .state_bytes = dsv4_cache_state_bytes(layer->ratio),
+                            .ratio = layer->ratio};
+}
+
+static compressor_use index_use(const dsv4_layer *layer, const dsv4_layer_cache *cache)
+{
+    return (compressor_use){.weights = &layer->index_compressor,
+                            .state = &cache->index_state,
+                            .dim = INDEX_DIM,
+                            .state_bytes = dsv4_cache_index_state_bytes(layer->ratio),
+                            .ratio = layer->ratio,
+                            .is_index = 1};
+}
+
+static const dsv4_cache_view *view_of(const dsv4_step *step, int64_t token)
+{
+    return &step->batch->views[step->batch->sequences[token]];
+}
+
+static float *raw_row(const dsv4_step *step, const compressor_use *use, int64_t token,
+                      int64_t position)
+{
+    int kind = dsv4_cache_state_kind(use->ratio);
+    int32_t slot = dsv4_cache_slot(step->cache, view_of(step, token), kind, position);
+    return (float *)(void *)dsv4_cache_row(step->cache, use->state, kind, use->state_bytes, slot);
+}
+
+static void store_raw_rows(const dsv4_step *step, const compressor_use *use)
+{
+    int64_t width = (use->ratio == 4 ? 2 : 1) * use->dim;
+    dsv4_step_linear(step, &use->weights->wkv, step->x, step->raw_k);
+    dsv4_step_linear(step, &use->weights->wgate, step->x, step->raw_g);
+    for (int64_t t = 0; t < step->n_tokens; t++) {
+        int64_t position = step->batch->positions[t];
+        float *row = raw_row(step, use, t, position);
+        const float *bias = use->weights->ape + position % use->ratio * width;
+        memcpy(row, step->raw_k + t * width, (size_t)width * sizeof *row);
+        for (int64_t i = 0; i < width; i++) row[width + i] = step->raw_g[t * width + i] + bias[i];
+    }
+}
+
+/* The key of the group that `token` ends: values [dim]. */
+static void pool_group(const dsv4_step *step, const compressor_use *use, int64_t token,
+                       float *values)
+{
+    const float *rows[MAX_ROWS];
+    int64_t position = step->batch->positions[token];
+    int64_t n_rows = use->ratio == GROUP_TOKENS ? OVERLAP_ROWS : use->ratio;
+    for (int64_t i = 0; i < n_rows; i++) {
+        int64_t at = position - n_rows + 1 + i;
+        rows[i] = at < 0 ? NULL : raw_row(step, use, token, at);
+    }
+    dsv4_compress_pool(rows, use->ratio, use->dim, values);
+
+    int64_t first_position = position - use->ratio + 1;
+    float table[DSV4_ROPE_DIM];
+    dsv4_rope_table(step->frequencies, first_position, table);
+    dsv4_compress_finish(values, use->dim, use->weights->norm, step->config->norm_eps, table,
+                         step->round);
+}
+
+static int ends_group(const dsv4_step *step, int64_t token, int32_t ratio)
+{
+    return (step->batch->positions[token] + 1) % ratio == 0;
+}
+
+static void emit_keys(const dsv4_step *step, const dsv4_layer *layer, const dsv4_layer_cache *cache,
+                      int64_t token, int32_t worker)
+{
+    (void)worker;
+    if (!ends_group(step, token, layer->ratio)) return;
+    int kind = dsv4_cache_compressed_kind(layer->ratio);
+    int32_t slot = dsv4_cache_slot(step->cache, view_of(step, token), kind,
+                                   step->batch->positions[token] / layer->ratio);
+    float values[DSV4_HEAD_DIM];
+    compressor_use use = main_use(layer, cache);
+    pool_group(step, &use, token, values);
+    dsv4_cache_write_key(step->cache, &cache->compressed, kind, slot, values);
+    if (layer->ratio != 4) return;
+    use = index_use(layer, cache);
+    pool_group(step, &use, token, values);
+    if (step->round) {
+        dsv4_quant_hadamard(values);
+        dsv4_quant_bf16(values, INDEX_DIM);
+    }
+    dsv4_cache_write_index_key(step->cache, &cache->index_keys, slot, values);
+}
+
+void dsv4_step_compress(const dsv4_step *step, const dsv4_layer *layer,
+                        const dsv4_layer_cache *cache)
+{
+    compressor_use use = main_use(layer, cache);
+    store_raw_rows(step, &use);
+    if (layer->ratio == 4) {
+        use = index_use(layer, cache);
+        store_raw_rows(step, &use);
+    }
+    dsv4_step_each(step, layer, cache, emit_keys);
+}
+
+static void finish_index_query(const dsv4_step *step, int64_t token)
+{
+    int64_t n_heads = step->config->n_index_heads;
+    for (int64_t h = 0; h < n_heads; h++) {
+        float *q = step->index_q + (token * n_heads + h) * INDEX_DIM;
+        dsv4_rope_turn(q + INDEX_DIM - DSV4_ROPE_DIM, step->tables + token * DSV4_ROPE_DIM, 0);
+        if (!step->round) continue;
+        dsv4_quant_bf16(q, INDEX_DIM);
+        dsv4_quant_hadamard(q);
+        dsv4_quant_bf16(q, INDEX_DIM);
+        dsv4_quant_fp4(q, INDEX_DIM);
+    }
+    float *weights = step->index_weights + token * n_heads;
+    float scale = 1.0f / sqrtf((float)(INDEX_DIM * n_heads));
+    for (int64_t h = 0; h < n_heads; h++) weights[h] *= scale;
+    dsv4_step_round(step, weights, n_heads);
+}
+
+static void select_keys(const dsv4_step *step, const dsv4_layer *layer,
+                        const dsv4_layer_cache *cache, int64_t token, int32_t worker)
+{
+    (void)layer;
+    int64_t n_visible = (step->batch->positions[token] + 1) / GROUP_TOKENS;
+    int32_t *list = step->c4_list + token * step->c4_stride;
+    int64_t n_chosen = n_visible;
+    int32_t *chosen = NULL;
+    if (n_visible > step->config->index_topk) {
+        finish_index_query(step, token);
+        float *scores = step->index_scores + worker * step->max_visible;
+        int64_t n_heads = step->config->n_index_heads;
+        for (int64_t j = 0; j < n_visible; j++) {
+            float key[INDEX_DIM];
+            int32_t slot = dsv4_cache_slot(step->cache, view_of(step, token), DSV4_CACHE_C4, j);
+            dsv4_cache_read_index_key(step->cache, &cache->index_keys, slot, key);
+            scores[j] = dsv4_indexer_score(step->index_q + token * n_heads * INDEX_DIM,
+                                           step->index_weights + token * n_heads, n_heads, key);
+        }
+        chosen = step->index_chosen + worker * step->config->index_topk;
+        n_chosen = dsv4_indexer_topk(scores, n_visible, step->config->index_topk,
+                                     step->index_scratch + worker * step->max_visible, chosen);
+    }
+    for (int64_t i = 0; i < n_chosen; i++) {
+        list[i] = dsv4_cache_slot(step->cache, view_of(step, token), DSV4_CACHE_C4,
+                                  chosen == NULL ? i : chosen[i]);
+    }
+}
+
+void dsv4_step_select(const dsv4_step *step, const dsv4_layer *layer, const dsv4_layer_cache *cache)
+{
+    if (step->max_visible > step->config->index_topk) {
+        int64_t n_heads = step->config->n_index_heads;
+        dsv4_step_linear(step, &layer->index_wq_b, step->q_low_quantized, step->index_q);
+        dsv4_step_round(step, step->index_q, step->n_tokens * n_heads * INDEX_DIM);
+        dsv4_step_linear(step, &layer->index_weights, step->x, step->index_weights);
+        dsv4_step_round(step, step->index_weights, step->n_tokens * n_heads);
+    }
+    dsv4_step_each(step, layer, cache, select_keys);
+}

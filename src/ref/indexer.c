@@ -1,0 +1,78 @@
+/*
+ * indexer.c - score of a compressed key and the choice of the best k (specification 3.7).
+ *
+ * Place: ref. score = sum_h w_h relu(q_h . key); dot products in the order of dot.h, heads
+ * ascending. A NaN passes through relu, so that a broken key has a NaN score and is chosen last.
+ *
+ * The choice needs no heap and no sort. Scores map to unsigned numbers of the same order; four
+ * passes of counting find the k-th largest, one byte at a time from the top; a last pass takes, in
+ * ascending order of index, all that are larger and as many of the equal ones as there is room for.
+ * O(n), whatever the data.
+ */
+#include "ref/indexer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "ref/dot.h"
+
+enum { KEY_DIM = 128 };
+
+float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key)
+{
+    float score = 0.0f;
+    for (int64_t h = 0; h < n_heads; h++) {
+        float dot = dsv4_dot_f32(q + h * KEY_DIM, key, KEY_DIM);
+        score += weights[h] * (dot < 0.0f ? 0.0f : dot);
+    }
+    return score;
+}
+
+/* Larger scores have larger ranks; 0 and -0 share one; NaN has 0, below that of -infinity. */
+static uint32_t rank_of(float score)
+{
+    if (isnan(score)) return 0;
+    score += 0.0f; /* -0 becomes 0 */
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+/*
+ * The k-th largest of ranks [n], 1 <= k <= n; *n_equal is how many ranks equal to it are among the
+ * k.
+ */
+static uint32_t kth_largest(const uint32_t *ranks, int64_t n, int64_t k, int64_t *n_equal)
+{
+    uint32_t prefix = 0, prefix_mask = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        int64_t counts[256] = {0};
+        for (int64_t i = 0; i < n; i++) {
+            if ((ranks[i] & prefix_mask) == prefix) counts[(ranks[i] >> shift) & 255u]++;
+        }
+        uint32_t byte = 255;
+        for (; counts[byte] < k; byte--) k -= counts[byte];
+        prefix |= byte << shift;
+        prefix_mask |= 255u << shift;
+    }
+    *n_equal = k;
+    return prefix;
+}
+
+int64_t dsv4_indexer_topk(const float *scores, int64_t n, int64_t k, int32_t *scratch,
+                          int32_t *chosen)
+{
+    if (k > n) k = n;
+    if (k <= 0) return 0;
+    uint32_t *ranks = (uint32_t *)scratch;
+    for (int64_t i = 0; i < n; i++) ranks[i] = rank_of(scores[i]);
+
+    int64_t n_equal, n_chosen = 0;
+    uint32_t threshold = kth_largest(ranks, n, k, &n_equal);
+    for (int64_t i = 0; i < n; i++) {
+        if (ranks[i] < threshold) continue;
+        if (ranks[i] == threshold && n_equal-- <= 0) continue;
+        chosen[n_chosen++] = (int32_t)i;
+    }
+    return n_chosen;
+}

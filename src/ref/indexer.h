@@ -1,0 +1,23 @@
+/*
+ * indexer.h - which compressed keys a query of a ratio-4 layer attends to (specification 3.7).
+ *
+ * Place: ref.
+ */
+#ifndef DSV4_REF_INDEXER_H
+#define DSV4_REF_INDEXER_H
+
+#include <stdint.h>
+
+/*
+ * score = sum_h weights[h] * relu(q_h . key), q [n_heads, 128], key [128], weights [n_heads], all f32.
+ */
+float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key);
+
+/*
+ * The min(k, n) largest of scores [n]; ties go to the smaller index; a NaN counts as the smallest.
+ * chosen [min(k, n)] i32 ascending. Returns how many. scratch [n] i32.
+ */
+int64_t dsv4_indexer_topk(const float *scores, int64_t n, int64_t k, int32_t *scratch,
+                          int32_t *chosen);
+
+#endif

@@ -1,0 +1,145 @@
+/*
+ * test_attn_choice.c - the fields of dsv4/attn.h that say how inputs are stored, and official math:
+ * their defaults, their dense strides, and which arithmetic dsv4_attn_choose answers for them.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dsv4/attn.h"
+#include "dsv4/cache.h"
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+static void defaults_are_those_of_fp8(void **state)
+{
+    (void)state;
+    dsv4_attn_params params;
+    memset(&params, 0x5a, sizeof params);
+    dsv4_attn_params_default(&params);
+    assert_int_equal(params.q_dtype, DSV4_DTYPE_BF16);
+    assert_int_equal(params.reserved, 0);
+    assert_int_equal(params.window.row_format, DSV4_ATTN_ROWS_FP8);
+    assert_int_equal(params.window.reserved, 0);
+    assert_int_equal(params.extra.row_format, DSV4_ATTN_ROWS_FP8);
+    assert_int_equal(params.extra.reserved, 0);
+}
+
+static void dense_strides_follow_the_formats(void **state)
+{
+    (void)state;
+    dsv4_attn_params params;
+    dsv4_attn_params_default(&params);
+    params.n_queries = 2;
+    params.n_heads = 3;
+    params.q_dtype = DSV4_DTYPE_F32;
+    params.window.row_format = DSV4_ATTN_ROWS_F32;
+    dsv4_attn_params_set_dense(&params);
+    assert_int_equal(params.q_head_stride_bytes, 2048);
+    assert_int_equal(params.q_query_stride_bytes, 3 * 2048);
+    assert_int_equal(params.q_request_stride_bytes, 2 * 3 * 2048);
+    assert_int_equal(params.window.page_stride_bytes, 64 * 2048);
+    assert_int_equal(params.extra.page_stride_bytes, dsv4_cache_page_stride_bytes(64));
+    params.window.page_rows = INT64_MAX / 1024; /* does not fit */
+    dsv4_attn_params_set_dense(&params);
+    assert_int_equal(params.window.page_stride_bytes, -1);
+}
+
+/* Asks for `math` with one input in f32: the query, the window or the second scope. */
+static dsv4_status choose_with_f32(int32_t backend, int32_t math, int which,
+                                   dsv4_attn_choice *choice, dsv4_error *error)
+{
+    dsv4_attn_params params;
+    dsv4_attn_params_default(&params);
+    params.backend = backend;
+    params.math = math;
+    params.window.n_pages = params.extra.n_pages = 1;
+    if (which == 0) params.q_dtype = DSV4_DTYPE_F32;
+    if (which == 1) params.window.row_format = DSV4_ATTN_ROWS_F32;
+    if (which == 2) params.extra.row_format = DSV4_ATTN_ROWS_F32;
+    return dsv4_attn_choose(&params, choice, error);
+}
+
+/* The text opens with what was asked and says what to ask instead. */
+static void assert_unsupported(dsv4_status status, const dsv4_error *error, const char *begin)
+{
+    assert_int_equal(status, DSV4_ERROR_UNSUPPORTED);
+    assert_int_equal(error->status, DSV4_ERROR_UNSUPPORTED);
+    if (strncmp(error->text, begin, strlen(begin)) != 0 || !strstr(error->text, "exact")) {
+        fail_msg("text is '%s', expected '%s' and then 'exact'", error->text, begin);
+    }
+}
+
+static void f32_inputs_are_exact_or_refused(void **state)
+{
+    static const int32_t exact[] = {DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_EXACT};
+    (void)state;
+    for (int32_t backend = DSV4_BACKEND_AUTO; backend <= DSV4_BACKEND_CPU; backend++) {
+        for (int which = 0; which < 3; which++) {
+            dsv4_status status;
+            dsv4_attn_choice choice = {0};
+            dsv4_error error = {0};
+            for (size_t i = 0; i < COUNT(exact); i++) {
+                status = choose_with_f32(backend, exact[i], which, &choice, &error);
+                assert_int_equal(status, DSV4_OK);
+                assert_string_equal(choice.math, "exact");
+                assert_string_not_equal(choice.kernel, "avx512bf16");
+            }
+            status = choose_with_f32(backend, DSV4_ATTN_MATH_OFFICIAL, which, &choice, &error);
+            assert_unsupported(status, &error, "math: official");
+            status = choose_with_f32(backend, DSV4_ATTN_MATH_BF16, which, &choice, &error);
+            assert_unsupported(status, &error, "math: bf16");
+        }
+    }
+}
+
+/* The format of a scope without pages decides nothing. */
+static void absent_f32_scope_leaves_the_choice(void **state)
+{
+    (void)state;
+    dsv4_attn_params params;
+    dsv4_attn_choice choice;
+    dsv4_attn_params_default(&params);
+    params.math = DSV4_ATTN_MATH_OFFICIAL;
+    params.window.row_format = params.extra.row_format = DSV4_ATTN_ROWS_F32;
+    assert_int_equal(dsv4_attn_choose(&params, &choice, NULL), DSV4_OK);
+    assert_string_equal(choice.math, "official");
+}
+
+static void official_math_is_chosen_everywhere(void **state)
+{
+    (void)state;
+    for (int32_t level = DSV4_CPU_LEVEL_AUTO; level <= dsv4_cpu_level(); level++) {
+        dsv4_attn_params params;
+        dsv4_attn_choice choice;
+        dsv4_attn_params_default(&params);
+        params.math = DSV4_ATTN_MATH_OFFICIAL;
+        params.cpu_level = level;
+        assert_int_equal(dsv4_attn_choose(&params, &choice, NULL), DSV4_OK);
+        assert_string_equal(choice.backend, "cpu");
+        assert_string_equal(choice.math, "official");
+        assert_string_equal(
+            choice.kernel,
+            dsv4_cpu_level_name(level == DSV4_CPU_LEVEL_AUTO ? dsv4_cpu_level() : level));
+        params.backend = DSV4_BACKEND_REF;
+        assert_int_equal(dsv4_attn_choose(&params, &choice, NULL), DSV4_OK);
+        assert_string_equal(choice.backend, "ref");
+        assert_string_equal(choice.math, "official");
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_are_those_of_fp8),
+        cmocka_unit_test(dense_strides_follow_the_formats),
+        cmocka_unit_test(f32_inputs_are_exact_or_refused),
+        cmocka_unit_test(absent_f32_scope_leaves_the_choice),
+        cmocka_unit_test(official_math_is_chosen_everywhere),
+    };
+    return cmocka_run_group_tests_name("attn_choice", tests, NULL, NULL);
+}

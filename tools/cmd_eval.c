@@ -1,0 +1,261 @@
+/*
+ * cmd_eval.c - `dsv4 eval`: compares a model's logits with known ones.
+ *
+ * Place: program. Tokens go through a session as in real use: each chunk is one step on the caches that
+ * the chunks before it left.
+ */
+#include "commands.h"
+
+#include "api/api_model.h"
+#include "base/checked.h"
+#include "base/error.h"
+#include "eval_errors.h"
+#include "io/safetensors.h"
+#include "model_call.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_CHUNKS = 64, DEFAULT_CHUNK = 256 };
+
+typedef struct chunk_list {
+    int64_t sizes[MAX_CHUNKS];
+    int32_t n_sizes;
+    int64_t largest;
+} chunk_list;
+
+typedef struct eval {
+    const dsv4_options *options;
+    dsv4_model *model;
+    dsv4_session *session;
+    bool with_mtp;
+    int64_t n_tokens, n_known; /* known rows: with MTP one fewer than tokens */
+    int64_t n_vocab;
+    int32_t *tokens;            /* [n_tokens + 1], -1 behind the last */
+    const unsigned char *known; /* [n_known, n_vocab] f32 */
+    float *logits, *mtp_logits; /* [chunks.largest, n_vocab]; mtp_logits NULL without MTP */
+    chunk_list chunks;
+    dsv4_eval_errors errors;
+} eval;
+
+/* ---- input ---- */
+
+static dsv4_status read_chunks(const dsv4_options *options, chunk_list *chunks, dsv4_error *error)
+{
+    const char *text = options->texts[DSV4_OPTION_CHUNK], *at = text;
+    *chunks = (chunk_list){.sizes = {DEFAULT_CHUNK}, .n_sizes = 1, .largest = DEFAULT_CHUNK};
+    if (text == NULL) return DSV4_OK;
+    chunks->n_sizes = 0;
+    chunks->largest = 0;
+    for (;;) {
+        size_t n_digits = strspn(at, "0123456789");
+        int64_t size = n_digits > 0 && n_digits < 10 ? strtoll(at, NULL, 10) : 0;
+        at += n_digits;
+        if (size < 1 || chunks->n_sizes == MAX_CHUNKS || (*at != '\0' && *at != ',')) {
+            return dsv4_error_set(
+                error, DSV4_ERROR_INVALID_ARGUMENT,
+                "option --chunk: '%.80s' is wrong; expected 1 .. %d whole numbers "
+                "from 1 to 999999999 with commas between",
+                text, MAX_CHUNKS);
+        }
+        chunks->sizes[chunks->n_sizes++] = size;
+        if (size > chunks->largest) chunks->largest = size;
+        if (*at++ == '\0') return DSV4_OK;
+    }
+}
+
+/* A tensor of the golden file with this type and shape; n_columns 0: rank 1, n_rows 0: any. */
+static dsv4_status find_tensor(const char *path, const dsv4_safetensors *file, const char *name,
+                               int32_t dtype, int64_t n_rows, int64_t n_columns,
+                               const dsv4_tensor_view **view, dsv4_error *error)
+{
+    *view = dsv4_safetensors_find(file, name);
+    if (*view == NULL) {
+        return dsv4_error_set(error, DSV4_ERROR_BAD_FILE, "%.300s: tensor %s is missing", path,
+                              name);
+    }
+    const dsv4_tensor_view *v = *view;
+    bool has_rank = v->rank == (n_columns > 0 ? 2 : 1);
+    if (v->dtype == dtype && has_rank && (n_rows == 0 || v->shape[0] == n_rows) &&
+        (n_columns == 0 || v->shape[1] == n_columns) && v->shape[0] >= 1) {
+        return DSV4_OK;
+    }
+    char rows[32] = "T", columns[32] = "";
+    if (n_rows > 0) (void)snprintf(rows, sizeof rows, "%" PRId64, n_rows);
+    if (n_columns > 0) (void)snprintf(columns, sizeof columns, "[%" PRId64 "]", n_columns);
+    return dsv4_error_set(
+        error, DSV4_ERROR_BAD_FILE,
+        "%.300s: tensor %s is %s of rank %" PRId32 ", first size %" PRId64 "; expected %s [%s]%s",
+        path, name, dsv4_safetensors_dtype_name(v->dtype), v->rank, v->rank > 0 ? v->shape[0] : 0,
+        dsv4_safetensors_dtype_name(dtype), rows, columns);
+}
+
+/* Takes tokens and known logits from the file, which must stay open. */
+static dsv4_status read_golden(eval *e, const dsv4_safetensors *file, dsv4_error *error)
+{
+    const char *path = e->options->texts[DSV4_OPTION_GOLDEN];
+    const dsv4_tensor_view *tokens, *known;
+    DSV4_TRY(find_tensor(path, file, "tokens", DSV4_SAFETENSORS_I32, 0, 0, &tokens, error));
+    e->n_tokens = tokens->shape[0];
+    e->n_known = e->n_tokens - e->with_mtp;
+    if (e->n_known < 1) {
+        return dsv4_error_set(error, DSV4_ERROR_BAD_FILE,
+                              "%.300s: tensor tokens holds one token; expected 2 or more for --mtp",
+                              path);
+    }
+    DSV4_TRY(find_tensor(path, file, e->with_mtp ? "mtp_logits" : "logits", DSV4_SAFETENSORS_F32,
+                         e->n_known, e->n_vocab, &known, error));
+    e->known = known->data;
+    e->tokens = malloc((size_t)tokens->len_bytes + sizeof *e->tokens);
+    if (e->tokens == NULL) {
+        return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory for %" PRId64 " tokens",
+                              e->n_tokens);
+    }
+    memcpy(e->tokens, tokens->data, (size_t)tokens->len_bytes);
+    e->tokens[e->n_tokens] = -1;
+    return DSV4_OK;
+}
+
+/* The number of tokens, which decides the size of the caches, from a file that is not checked yet. */
+static int64_t count_tokens(const dsv4_safetensors *file)
+{
+    const dsv4_tensor_view *view = dsv4_safetensors_find(file, "tokens");
+    return view != NULL && view->rank == 1 && view->shape[0] > 0 ? view->shape[0] : 1;
+}
+
+/* ---- computing ---- */
+
+static dsv4_status allocate_logits(eval *e, dsv4_error *error)
+{
+    int64_t n_rows = e->chunks.largest < e->n_tokens ? e->chunks.largest : e->n_tokens;
+    size_t n_values, len_bytes;
+    bool fits = dsv4_checked_mul((size_t)n_rows, (size_t)e->n_vocab, &n_values) &&
+                dsv4_checked_mul(n_values, sizeof(float), &len_bytes);
+    if (fits) e->logits = malloc(len_bytes);
+    if (fits && e->with_mtp) e->mtp_logits = malloc(len_bytes);
+    if (e->logits == NULL || (e->with_mtp && e->mtp_logits == NULL)) {
+        return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
+                              "no memory for %" PRId64 " rows of logits", n_rows);
+    }
+    return DSV4_OK;
+}
+
+static dsv4_status run_chunk(eval *e, int64_t first, int64_t n_tokens, dsv4_error *error)
+{
+    const dsv4_forward_entry entry = {
+        .session = e->session,
+        .tokens = e->tokens + first,
+        .n_tokens = n_tokens,
+        .n_logits = n_tokens,
+        .logits = e->logits,
+    };
+    if (!e->with_mtp) return dsv4_model_forward(e->model, &entry, 1, error);
+    return dsv4_model_forward_mtp(e->model, &entry, e->tokens + first + 1, e->mtp_logits, error);
+}
+
+static void compare_chunk(eval *e, int64_t first, int64_t n_tokens)
+{
+    const float *logits = e->with_mtp ? e->mtp_logits : e->logits;
+    int64_t row_bytes = e->n_vocab * (int64_t)sizeof(float);
+    for (int64_t i = 0; i < n_tokens && first + i < e->n_known; i++) {
+        dsv4_eval_row row = dsv4_eval_compare(logits + i * e->n_vocab,
+                                              e->known + (first + i) * row_bytes, e->n_vocab);
+        dsv4_eval_add(&e->errors, &row);
+        if (!e->options->given[DSV4_OPTION_VERBOSE]) continue;
+        printf("position %" PRId64 ": max abs %.3e  cosine %.7f  kl %.3e  largest %" PRId64
+               ", expected %" PRId64 "\n",
+               first + i, row.max_abs, row.cosine, row.kl, row.largest, row.known_largest);
+    }
+}
+
+static dsv4_status run_all(eval *e, dsv4_error *error)
+{
+    int64_t first = 0;
+    for (int64_t i = 0; first < e->n_tokens; i++) {
+        int64_t n_tokens = e->chunks.sizes[i % e->chunks.n_sizes];
+        if (n_tokens > e->n_tokens - first) n_tokens = e->n_tokens - first;
+        DSV4_TRY(run_chunk(e, first, n_tokens, error));
+        compare_chunk(e, first, n_tokens);
+        first += n_tokens;
+    }
+    return DSV4_OK;
+}
+
+/* ---- verdict ---- */
+
+/* Whether an option's bound is broken; says so. Of NaN every bound is. */
+static bool is_broken(const dsv4_options *options, int32_t option, double value, bool is_least)
+{
+    double bound = options->reals[option];
+    bool holds = is_least ? value >= bound : value <= bound;
+    if (!options->given[option] || holds) return false;
+    printf("FAILED: %.7g breaks --%s %.7g\n", value, dsv4_options_table[option].name, bound);
+    return true;
+}
+
+static int report(const eval *e)
+{
+    const dsv4_eval_errors *errors = &e->errors;
+    double n_rows = (double)errors->n_rows, cosine = errors->cosine_sum / n_rows;
+    double agree = (double)errors->n_agree / n_rows;
+    printf("%s%s: %" PRId64 " positions\n", e->options->texts[DSV4_OPTION_GOLDEN],
+           e->with_mtp ? " (MTP block)" : "", errors->n_rows);
+    printf("max abs      %.3e\n", errors->max_abs);
+    printf("cosine       mean %.7f, smallest %.7f\n", cosine, errors->min_cosine);
+    printf("arg-max      %.4f agree\n", agree);
+    printf("within %.0e %.4f\n", DSV4_EVAL_CLOSE, (double)errors->n_close / n_rows);
+    printf("divergence   mean %.3e\n", errors->kl_sum / n_rows);
+    bool failed = is_broken(e->options, DSV4_OPTION_MAX_ABS, errors->max_abs, false);
+    failed |= is_broken(e->options, DSV4_OPTION_MIN_COSINE, cosine, true);
+    failed |= is_broken(e->options, DSV4_OPTION_MIN_AGREE, agree, true);
+    if (errors->n_nan > 0) {
+        printf("FAILED: NaN at %" PRId64 " positions\n", errors->n_nan);
+        failed = true;
+    }
+    return failed ? DSV4_EXIT_FAILED : DSV4_EXIT_OK;
+}
+
+static dsv4_status open_model(eval *e, int64_t n_tokens, dsv4_error *error)
+{
+    dsv4_model_options model_options;
+    dsv4_model_options_default(&model_options);
+    dsv4_model_call_options(e->options, &model_options);
+    model_options.n_sessions = 1;
+    model_options.n_tokens = n_tokens;
+    model_options.step_tokens = e->chunks.largest < n_tokens ? e->chunks.largest : n_tokens;
+    model_options.rewind_tokens = 0;
+    DSV4_TRY(dsv4_model_call_open(e->options, &model_options, &e->model, error));
+    e->n_vocab = dsv4_model_n_vocab(e->model);
+    return dsv4_session_create(e->model, &e->session, error);
+}
+
+/* What the checkpoint or the file makes the library refuse is their fault. */
+static dsv4_status blame_files(dsv4_status status, dsv4_error *error)
+{
+    if (status != DSV4_ERROR_INVALID_ARGUMENT && status != DSV4_ERROR_UNSUPPORTED) return status;
+    return error->status = DSV4_ERROR_BAD_FILE;
+}
+
+int dsv4_cmd_eval(const dsv4_options *options)
+{
+    eval e = {.options = options, .with_mtp = options->given[DSV4_OPTION_MTP]};
+    dsv4_error error;
+    dsv4_safetensors *file = NULL;
+    dsv4_status status = read_chunks(options, &e.chunks, &error);
+    if (status == DSV4_OK) {
+        status = dsv4_safetensors_open(options->texts[DSV4_OPTION_GOLDEN], &file, &error);
+    }
+    if (status == DSV4_OK) status = open_model(&e, count_tokens(file), &error);
+    if (status == DSV4_OK) status = read_golden(&e, file, &error);
+    if (status == DSV4_OK) status = allocate_logits(&e, &error);
+    if (status == DSV4_OK) status = blame_files(run_all(&e, &error), &error);
+    int code = status == DSV4_OK ? report(&e) : dsv4_command_fail(options, &error);
+    free(e.logits);
+    free(e.mtp_logits);
+    free(e.tokens);
+    dsv4_session_free(e.session);
+    dsv4_model_close(e.model);
+    dsv4_safetensors_close(file);
+    return code;
+}
