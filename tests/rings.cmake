@@ -103,7 +103,7 @@ foreach(name safetensors attn config tokenizer chat dsml)
     set(seconds 30)
   endif()
   set(fuzz sh ${scripts}/run_fuzzer.sh ${fuzz_dir}/tests/fuzz/fuzz_${name}
-    ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name} ${fuzz_dir}/work/${name})
+    ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name} ${fuzz_dir}/found/${name})
   dsv4_test(fuzz.${name} ${fuzz} ${seconds})
   add_test(NAME fuzz.${name}_long COMMAND ${fuzz} 300 CONFIGURATIONS long)
   set_tests_properties(fuzz.${name} fuzz.${name}_long PROPERTIES FIXTURES_REQUIRED fuzz)
