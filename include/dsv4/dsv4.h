@@ -154,7 +154,8 @@ DSV4_API void dsv4_sampling_default(dsv4_sampling *sampling);
 /*
  * One token from logits [n_vocab] f32. The order is temperature, top_k, top_p, min_p; *state is the random
  * state, seeded by the caller from sampling->seed, advanced by one draw. Greedy takes the smallest id of
- * equals. logits are not changed; scratch is n_vocab times 8 bytes, 8-byte aligned.
+ * equals; -1 when every logit is NaN. logits are not changed; scratch is n_vocab times 8 bytes, 8-byte
+ * aligned.
  */
 DSV4_API int32_t dsv4_sample(const dsv4_sampling *sampling, const float *logits, int64_t n_vocab,
                              uint64_t *state, void *scratch);
