@@ -9,11 +9,13 @@
  * The dot instruction multiplies pairs. Scores pair dimensions: 16 rows at a time lie as
  * [8 groups][16 rows][64 values], a tile that stays in the first-level cache until its scores are done.
  * Values pair keys: the whole block lies with two rows interleaved, as
- * [8 groups][32 row pairs][64 values][2]. Both are written in one pass over the rows.
+ * [8 groups][32 row pairs][64 values][2]. Both are written in one pass over the rows. The values of a
+ * state are in the order of the interleaving until the query is finished.
  */
 #include <stdbool.h>
 
 #include "vec_avx512.h"
+#include "vec_avx512bf16.h"
 
 #include "attn_common_tmpl.h"
 
@@ -30,10 +32,7 @@ enum {
     FP8_GROUPS = DSV4_ATTN_N_GROUPS - 1,
     Q_VEC_WORDS = DSV4_ATTN_DIM / 2 * VF_LANES, /* 32-bit words of one packed head vector */
     VALUE_VECS = 4,                             /* vectors of one interleaved group */
-    FEW_HEADS = 8,                              /* so few have a path of their own */
-    /* Between these scale bytes every nonzero finite value is a normal bf16. */
-    LEAST_PLAIN_SCALE = 10,
-    MOST_PLAIN_SCALE = 246
+    FEW_HEADS = 8                               /* so few have a path of their own */
 };
 
 /* ---- the query: pairs of dimensions as 32-bit words ---- */
@@ -133,24 +132,6 @@ static void pack_q(const unsigned char *q, int32_t q_dtype, int64_t head_stride_
 
 /* ---- the block: e4m3 codes to bf16 ---- */
 
-/* bf16 bits of the code with exponent field e > 0 and mantissa m; the last code is NaN. */
-#define CODE_BITS(e, m) ((e) == 15 && (m) == 7 ? 0x7fc0 : 0x3c00 + (e)*128 + (m)*16)
-#define HIGH_BYTES(e)                                                                              \
-    CODE_BITS(e, 0) >> 8, CODE_BITS(e, 1) >> 8, CODE_BITS(e, 2) >> 8, CODE_BITS(e, 3) >> 8,        \
-        CODE_BITS(e, 4) >> 8, CODE_BITS(e, 5) >> 8, CODE_BITS(e, 6) >> 8, CODE_BITS(e, 7) >> 8
-#define LOW_BYTES(e)                                                                               \
-    CODE_BITS(e, 0) & 255, CODE_BITS(e, 1) & 255, CODE_BITS(e, 2) & 255, CODE_BITS(e, 3) & 255,    \
-        CODE_BITS(e, 4) & 255, CODE_BITS(e, 5) & 255, CODE_BITS(e, 6) & 255, CODE_BITS(e, 7) & 255
-#define ALL_NORMALS(bytes)                                                                         \
-    bytes(1), bytes(2), bytes(3), bytes(4), bytes(5), bytes(6), bytes(7), bytes(8), bytes(9),      \
-        bytes(10), bytes(11), bytes(12), bytes(13), bytes(14), bytes(15)
-
-/* High and low byte of the bf16 of each magnitude; first the subnormals 0 .. 7 times 2^-9. */
-static const uint8_t high_bytes[128] = {
-    0x00, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, ALL_NORMALS(HIGH_BYTES)};
-static const uint8_t low_bytes[128] = {
-    0x00, 0x00, 0x80, 0xc0, 0x00, 0x20, 0x40, 0x60, ALL_NORMALS(LOW_BYTES)};
-
 /* 64 bf16 in order. */
 typedef struct group_values {
     __m512i low, high;
@@ -166,119 +147,145 @@ static group_values convert_group_slowly(const uint8_t *codes, uint8_t scale)
     return (group_values){_mm512_loadu_si512(bits), _mm512_loadu_si512(bits + GROUP_DIM / 2)};
 }
 
-/* For a plain scale: `exponent` is (scale - 127) << 7 in every 16-bit word. */
-static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, __m512i exponent)
+/* For a plain scale: `shifts` is e4m3_shift of it, twice. */
+static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint32_t shifts)
 {
-    const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    __m512i plain = _mm512_loadu_si512(codes);
-    __m512i magnitude = _mm512_and_si512(plain, _mm512_set1_epi8(0x7f));
-    /* Neither zero nor NaN: those keep their bits. */
-    __mmask64 scaled = _mm512_cmplt_epu8_mask(_mm512_sub_epi8(magnitude, _mm512_set1_epi8(1)),
-                                              _mm512_set1_epi8(0x7e));
-    __m512i ordered = _mm512_permutexvar_epi64(unpack_order, plain);
-    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(high_bytes), ordered,
-                                            _mm512_loadu_si512(high_bytes + 64));
-    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(low_bytes), ordered,
-                                           _mm512_loadu_si512(low_bytes + 64));
-    high = _mm512_or_si512(high, _mm512_and_si512(ordered, _mm512_set1_epi8((char)0x80)));
-    __m512i first = _mm512_unpacklo_epi8(low, high), second = _mm512_unpackhi_epi8(low, high);
-    return (group_values){
-        _mm512_mask_add_epi16(first, (__mmask32)scaled, first, exponent),
-        _mm512_mask_add_epi16(second, (__mmask32)(scaled >> 32), second, exponent)};
+    __m512i values[2];
+    e4m3_to_bf16(codes, _mm512_set1_epi32((int)shifts), values);
+    return (group_values){values[0], values[1]};
 }
 
-/* exponents[g] holds (scale - 127) << 7 twice. False when a scale is not plain. */
-static DSV4_ALWAYS_INLINE bool read_scales(const dsv4_attn_row *row, uint32_t exponents[8])
+/* shifts[g] holds e4m3_shift of group g's scale twice. False when a scale is not plain. */
+static DSV4_ALWAYS_INLINE bool read_scales(const dsv4_attn_row *row, uint32_t shifts[8])
 {
+    const __m128i least = _mm_set1_epi8(DSV4_E4M3_LEAST_PLAIN_SCALE);
+    const __m128i most = _mm_set1_epi8((char)DSV4_E4M3_MOST_PLAIN_SCALE);
     __m128i scales = _mm_loadl_epi64((const __m128i *)row->scales);
-    __m128i inside = _mm_and_si128(
-        _mm_cmpeq_epi8(_mm_max_epu8(scales, _mm_set1_epi8(LEAST_PLAIN_SCALE)), scales),
-        _mm_cmpeq_epi8(_mm_min_epu8(scales, _mm_set1_epi8((char)MOST_PLAIN_SCALE)), scales));
-    __m256i wide = _mm256_sub_epi32(_mm256_cvtepu8_epi32(scales), _mm256_set1_epi32(127));
-    __m256i words =
-        _mm256_or_si256(_mm256_slli_epi32(wide, 23),
-                        _mm256_and_si256(_mm256_slli_epi32(wide, 7), _mm256_set1_epi32(0xffff)));
-    _mm256_storeu_si256((__m256i *)exponents, words);
+    __m128i inside = _mm_and_si128(_mm_cmpeq_epi8(_mm_max_epu8(scales, least), scales),
+                                   _mm_cmpeq_epi8(_mm_min_epu8(scales, most), scales));
+    __m256i exponents = _mm256_sub_epi32(_mm256_cvtepu8_epi32(scales), _mm256_set1_epi32(127));
+    __m256i shift = _mm256_sub_epi32(_mm256_slli_epi32(exponents, 7), _mm256_set1_epi32(1));
+    __m256i words = _mm256_or_si256(_mm256_slli_epi32(shift, 16),
+                                    _mm256_and_si256(shift, _mm256_set1_epi32(0xffff)));
+    _mm256_storeu_si256((__m256i *)shifts, words);
     return (_mm_movemask_epi8(inside) & 0x7f) == 0x7f;
 }
 
-/* The same group of two rows, interleaved as [64][2]. */
+/* The same group of two rows, interleaved as [64][2], dimensions in the order of restore_order. */
 static DSV4_ALWAYS_INLINE void store_values(uint16_t *values, group_values even, group_values odd)
 {
-    const __m512i first =
-        _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
-                         37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
-    _mm512_store_si512(values, _mm512_permutex2var_epi16(even.low, first, odd.low));
-    _mm512_store_si512(values + 32, _mm512_permutex2var_epi16(even.low, second, odd.low));
-    _mm512_store_si512(values + 64, _mm512_permutex2var_epi16(even.high, first, odd.high));
-    _mm512_store_si512(values + 96, _mm512_permutex2var_epi16(even.high, second, odd.high));
+    _mm512_store_si512(values, _mm512_unpacklo_epi16(even.low, odd.low));
+    _mm512_store_si512(values + 32, _mm512_unpackhi_epi16(even.low, odd.low));
+    _mm512_store_si512(values + 64, _mm512_unpacklo_epi16(even.high, odd.high));
+    _mm512_store_si512(values + 96, _mm512_unpackhi_epi16(even.high, odd.high));
 }
 
-/* The same, and as keys one after the other. */
-static DSV4_ALWAYS_INLINE void store_pair(uint16_t *keys, uint16_t *values, group_values even,
-                                          group_values odd)
+/* Keys one after the other. */
+static DSV4_ALWAYS_INLINE void store_keys(uint16_t *keys, group_values even, group_values odd)
 {
     _mm512_store_si512(keys, even.low);
     _mm512_store_si512(keys + 32, even.high);
     _mm512_store_si512(keys + 64, odd.low);
     _mm512_store_si512(keys + 96, odd.high);
-    store_values(values, even, odd);
 }
 
-/* Any scales, any codes. */
-static void load_pair_slowly(const dsv4_attn_row *even, const dsv4_attn_row *odd, uint16_t *keys,
-                             uint16_t *values)
-{
-    for (int g = 0; g < FP8_GROUPS; g++) {
-        store_pair(keys + g * KEY_GROUP, values + g * VALUE_GROUP,
-                   convert_group_slowly(even->data + g * GROUP_DIM, even->scales[g]),
-                   convert_group_slowly(odd->data + g * GROUP_DIM, odd->scales[g]));
-    }
-}
+/* ---- two rows at a time ---- */
 
-static group_values read_tail(const dsv4_attn_row *row)
-{
-    const uint8_t *data = row->data + FP8_GROUPS * GROUP_DIM;
-    return (group_values){_mm512_loadu_si512(data), _mm512_loadu_si512(data + GROUP_DIM)};
-}
-
-static void load_pair(const dsv4_attn_row *even, const dsv4_attn_row *odd, uint16_t *keys,
-                      uint16_t *values)
-{
-    store_pair(keys + FP8_GROUPS * KEY_GROUP, values + FP8_GROUPS * VALUE_GROUP, read_tail(even),
-               read_tail(odd));
-    uint32_t even_exponents[8], odd_exponents[8];
-    if (!read_scales(even, even_exponents) || !read_scales(odd, odd_exponents)) {
-        load_pair_slowly(even, odd, keys, values);
-        return;
-    }
-    DSV4_UNROLL for (int g = 0; g < FP8_GROUPS; g++)
-    {
-        __m512i even_exponent = _mm512_set1_epi32((int)even_exponents[g]);
-        __m512i odd_exponent = _mm512_set1_epi32((int)odd_exponents[g]);
-        store_pair(keys + g * KEY_GROUP, values + g * VALUE_GROUP,
-                   convert_group(even->data + g * GROUP_DIM, even_exponent),
-                   convert_group(odd->data + g * GROUP_DIM, odd_exponent));
-    }
-}
-
-/* Stands in for the second row of the last pair. */
+/* Stands in for rows past the last. */
 static const uint8_t zero_data[DSV4_CACHE_DATA_BYTES] = {0};
 static const uint8_t one_scales[DSV4_CACHE_SCALE_BYTES] = {127, 127, 127, 127, 127, 127, 127};
 static const dsv4_attn_row zero_row = {zero_data, one_scales};
 
-/* At most TILE_ROWS rows. Keys of rows up to TILE_ROWS that do not exist become zero. */
-static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, uint16_t *keys, uint16_t *values)
+typedef struct row_pair {
+    const dsv4_attn_row *even, *odd;
+    const dsv4_attn_row *near_even, *near_odd; /* to be prefetched meanwhile */
+    uint32_t even_shifts[8], odd_shifts[8];
+    bool is_plain; /* all scales are */
+} row_pair;
+
+static const dsv4_attn_row *row_or_zero(const dsv4_attn_row *rows, int32_t row, int32_t n_rows)
 {
-    for (int32_t row = 0; row < n_rows; row += 2) {
-        load_pair(&rows[row], row + 1 < n_rows ? &rows[row + 1] : &zero_row, keys + row * GROUP_DIM,
-                  values + row * GROUP_DIM);
+    return row < n_rows ? &rows[row] : &zero_row;
+}
+
+static DSV4_ALWAYS_INLINE row_pair pair_of(const dsv4_attn_row *rows, int32_t row, int32_t n_rows)
+{
+    row_pair pair;
+    pair.even = &rows[row];
+    pair.odd = row_or_zero(rows, row + 1, n_rows);
+    pair.near_even = row_or_zero(rows, row + NEAR_ROWS, n_rows);
+    pair.near_odd = row_or_zero(rows, row + NEAR_ROWS + 1, n_rows);
+    pair.is_plain =
+        read_scales(pair.even, pair.even_shifts) && read_scales(pair.odd, pair.odd_shifts);
+    return pair;
+}
+
+/* One FP8 group of both rows. */
+static DSV4_ALWAYS_INLINE void read_group(const row_pair *pair, int g, const bool is_plain,
+                                          group_values *even, group_values *odd)
+{
+    const uint8_t *even_codes = pair->even->data + g * GROUP_DIM;
+    const uint8_t *odd_codes = pair->odd->data + g * GROUP_DIM;
+    DSV4_PREFETCH_L2(pair->near_even->data + g * GROUP_DIM);
+    DSV4_PREFETCH_L2(pair->near_odd->data + g * GROUP_DIM);
+    if (is_plain) {
+        *even = convert_group(even_codes, pair->even_shifts[g]);
+        *odd = convert_group(odd_codes, pair->odd_shifts[g]);
+    } else {
+        *even = convert_group_slowly(even_codes, pair->even->scales[g]);
+        *odd = convert_group_slowly(odd_codes, pair->odd->scales[g]);
     }
-    for (int32_t row = n_rows + n_rows % 2; row < TILE_ROWS; row++) {
-        for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-            memset(keys + g * KEY_GROUP + row * GROUP_DIM, 0, GROUP_DIM * sizeof *keys);
+}
+
+static DSV4_ALWAYS_INLINE group_values read_tail(const dsv4_attn_row *row,
+                                                 const dsv4_attn_row *near)
+{
+    const int offset = FP8_GROUPS * GROUP_DIM;
+    DSV4_PREFETCH_L2(near->data + offset);
+    DSV4_PREFETCH_L2(near->data + offset + 64);
+    DSV4_PREFETCH_L2(near->scales);
+    return (group_values){_mm512_loadu_si512(row->data + offset),
+                          _mm512_loadu_si512(row->data + offset + 64)};
+}
+
+static DSV4_ALWAYS_INLINE void load_pair(const row_pair *pair, const bool is_plain, uint16_t *keys,
+                                         uint16_t *values)
+{
+    group_values even, odd;
+    DSV4_UNROLL for (int g = 0; g < FP8_GROUPS; g++)
+    {
+        read_group(pair, g, is_plain, &even, &odd);
+        store_keys(keys + g * KEY_GROUP, even, odd);
+        store_values(values + g * VALUE_GROUP, even, odd);
+    }
+    even = read_tail(pair->even, pair->near_even);
+    odd = read_tail(pair->odd, pair->near_odd);
+    store_keys(keys + FP8_GROUPS * KEY_GROUP, even, odd);
+    store_values(values + FP8_GROUPS * VALUE_GROUP, even, odd);
+}
+
+/*
+ * The tile of a block of n_rows that begins at row `first`. Values go to the block's, keys to the tile's;
+ * keys of rows that do not exist become zero.
+ */
+static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, int32_t first, uint16_t *keys,
+                      uint16_t *values)
+{
+    int32_t row = first;
+    for (; row < min_i32(first + TILE_ROWS, n_rows); row += 2) {
+        row_pair pair = pair_of(rows, row, n_rows);
+        if (pair.is_plain) {
+            load_pair(&pair, true, keys, values + row * GROUP_DIM);
+        } else {
+            load_pair(&pair, false, keys, values + row * GROUP_DIM);
         }
+        keys += 2 * GROUP_DIM;
+    }
+    for (; row < first + TILE_ROWS; row++) {
+        for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+            memset(keys + g * KEY_GROUP, 0, GROUP_DIM * sizeof *keys);
+        }
+        keys += GROUP_DIM;
     }
 }
 
@@ -305,13 +312,11 @@ static DSV4_ALWAYS_INLINE __m512i broadcast_two_words(const void *p)
 
 /* n_keys keys by n_vecs head vectors; both are constants at every call. */
 static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *keys, const int n_vecs,
-                                          const int n_keys, int32_t stride, dsv4_attn_ahead *ahead,
-                                          float *scores)
+                                          const int n_keys, int32_t stride, float *scores)
 {
     vf acc[TILE_ROWS];
     DSV4_UNROLL for (int i = 0; i < n_vecs * n_keys; i++) acc[i] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-        prefetch_ahead(ahead);
         for (int d = 0; d < GROUP_DIM; d += 2) {
             __m512i q_vec[2];
             DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
@@ -340,13 +345,11 @@ static DSV4_ALWAYS_INLINE void score_tile(const uint32_t *q, const uint16_t *key
 }
 
 /* 16 keys by one half vector: at most 8 heads, two pairs of dimensions at once. */
-static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t stride,
-                            dsv4_attn_ahead *ahead, float *scores)
+static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t stride, float *scores)
 {
     vf acc[TILE_ROWS];
     DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++) acc[k] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-        prefetch_ahead(ahead);
         for (int d = 0; d < GROUP_DIM; d += 4) {
             __m512i q_vec = _mm512_load_si512(q);
             q += VF_LANES;
@@ -364,20 +367,19 @@ static void score_half_tile(const uint32_t *q, const uint16_t *keys, int32_t str
 }
 
 /* TILE_ROWS keys by all heads. */
-static void score_rows(const uint32_t *q, const uint16_t *keys, int32_t n_heads,
-                       dsv4_attn_ahead *ahead, float *scores)
+static void score_rows(const uint32_t *q, const uint16_t *keys, int32_t n_heads, float *scores)
 {
     int32_t n_full = count_full_vectors(n_heads), stride = dsv4_attn_pad_heads(n_heads), v = 0;
     for (; v + 2 <= n_full; v += 2) {
-        score_tile(q + v * Q_VEC_WORDS, keys, 2, TILE_KEYS, stride, ahead, scores + v * VF_LANES);
-        score_tile(q + v * Q_VEC_WORDS, keys + TILE_KEYS * GROUP_DIM, 2, TILE_KEYS, stride, ahead,
+        score_tile(q + v * Q_VEC_WORDS, keys, 2, TILE_KEYS, stride, scores + v * VF_LANES);
+        score_tile(q + v * Q_VEC_WORDS, keys + TILE_KEYS * GROUP_DIM, 2, TILE_KEYS, stride,
                    scores + TILE_KEYS * stride + v * VF_LANES);
     }
     for (; v < n_full; v++) {
-        score_tile(q + v * Q_VEC_WORDS, keys, 1, TILE_ROWS, stride, ahead, scores + v * VF_LANES);
+        score_tile(q + v * Q_VEC_WORDS, keys, 1, TILE_ROWS, stride, scores + v * VF_LANES);
     }
     if (n_full * VF_LANES < n_heads) {
-        score_half_tile(q + v * Q_VEC_WORDS, keys, stride, ahead, scores + v * VF_LANES);
+        score_half_tile(q + v * Q_VEC_WORDS, keys, stride, scores + v * VF_LANES);
     }
 }
 
@@ -425,68 +427,54 @@ static DSV4_ALWAYS_INLINE vf sum_lanes(vf a[VF_LANES])
 }
 
 /* Two rows by 8 heads: their values go to `values`, their scores to scores [2][16]. */
-static DSV4_ALWAYS_INLINE void score_pair(const dsv4_attn_row *even, const dsv4_attn_row *odd,
-                                          const uint32_t *even_exponents,
-                                          const uint32_t *odd_exponents, const bool is_plain,
-                                          const uint32_t *q, dsv4_attn_ahead *ahead,
-                                          uint16_t *values, float *scores)
+static DSV4_ALWAYS_INLINE void score_pair(const row_pair *pair, const bool is_plain,
+                                          const uint32_t *q, uint16_t *values, float *scores)
 {
     enum { GROUP_Q_WORDS = 2 * FEW_HEADS * VF_LANES };
+    group_values even, odd;
     vf acc[2 * FEW_HEADS];
     DSV4_UNROLL for (int i = 0; i < 2 * FEW_HEADS; i++) acc[i] = vf_zero();
     for (int g = 0; g < FP8_GROUPS; g++) {
-        const uint8_t *even_codes = even->data + g * GROUP_DIM,
-                      *odd_codes = odd->data + g * GROUP_DIM;
-        group_values a, b;
-        if (is_plain) {
-            a = convert_group(even_codes, _mm512_set1_epi32((int)even_exponents[g]));
-            b = convert_group(odd_codes, _mm512_set1_epi32((int)odd_exponents[g]));
-        } else {
-            a = convert_group_slowly(even_codes, even->scales[g]);
-            b = convert_group_slowly(odd_codes, odd->scales[g]);
-        }
-        prefetch_line(ahead);
-        store_values(values + g * VALUE_GROUP, a, b);
-        score_group(q + g * GROUP_Q_WORDS, a, b, acc);
+        read_group(pair, g, is_plain, &even, &odd);
+        store_values(values + g * VALUE_GROUP, even, odd);
+        score_group(q + g * GROUP_Q_WORDS, even, odd, acc);
     }
-    group_values a = read_tail(even), b = read_tail(odd);
-    store_values(values + FP8_GROUPS * VALUE_GROUP, a, b);
-    score_group(q + FP8_GROUPS * GROUP_Q_WORDS, a, b, acc);
+    even = read_tail(pair->even, pair->near_even);
+    odd = read_tail(pair->odd, pair->near_odd);
+    store_values(values + FP8_GROUPS * VALUE_GROUP, even, odd);
+    score_group(q + FP8_GROUPS * GROUP_Q_WORDS, even, odd, acc);
     vf sums = sum_lanes(acc);
     vf_store(scores, _mm512_maskz_mov_ps(0x00ff, sums));
     vf_store(scores + VF_LANES, _mm512_maskz_shuffle_f32x4(0x00ff, sums, sums, 0x0e));
 }
 
-static void score_few(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
-                      const uint32_t *q, uint16_t *values, float *scores)
+static void score_few(const dsv4_attn_row *rows, int32_t n_rows, const uint32_t *q,
+                      uint16_t *values, float *scores)
 {
     for (int32_t row = 0; row < n_rows; row += 2) {
-        const dsv4_attn_row *even = &rows[row];
-        const dsv4_attn_row *odd = row + 1 < n_rows ? &rows[row + 1] : &zero_row;
-        uint32_t even_exponents[8], odd_exponents[8];
-        bool is_plain = read_scales(even, even_exponents) && read_scales(odd, odd_exponents);
-        if (is_plain) {
-            score_pair(even, odd, even_exponents, odd_exponents, true, q, ahead, values, scores);
+        row_pair pair = pair_of(rows, row, n_rows);
+        if (pair.is_plain) {
+            score_pair(&pair, true, q, values, scores);
         } else {
-            score_pair(even, odd, even_exponents, odd_exponents, false, q, ahead, values, scores);
+            score_pair(&pair, false, q, values, scores);
         }
         values += 2 * GROUP_DIM;
         scores += 2 * VF_LANES;
     }
 }
 
-static void score_block(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
-                        const void *packed_q, int32_t n_heads, void *kv, float *scores)
+static void score_block(const dsv4_attn_row *rows, int32_t n_rows, const void *packed_q,
+                        int32_t n_heads, void *kv, float *scores)
 {
     uint16_t *keys = kv, *values = keys + KEY_VALUES;
     int32_t stride = dsv4_attn_pad_heads(n_heads);
     if (n_heads <= FEW_HEADS) {
-        score_few(rows, n_rows, ahead, packed_q, values, scores);
+        score_few(rows, n_rows, packed_q, values, scores);
         return;
     }
     for (int32_t row = 0; row < n_rows; row += TILE_ROWS) {
-        load_tile(rows + row, min_i32(n_rows - row, TILE_ROWS), keys, values + row * GROUP_DIM);
-        score_rows(packed_q, keys, n_heads, ahead, scores + row * stride);
+        load_tile(rows, n_rows, row, keys, values);
+        score_rows(packed_q, keys, n_heads, scores + row * stride);
     }
 }
 
@@ -540,6 +528,7 @@ static DSV4_ALWAYS_INLINE void value_tile(const float *words, int32_t stride, co
     for (int32_t row = 0; row < n_rows; row += 2) {
         __m512i value[VALUE_VECS];
         prefetch_line(ahead);
+        prefetch_line(ahead);
         DSV4_UNROLL for (int i = 0; i < VALUE_VECS; i++) value[i] =
             _mm512_load_si512(slab + 32 * i);
         slab += 2 * GROUP_DIM;
@@ -584,6 +573,30 @@ static void add_values(const float *words, const void *kv, int32_t n_heads, int3
     }
 }
 
+/* ---- the end of a query ---- */
+
+/*
+ * Interleaving within lanes of 8 words is cheapest, but leaves 32 dimensions as two vectors of four
+ * quads: 0 2 4 6 and 1 3 5 7. values [n_heads, 512] are put back into order.
+ */
+static void restore_order(float *values, int32_t n_heads)
+{
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    for (int32_t i = 0; i < n_heads * DSV4_ATTN_DIM; i += 2 * VF_LANES) {
+        __m512d even = _mm512_load_pd(values + i), odd = _mm512_load_pd(values + i + VF_LANES);
+        _mm512_store_pd(values + i, _mm512_permutex2var_pd(even, first, odd));
+        _mm512_store_pd(values + i + VF_LANES, _mm512_permutex2var_pd(even, second, odd));
+    }
+}
+
+static void finish_ordered(int32_t n_heads, const dsv4_attn_state *acc,
+                           const dsv4_attn_target *target)
+{
+    restore_order(acc->values, n_heads);
+    finish(n_heads, acc, target);
+}
+
 const dsv4_attn_kernels dsv4_attn_kernels_avx512bf16 = {
     .level = DSV4_CPU_LEVEL_AVX512BF16,
     .math = DSV4_ATTN_MATH_BF16,
@@ -596,5 +609,5 @@ const dsv4_attn_kernels dsv4_attn_kernels_avx512bf16 = {
     .fold_state = fold_state,
     .add_values = add_values,
     .fold_values = fold_values,
-    .finish = finish,
+    .finish = finish_ordered,
 };

@@ -24,12 +24,24 @@ static inline int32_t min_i32(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
+/*
+ * A prefetch that finds no free miss buffer is lost. So rows are asked for twice: line by line while the
+ * values of the block before theirs are added (that work reads the caches only, and long enough), and
+ * once more a few rows before they are dequantized. Scores prefetch nothing else: it slows their loads.
+ */
+enum { NEAR_ROWS = 4 };
+
+static DSV4_ALWAYS_INLINE int32_t row_data_bytes(const dsv4_attn_row *row)
+{
+    return row->scales == NULL ? DSV4_ATTN_DIM * (int32_t)sizeof(float) : DSV4_CACHE_DATA_BYTES;
+}
+
 /* One cache line of the rows ahead, on its way into L2. */
 static DSV4_ALWAYS_INLINE void prefetch_line(dsv4_attn_ahead *ahead)
 {
     if (ahead->at >= ahead->n_rows) return;
     const dsv4_attn_row *row = &ahead->rows[ahead->at];
-    if (ahead->offset < DSV4_CACHE_DATA_BYTES) {
+    if (ahead->offset < row_data_bytes(row)) {
         DSV4_PREFETCH_L2(row->data + ahead->offset);
         ahead->offset += 64;
     } else {
@@ -39,10 +51,12 @@ static DSV4_ALWAYS_INLINE void prefetch_line(dsv4_attn_ahead *ahead)
     }
 }
 
-/* The next row ahead. */
-static DSV4_ALWAYS_INLINE void prefetch_ahead(dsv4_attn_ahead *ahead)
+/* What is still missing of the row NEAR_ROWS after `row`. */
+static DSV4_ALWAYS_INLINE void prefetch_near(const dsv4_attn_row *rows, int32_t row, int32_t n_rows)
 {
-    for (int i = 0; i < DSV4_CACHE_DATA_BYTES / 64 + 1; i++) prefetch_line(ahead);
+    if (row + NEAR_ROWS >= n_rows) return;
+    const dsv4_attn_row *next = &rows[row + NEAR_ROWS];
+    for (int32_t i = 0; i < row_data_bytes(next); i += 64) DSV4_PREFETCH_L2(next->data + i);
 }
 
 /* Largest score of one vector of heads, in the log2 domain. */

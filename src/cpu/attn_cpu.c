@@ -302,7 +302,7 @@ static void visit_block(const decode_context *context, const query_task *task, c
     const dsv4_attn_kernels *kernels = context->kernels;
     const float log2_e = 1.442695040888963407f;
     float scale = context->params->softmax_scale * log2_e;
-    kernels->score_block(block->rows, block->n_rows, ahead, own->packed_q, task->n_heads, own->kv,
+    kernels->score_block(block->rows, block->n_rows, own->packed_q, task->n_heads, own->kv,
                          own->scores);
     if (acc == NULL) {
         kernels->raise_max(scale, task->n_heads, block->n_rows, own->scores, own->query_max);

@@ -101,30 +101,31 @@ static void load_row(const dsv4_attn_row *row, float *kv)
         vf_store(to + d, vf_load_bf16(tail + 2 * d));
 }
 
-/* At most TILE_ROWS rows. Rows up to TILE_ROWS that do not exist become zero. */
-static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, float *kv)
+/* The tile of a block of n_rows that begins at row `first`. Rows that do not exist become zero. */
+static void load_tile(const dsv4_attn_row *rows, int32_t n_rows, int32_t first, float *kv)
 {
-    for (int32_t row = 0; row < n_rows; row++) {
-        load_row(&rows[row], kv + row * DSV4_ATTN_GROUP_DIM);
+    int32_t row = first;
+    for (; row < min_i32(first + TILE_ROWS, n_rows); row++) {
+        prefetch_near(rows, row, n_rows);
+        load_row(&rows[row], kv);
+        kv += DSV4_ATTN_GROUP_DIM;
     }
-    for (int32_t row = n_rows; row < TILE_ROWS; row++) {
+    for (; row < first + TILE_ROWS; row++) {
         for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
-            memset(kv + g * GROUP_FLOATS + row * DSV4_ATTN_GROUP_DIM, 0,
-                   DSV4_ATTN_GROUP_DIM * sizeof *kv);
+            memset(kv + g * GROUP_FLOATS, 0, DSV4_ATTN_GROUP_DIM * sizeof *kv);
         }
+        kv += DSV4_ATTN_GROUP_DIM;
     }
 }
 
 /* n_keys keys by n_vecs head vectors; both are constants at every call. */
 static DSV4_ALWAYS_INLINE void score_tile(const float *q, const float *kv, const int n_vecs,
-                                          const int n_keys, int32_t stride, dsv4_attn_ahead *ahead,
-                                          float *scores)
+                                          const int n_keys, int32_t stride, float *scores)
 {
     vf acc[16];
     DSV4_UNROLL for (int i = 0; i < n_vecs * n_keys; i++) acc[i] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
         const float *keys = kv + g * GROUP_FLOATS;
-        prefetch_ahead(ahead);
         for (int d = 0; d < DSV4_ATTN_GROUP_DIM; d++) {
             vf q_vec[2];
             DSV4_UNROLL for (int v = 0; v < n_vecs; v++)
@@ -152,14 +153,12 @@ static DSV4_ALWAYS_INLINE void score_tile(const float *q, const float *kv, const
 }
 
 #if VF_HAS_HALF
-static void score_half_tile(const float *q, const float *kv, int32_t stride, dsv4_attn_ahead *ahead,
-                            float *scores)
+static void score_half_tile(const float *q, const float *kv, int32_t stride, float *scores)
 {
     vf acc[TILE_ROWS];
     DSV4_UNROLL for (int k = 0; k < TILE_ROWS; k++) acc[k] = vf_zero();
     for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
         const float *keys = kv + g * GROUP_FLOATS;
-        prefetch_ahead(ahead);
         for (int d = 0; d < DSV4_ATTN_GROUP_DIM; d += 2) {
             vf q_vec = vf_load(q);
             q += VF_LANES;
@@ -175,36 +174,34 @@ static void score_half_tile(const float *q, const float *kv, int32_t stride, dsv
 #endif
 
 /* TILE_ROWS keys by all heads. */
-static void score_rows(const float *q, const float *keys, int32_t n_heads, dsv4_attn_ahead *ahead,
-                       float *scores)
+static void score_rows(const float *q, const float *keys, int32_t n_heads, float *scores)
 {
     head_split split = split_heads(n_heads);
     int32_t n_full = split.n_vecs - split.half, stride = dsv4_attn_pad_heads(n_heads), v = 0;
     const int32_t vector_floats = DSV4_ATTN_DIM * VF_LANES;
     for (; v + 2 <= n_full; v += 2) {
         const float *q_vec = q + v * vector_floats;
-        score_tile(q_vec, keys, 2, VF_TILE_KEYS, stride, ahead, scores + v * VF_LANES);
-        score_tile(q_vec, keys + VF_TILE_KEYS * DSV4_ATTN_GROUP_DIM, 2, VF_TILE_KEYS, stride, ahead,
+        score_tile(q_vec, keys, 2, VF_TILE_KEYS, stride, scores + v * VF_LANES);
+        score_tile(q_vec, keys + VF_TILE_KEYS * DSV4_ATTN_GROUP_DIM, 2, VF_TILE_KEYS, stride,
                    scores + VF_TILE_KEYS * stride + v * VF_LANES);
     }
     if (v < n_full) {
-        score_tile(q + v * vector_floats, keys, 1, TILE_ROWS, stride, ahead, scores + v * VF_LANES);
+        score_tile(q + v * vector_floats, keys, 1, TILE_ROWS, stride, scores + v * VF_LANES);
         v++;
     }
 #if VF_HAS_HALF
-    if (split.half)
-        score_half_tile(q + v * vector_floats, keys, stride, ahead, scores + v * VF_LANES);
+    if (split.half) score_half_tile(q + v * vector_floats, keys, stride, scores + v * VF_LANES);
 #endif
 }
 
-static void score_block(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
-                        const void *packed_q, int32_t n_heads, void *kv, float *scores)
+static void score_block(const dsv4_attn_row *rows, int32_t n_rows, const void *packed_q,
+                        int32_t n_heads, void *kv, float *scores)
 {
     int32_t stride = dsv4_attn_pad_heads(n_heads);
     for (int32_t row = 0; row < n_rows; row += TILE_ROWS) {
         float *keys = (float *)kv + row * DSV4_ATTN_GROUP_DIM;
-        load_tile(rows + row, min_i32(n_rows - row, TILE_ROWS), keys);
-        score_rows(packed_q, keys, n_heads, ahead, scores + row * stride);
+        load_tile(rows, n_rows, row, keys);
+        score_rows(packed_q, keys, n_heads, scores + row * stride);
     }
 }
 
@@ -236,12 +233,13 @@ static void softmax(float scale_log2, int32_t n_heads, int32_t n_rows, const flo
 /* n_heads (a constant at every call) heads by VF_TILE_VECS vectors of one group. */
 static DSV4_ALWAYS_INLINE void value_tile(const float *p, int32_t stride, const float *v_slab,
                                           const int n_heads, int32_t n_rows, const float *alpha,
-                                          const float *beta, float *values)
+                                          const float *beta, dsv4_attn_ahead *ahead, float *values)
 {
     vf acc[4 * VF_TILE_VECS];
     DSV4_UNROLL for (int i = 0; i < n_heads * VF_TILE_VECS; i++) acc[i] = vf_zero();
     for (int32_t row = 0; row < n_rows; row++) {
         vf value[VF_TILE_VECS];
+        prefetch_line(ahead);
         DSV4_UNROLL for (int i = 0; i < VF_TILE_VECS; i++) value[i] =
             vf_load(v_slab + i * VF_LANES);
         v_slab += DSV4_ATTN_GROUP_DIM;
@@ -277,12 +275,11 @@ static void add_values(const float *probabilities, const void *kv, int32_t n_hea
         float *to = acc_values + d;
         int32_t h = 0;
         for (; h + 4 <= n_heads; h += 4) {
-            prefetch_ahead(ahead);
-            value_tile(probabilities + h, stride, slab, 4, n_rows, alpha + h, beta + h,
+            value_tile(probabilities + h, stride, slab, 4, n_rows, alpha + h, beta + h, ahead,
                        to + h * DSV4_ATTN_DIM);
         }
         for (; h < n_heads; h++) {
-            value_tile(probabilities + h, stride, slab, 1, n_rows, alpha + h, beta + h,
+            value_tile(probabilities + h, stride, slab, 1, n_rows, alpha + h, beta + h, ahead,
                        to + h * DSV4_ATTN_DIM);
         }
     }

@@ -35,8 +35,8 @@ typedef struct dsv4_attn_row {
 } dsv4_attn_row;
 
 /*
- * Rows that will be needed soon. Kernels prefetch some of them now and then as they work, so that the
- * requests are spread over the time that a block takes: a burst would fill the miss buffers and stall.
+ * Rows that will be needed next. Kernels prefetch a line of them now and then as they work: of a burst,
+ * most would find no free miss buffer.
  */
 typedef struct dsv4_attn_ahead {
     const dsv4_attn_row *rows;
@@ -45,7 +45,7 @@ typedef struct dsv4_attn_ahead {
 } dsv4_attn_ahead;
 
 typedef struct dsv4_attn_state {
-    float *values; /* [n_heads_pad, 512] */
+    float *values; /* [n_heads_pad, 512] dimensions in the level's own order */
     float *max;    /* [n_heads_pad] log2 domain, -inf before the first key */
     float *sum;    /* [n_heads_pad] */
     float *weight; /* [n_heads_pad] */
@@ -74,8 +74,8 @@ typedef struct dsv4_attn_kernels {
                    int32_t n_heads, void *packed);
     /* Dequantizes rows [n_rows], n_rows 1 .. 64, into kv, and scores [64, n_heads_pad] = q . k,
      * unscaled; scores past n_rows are unspecified. */
-    void (*score_block)(const dsv4_attn_row *rows, int32_t n_rows, dsv4_attn_ahead *ahead,
-                        const void *packed_q, int32_t n_heads, void *kv, float *scores);
+    void (*score_block)(const dsv4_attn_row *rows, int32_t n_rows, const void *packed_q,
+                        int32_t n_heads, void *kv, float *scores);
     /* max [n_heads_pad] = the larger of it and the block's scores in the log2 domain. */
     void (*raise_max)(float scale_log2, int32_t n_heads, int32_t n_rows, const float *scores,
                       float *max);
@@ -93,7 +93,8 @@ typedef struct dsv4_attn_kernels {
     /* acc_values [n_heads, 512] = fma(part_values, beta, acc_values * alpha). */
     void (*fold_values)(int32_t n_heads, const float *part_values, const float *alpha,
                         const float *beta, float *acc_values);
-    /* Normalizes (adding the sink), rotates, stores out and lse. A state without keys gives 0, +inf. */
+    /* Normalizes (adding the sink), rotates, stores out and lse. A state without keys gives 0, +inf.
+     * May use up acc->values. */
     void (*finish)(int32_t n_heads, const dsv4_attn_state *acc, const dsv4_attn_target *target);
 } dsv4_attn_kernels;
 

@@ -66,7 +66,7 @@ static DSV4_ALWAYS_INLINE void load_step(int kind, const uint8_t *codes, const u
                                          lanes w[2])
 {
     if (kind == DSV4_LINEAR_FP8) {
-        e4m3_to_bf16(codes, scales[0], w);
+        e4m3_to_bf16(codes, _mm512_set1_epi16((short)e4m3_shift(scales[0])), w);
     } else if (kind == DSV4_LINEAR_FP4) {
         load_fp4(codes, scales, w);
     } else {

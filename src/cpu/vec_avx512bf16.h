@@ -35,12 +35,17 @@ static const uint8_t e4m3_high_bytes[128] = {
 static const uint8_t e4m3_low_bytes[128] = {
     0x00, 0x01, 0x81, 0xc1, 0x01, 0x21, 0x41, 0x61, E4M3_NORMALS(E4M3_LOW)};
 
-/* 64 codes to bf16, in order: 32 in values[0], 32 in values[1]. scale must be plain. */
-static DSV4_ALWAYS_INLINE void e4m3_to_bf16(const uint8_t *codes, uint8_t scale, __m512i values[2])
+/* What a plain scale adds to marked bits. */
+static DSV4_ALWAYS_INLINE int e4m3_shift(uint8_t scale)
+{
+    return (scale - 127) * 128 - 1;
+}
+
+/* 64 codes to bf16, in order: 32 in values[0], 32 in values[1]. shift: e4m3_shift in each 16-bit word. */
+static DSV4_ALWAYS_INLINE void e4m3_to_bf16(const uint8_t *codes, __m512i shift, __m512i values[2])
 {
     const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     const __m512i sign = _mm512_set1_epi8((char)0x80), mark = _mm512_set1_epi16(1);
-    __m512i shift = _mm512_set1_epi16((short)((scale - 127) * 128 - 1));
     __m512i ordered = _mm512_permutexvar_epi64(unpack_order, _mm512_loadu_si512(codes));
     __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_high_bytes), ordered,
                                             _mm512_loadu_si512(e4m3_high_bytes + 64));
