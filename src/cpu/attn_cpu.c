@@ -461,10 +461,13 @@ static void run_queries(void *shared, int64_t index, int32_t worker)
     int64_t end = min_i64(begin + shape->task_rows, shape->n_rows);
     scratch own = scratch_of(context, worker);
     query_task now = query_of(context, begin, group);
+    /* With tasks alike, this worker's next one is probably n_threads further on. */
+    int64_t likely = (index + shape->n_threads) / shape->n_head_groups * shape->task_rows;
     for (int64_t row = begin; row < end; row++) {
         query_task next = now;
-        if (row + 1 < end) next = query_of(context, row + 1, group);
-        run_query(context, &now, &own, row + 1 < end ? &next : NULL);
+        int64_t after = row + 1 < end ? row + 1 : likely;
+        if (after < shape->n_rows) next = query_of(context, after, group);
+        run_query(context, &now, &own, after < shape->n_rows ? &next : NULL);
         now = next;
     }
 }
