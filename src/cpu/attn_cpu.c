@@ -19,6 +19,7 @@ enum {
     TASKS_PER_THREAD = 2,   /* fewer than this, and the work is cut finer */
     MIN_TASK_HEADS = 32,    /* heads that make up for a task's own dequantization */
     FINEST_TASK_HEADS = 16, /* the same when lists are too short to split */
+    FOLD_HEADS = 16,        /* heads of a task that folds splits */
     MAX_TASK_ROWS = 8 /* queries of a task: enough to prefetch across, few enough to balance */
 };
 
@@ -30,7 +31,8 @@ typedef struct task_shape {
     int32_t most_heads;    /* heads of the last task */
     int32_t n_head_groups; /* tasks per query and split */
     int64_t task_rows;     /* queries per task where lists are not split */
-    int32_t split_lists;   /* 1: each split is a task */
+    int32_t split_lists;   /* 1: a query's splits are shared out */
+    int64_t n_parts;       /* at most so many tasks per query and head group then */
     int32_t two_passes;    /* 1: official math, the maximum over all keys comes first */
     int64_t max_splits;    /* most splits that a query of these shapes can have */
 } task_shape;
@@ -38,7 +40,9 @@ typedef struct task_shape {
 typedef struct plan_request {
     int32_t window_len, extra_len; /* list entries that count */
     int32_t n_splits, split_blocks;
-    int64_t first_task; /* first split task of this request */
+    int32_t n_parts;    /* tasks per query and head group where lists are split */
+    int64_t first_task; /* first of them */
+    int64_t first_split;
 } plan_request;
 
 typedef struct cpu_plan {
@@ -118,10 +122,19 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
     int64_t n_groups =
         min_i64(ceil_div(n_wanted, n_rows), ceil_div(params->n_heads, MIN_TASK_HEADS));
     shape.two_passes = params->math == DSV4_ATTN_MATH_OFFICIAL;
-    shape.split_lists = n_rows * n_groups < n_wanted && shape.max_splits > 1 && !shape.two_passes;
-    if (shape.split_lists && n_rows * n_groups * shape.max_splits < n_wanted) {
-        n_groups = ceil_div(params->n_heads, FINEST_TASK_HEADS);
+    /* Heads first: splits leave states of 2 KB a head that must be folded. */
+    bool is_even = n_rows * n_groups % n_threads == 0;
+    shape.split_lists =
+        n_rows * n_groups < n_wanted && !is_even && shape.max_splits > 1 && !shape.two_passes;
+    if (shape.split_lists) {
+        int64_t n_splits = n_rows * shape.max_splits;
+        if (n_splits >= n_wanted || n_splits % n_threads == 0) {
+            n_groups = 1;
+        } else if (n_splits * n_groups < n_wanted) {
+            n_groups = ceil_div(params->n_heads, FINEST_TASK_HEADS);
+        }
     }
+    shape.n_parts = ceil_div(n_wanted, n_rows * n_groups);
     int64_t per_group = ceil_div(params->n_heads, n_groups);
     if (n_groups > 1) per_group = ceil_div(per_group, DSV4_ATTN_HEAD_PAD) * DSV4_ATTN_HEAD_PAD;
     /* A rest of a few heads joins the last group: kernels may compute few heads in their own way. */
@@ -220,7 +233,7 @@ void dsv4_attn_cpu_plan_build(const dsv4_attn_params *params, int32_t n_threads,
 {
     cpu_plan *plan = memory;
     plan->shape = shape_tasks(params, n_threads);
-    int64_t n_tasks = 0;
+    int64_t n_tasks = 0, n_splits = 0, n_groups = plan->shape.n_head_groups;
     for (int64_t request = 0; request < params->n_requests; request++) {
         plan_request *lists = &plan->requests[request];
         lists->window_len = scope_len(&params->window, request);
@@ -228,8 +241,11 @@ void dsv4_attn_cpu_plan_build(const dsv4_attn_params *params, int32_t n_threads,
         int64_t n_blocks = ceil_div((int64_t)lists->window_len + lists->extra_len, BLOCK_ROWS);
         lists->split_blocks = (int32_t)ceil_div(n_blocks, MAX_SPLITS);
         lists->n_splits = n_blocks == 0 ? 0 : (int32_t)ceil_div(n_blocks, lists->split_blocks);
+        lists->n_parts = (int32_t)min_i64(lists->n_splits, plan->shape.n_parts);
         lists->first_task = n_tasks;
-        n_tasks += (int64_t)lists->n_splits * plan->shape.n_head_groups * params->n_queries;
+        lists->first_split = n_splits;
+        n_tasks += lists->n_parts * n_groups * params->n_queries;
+        n_splits += lists->n_splits * n_groups * params->n_queries;
     }
     plan->n_split_tasks = n_tasks;
 }
@@ -317,13 +333,18 @@ static void visit_block(const decode_context *context, const query_task *task, c
                         ahead, acc->values);
 }
 
+/* A block to be prefetched: one of a task's; none when task is NULL. */
+typedef struct next_block {
+    const query_task *task;
+    int64_t index;
+} next_block;
+
 /*
- * Folds blocks begin .. end - 1 into acc (NULL: only raises query_max), prefetching each while the one before it is computed, and
- * during the last the first block of `after`, the query that comes next (or NULL).
+ * Folds blocks begin .. end - 1 into acc (NULL: only raises query_max), prefetching each while the one
+ * before it is computed, and `after` during the last.
  */
 static void visit_blocks(const decode_context *context, const query_task *task, const scratch *own,
-                         int64_t begin, int64_t end, const query_task *after,
-                         const dsv4_attn_state *acc)
+                         int64_t begin, int64_t end, next_block after, const dsv4_attn_state *acc)
 {
     block_rows blocks[2];
     gather_block(context, task, begin, &blocks[begin & 1]);
@@ -332,8 +353,8 @@ static void visit_blocks(const decode_context *context, const query_task *task, 
         next->n_rows = 0;
         if (i + 1 < end) {
             gather_block(context, task, i + 1, next);
-        } else if (after != NULL) {
-            gather_block(context, after, 0, next);
+        } else if (after.task != NULL) {
+            gather_block(context, after.task, after.index, next);
         }
         dsv4_attn_ahead ahead = {next->rows, next->n_rows, 0, 0};
         if (blocks[i & 1].n_rows > 0) {
@@ -426,7 +447,7 @@ static query_task query_of(const decode_context *context, int64_t row, int64_t g
 
 /* A whole query, some heads. */
 static void run_query(const decode_context *context, const query_task *task, const scratch *own,
-                      const query_task *after)
+                      next_block after)
 {
     int64_t n_blocks = count_blocks(task->lists), split_blocks = task->lists->split_blocks;
     clear_state(&own->query, task->n_heads);
@@ -435,7 +456,7 @@ static void run_query(const decode_context *context, const query_task *task, con
         for (int32_t h = 0; h < dsv4_attn_pad_heads(task->n_heads); h++) {
             own->query_max[h] = -INFINITY;
         }
-        visit_blocks(context, task, own, 0, n_blocks, NULL, NULL);
+        visit_blocks(context, task, own, 0, n_blocks, (next_block){task, 0}, NULL);
     }
     if (split_blocks == 1) {
         visit_blocks(context, task, own, 0, n_blocks, after, &own->query);
@@ -443,8 +464,8 @@ static void run_query(const decode_context *context, const query_task *task, con
         for (int64_t begin = 0; begin < n_blocks; begin += split_blocks) {
             int64_t end = min_i64(begin + split_blocks, n_blocks);
             clear_state(&own->split, task->n_heads);
-            visit_blocks(context, task, own, begin, end, end == n_blocks ? after : NULL,
-                         &own->split);
+            visit_blocks(context, task, own, begin, end,
+                         end == n_blocks ? after : (next_block){task, end}, &own->split);
             if (has_keys(&own->split)) fold_split(context, task, own, &own->split);
         }
     }
@@ -467,7 +488,7 @@ static void run_queries(void *shared, int64_t index, int32_t worker)
         query_task next = now;
         int64_t after = row + 1 < end ? row + 1 : likely;
         if (after < shape->n_rows) next = query_of(context, after, group);
-        run_query(context, &now, &own, after < shape->n_rows ? &next : NULL);
+        run_query(context, &now, &own, (next_block){after < shape->n_rows ? &next : NULL, 0});
         now = next;
     }
 }
@@ -493,38 +514,76 @@ static dsv4_attn_state partial_of(const decode_context *context, int64_t index)
                        context->plan->shape.most_heads);
 }
 
-/* One split of a query, some heads: leaves its state among the partials. */
-static void run_split(void *shared, int64_t index, int32_t worker)
+static dsv4_attn_state heads_from(dsv4_attn_state state, int32_t first_head)
 {
-    const decode_context *context = shared;
-    int64_t request = find_request(context, index);
-    const plan_request *lists = &context->plan->requests[request];
-    int64_t local = index - lists->first_task;
-    int64_t group = local / lists->n_splits % context->plan->shape.n_head_groups;
-    int64_t query = local / lists->n_splits / context->plan->shape.n_head_groups;
-    query_task task = task_of(context, request, query, group);
-    scratch own = scratch_of(context, worker);
-    dsv4_attn_state partial = partial_of(context, index);
-
-    int64_t begin = local % lists->n_splits * lists->split_blocks;
-    int64_t end = min_i64(begin + lists->split_blocks, count_blocks(lists));
-    clear_state(&partial, task.n_heads);
-    pack_query(context, &task, &own);
-    visit_blocks(context, &task, &own, begin, end, NULL, &partial);
+    return (dsv4_attn_state){.values = state.values + (int64_t)first_head * DSV4_ATTN_DIM,
+                             .max = state.max + first_head,
+                             .sum = state.sum + first_head,
+                             .weight = state.weight + first_head};
 }
 
-/* Folds the splits of a query, some heads, in order. */
+/* Some neighbouring splits of a query, some heads. */
+typedef struct part_task {
+    query_task task;
+    int64_t begin, end;  /* splits */
+    int64_t first_split; /* index of the query's first partial */
+} part_task;
+
+static part_task part_of(const decode_context *context, int64_t index)
+{
+    int64_t request = find_request(context, index), n_groups = context->plan->shape.n_head_groups;
+    const plan_request *lists = &context->plan->requests[request];
+    int64_t local = index - lists->first_task, part = local % lists->n_parts;
+    int64_t query = local / lists->n_parts / n_groups, group = local / lists->n_parts % n_groups;
+    part_task made = {.task = task_of(context, request, query, group),
+                      .begin = part * lists->n_splits / lists->n_parts,
+                      .end = (part + 1) * lists->n_splits / lists->n_parts};
+    made.first_split = lists->first_split + (query * n_groups + group) * lists->n_splits;
+    return made;
+}
+
+/* Leaves the state of each split among the partials. */
+static void run_part(void *shared, int64_t index, int32_t worker)
+{
+    const decode_context *context = shared;
+    const cpu_plan *plan = context->plan;
+    part_task part = part_of(context, index), likely = part;
+    next_block after = {NULL, 0};
+    if (index + plan->shape.n_threads < plan->n_split_tasks) {
+        likely = part_of(context, index + plan->shape.n_threads);
+        after = (next_block){&likely.task, likely.begin * likely.task.lists->split_blocks};
+    }
+    scratch own = scratch_of(context, worker);
+    int64_t n_blocks = count_blocks(part.task.lists), split_blocks = part.task.lists->split_blocks;
+    pack_query(context, &part.task, &own);
+    for (int64_t split = part.begin; split < part.end; split++) {
+        dsv4_attn_state partial = partial_of(context, part.first_split + split);
+        int64_t end = min_i64((split + 1) * split_blocks, n_blocks);
+        clear_state(&partial, part.task.n_heads);
+        visit_blocks(context, &part.task, &own, split * split_blocks, end,
+                     split + 1 < part.end ? (next_block){&part.task, end} : after, &partial);
+    }
+}
+
+/* Folds the splits of a query, at most FOLD_HEADS heads of a group, in order. */
 static void run_fold(void *shared, int64_t index, int32_t worker)
 {
     const decode_context *context = shared;
-    int32_t n_groups = context->plan->shape.n_head_groups;
-    int64_t group = index % n_groups;
-    query_task task = query_of(context, index / n_groups, group);
+    const task_shape *shape = &context->plan->shape;
+    int64_t n_chunks = ceil_div(shape->most_heads, FOLD_HEADS);
+    int64_t group = index / n_chunks % shape->n_head_groups;
+    query_task task = query_of(context, index / n_chunks / shape->n_head_groups, group);
+    int32_t first_head = (int32_t)(index % n_chunks) * FOLD_HEADS;
+    int32_t n_heads = task.n_heads - first_head;
+    if (n_heads <= 0) return;
+    int64_t first = task.lists->first_split +
+                    (task.query * shape->n_head_groups + group) * task.lists->n_splits;
+    task.first_head += first_head;
+    task.n_heads = n_heads < FOLD_HEADS ? n_heads : FOLD_HEADS;
     scratch own = scratch_of(context, worker);
     clear_state(&own.query, task.n_heads);
-    int64_t first = task.lists->first_task + (task.query * n_groups + group) * task.lists->n_splits;
     for (int64_t split = 0; split < task.lists->n_splits; split++) {
-        dsv4_attn_state partial = partial_of(context, first + split);
+        dsv4_attn_state partial = heads_from(partial_of(context, first + split), first_head);
         if (has_keys(&partial)) fold_split(context, &task, &own, &partial);
     }
     finish_query(context, &task, &own.query);
@@ -543,8 +602,9 @@ void dsv4_attn_cpu_decode(const dsv4_attn_params *params, const dsv4_attn_kernel
 
     int64_t n_rows = plan->shape.n_rows, n_groups = plan->shape.n_head_groups;
     if (plan->shape.split_lists) {
-        dsv4_parallel_for(n_threads, plan->n_split_tasks, run_split, &context);
-        dsv4_parallel_for(n_threads, n_rows * n_groups, run_fold, &context);
+        int64_t n_chunks = ceil_div(plan->shape.most_heads, FOLD_HEADS);
+        dsv4_parallel_for(n_threads, plan->n_split_tasks, run_part, &context);
+        dsv4_parallel_for(n_threads, n_rows * n_groups * n_chunks, run_fold, &context);
     } else {
         int64_t n_tasks = ceil_div(n_rows, plan->shape.task_rows) * n_groups;
         dsv4_parallel_for(n_threads, n_tasks, run_queries, &context);
