@@ -11,12 +11,12 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "io/file_error.h"
+#include "io/json_text.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -94,30 +94,6 @@ bool dsv4_tensor_view_bytes(const dsv4_tensor_view *view, int64_t *len_bytes)
 
 /* Error texts. */
 
-/* A JSON value as an error text shows it. */
-static dsv4_short_text describe(const json_t *value)
-{
-    dsv4_short_text result;
-    const char *words = "null";
-    switch (json_typeof(value)) {
-    case JSON_INTEGER:
-        (void)snprintf(result.text, sizeof result.text, "%" PRId64,
-                       (int64_t)json_integer_value(value));
-        return result;
-    case JSON_REAL:
-        (void)snprintf(result.text, sizeof result.text, "%g", json_real_value(value));
-        return result;
-    case JSON_STRING:
-        return dsv4_shorten_bytes(json_string_value(value), json_string_length(value));
-    case JSON_OBJECT: words = "an object"; break;
-    case JSON_ARRAY: words = "an array"; break;
-    case JSON_TRUE: words = "true"; break;
-    case JSON_FALSE: words = "false"; break;
-    case JSON_NULL: break;
-    }
-    return dsv4_shorten(words);
-}
-
 /* BAD_FILE with "<path>: <text>". */
 static dsv4_status bad_file(const reader *r, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -153,7 +129,7 @@ static dsv4_status read_count(const reader *r, const char *name, const char *wha
 {
     if (!json_is_integer(value) || json_integer_value(value) < 0) {
         return bad_tensor(r, name, "%s[%zu] is %s, expected an integer >= 0", what, index,
-                          describe(value).text);
+                          dsv4_json_describe(value).text);
     }
     *count = json_integer_value(value);
     return DSV4_OK;
@@ -163,7 +139,8 @@ static dsv4_status read_dtype(const reader *r, const char *name, const json_t *v
                               int32_t *dtype)
 {
     if (!json_is_string(value)) {
-        return bad_tensor(r, name, "dtype is %s, expected a string", describe(value).text);
+        return bad_tensor(r, name, "dtype is %s, expected a string",
+                          dsv4_json_describe(value).text);
     }
     for (int32_t i = DSV4_SAFETENSORS_BOOL; i <= DSV4_SAFETENSORS_F64; i++) {
         if (strcmp(dtype_rules[i].name, json_string_value(value)) == 0) {
@@ -172,9 +149,9 @@ static dsv4_status read_dtype(const reader *r, const char *name, const json_t *v
         }
     }
     return bad_tensor(r, name,
-                      "dtype is '%s', expected BOOL, U8, I8, F8_E4M3, F8_E8M0, F16, BF16, I16, "
+                      "dtype is %s, expected BOOL, U8, I8, F8_E4M3, F8_E8M0, F16, BF16, I16, "
                       "I32, F32, I64 or F64",
-                      describe(value).text);
+                      dsv4_json_describe(value).text);
 }
 
 /* Sets view->rank, shape and len_bytes; view->dtype is set. */
@@ -182,7 +159,8 @@ static dsv4_status read_shape(const reader *r, const char *name, const json_t *v
                               dsv4_tensor_view *view)
 {
     if (!json_is_array(value)) {
-        return bad_tensor(r, name, "shape is %s, expected an array", describe(value).text);
+        return bad_tensor(r, name, "shape is %s, expected an array",
+                          dsv4_json_describe(value).text);
     }
     size_t rank = json_array_size(value);
     if (rank > DSV4_SAFETENSORS_MAX_RANK) {
@@ -208,7 +186,8 @@ static dsv4_status read_offsets(const reader *r, const char *name, const json_t 
 {
     if (!json_is_array(value) || json_array_size(value) != 2) {
         return bad_tensor(r, name, "data_offsets is %s%s, expected [begin, end]",
-                          describe(value).text, json_is_array(value) ? " of another length" : "");
+                          dsv4_json_describe(value).text,
+                          json_is_array(value) ? " of another length" : "");
     }
     int64_t begin = 0, end = 0;
     DSV4_TRY(read_count(r, name, "data_offsets", 0, json_array_get(value, 0), &begin));
@@ -245,7 +224,8 @@ static dsv4_status read_tensor(reader *r, const char *name, json_t *entry, dsv4_
         return bad_tensor(r, name, "the name is empty, expected at least one character");
     }
     if (!json_is_object(entry)) {
-        return bad_tensor(r, name, "the entry is %s, expected an object", describe(entry).text);
+        return bad_tensor(r, name, "the entry is %s, expected an object",
+                          dsv4_json_describe(entry).text);
     }
     for (void *it = json_object_iter(entry); it != NULL; it = json_object_iter_next(entry, it)) {
         const char *key = json_object_iter_key(it);
@@ -309,7 +289,8 @@ static dsv4_status allocate_tables(reader *r, json_t *root, json_t *metadata)
         json_t *value = json_object_iter_value(it);
         if (!json_is_string(value)) {
             return bad_file(r, METADATA_NAME ": the value of '%s' is %s, expected a string",
-                            dsv4_shorten(json_object_iter_key(it)).text, describe(value).text);
+                            dsv4_shorten(json_object_iter_key(it)).text,
+                            dsv4_json_describe(value).text);
         }
         string_bytes += strlen(json_object_iter_key(it)) + json_string_length(value) + 2;
     }
@@ -363,7 +344,7 @@ static dsv4_status read_root(reader *r, json_t *root)
     json_t *metadata = json_object_get(root, METADATA_NAME);
     if (metadata != NULL && !json_is_object(metadata)) {
         return bad_file(r, METADATA_NAME " is %s, expected an object of strings",
-                        describe(metadata).text);
+                        dsv4_json_describe(metadata).text);
     }
     DSV4_TRY(allocate_tables(r, root, metadata));
     for (void *it = json_object_iter(metadata); it; it = json_object_iter_next(metadata, it)) {

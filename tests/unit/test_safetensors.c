@@ -305,7 +305,7 @@ static const refusal bad_shape[] = {
      {"tensor 'a'", "shape[0] is 2.5", "expected an integer"}},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[\"3\"],\"data_offsets\":[0,3]}}",
      3,
-     {"tensor 'a'", "shape[0] is 3", "expected an integer"}},
+     {"tensor 'a'", "shape[0] is '3'", "expected an integer"}},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[true],\"data_offsets\":[0,1]}}",
      1,
      {"tensor 'a'", "shape[0] is true", "expected an integer"}},
