@@ -35,7 +35,7 @@ typedef struct bench {
     dsv4_layer_setup setup;
     dsv4_number_list batches, contexts;
     int64_t limit_bytes;
-    double budget_s; /* of a layer; matrices take a fifth */
+    double budget_s; /* of a layer and a ceiling; matrices take a fifth */
     uint64_t random;
     double samples_s[MAX_SAMPLES];
     dsv4_layer_model model;
@@ -327,18 +327,18 @@ static dsv4_status run(bench *b, dsv4_error *error)
     int64_t part = b->options->values[DSV4_OPTION_PART];
     dsv4_layer_setup *setup = &b->setup;
     DSV4_TRY(dsv4_bench_ceilings_measure(setup->compute.cpu_level, false, setup->compute.n_threads,
-                                         b->budget_s / 2, &setup->ceilings, error));
+                                         b->budget_s, &setup->ceilings, error));
     if (!setup->is_json) dsv4_layer_print_setup(setup);
     for (int32_t i = 0; i < DSV4_N_LAYER_SHAPES; i++) {
         if (!is_selected(b->options, i)) continue;
         const dsv4_layer_shape *shape = &dsv4_layer_shapes[i];
-        if (part != DSV4_BENCH_PART_LAYERS) DSV4_TRY(bench_linears(b, shape, error));
-        if (part == DSV4_BENCH_PART_LINEARS) continue;
-        dsv4_status status = bench_shape(b, shape, error);
+        dsv4_status status = DSV4_OK;
+        if (part != DSV4_BENCH_PART_LINEARS) status = bench_shape(b, shape, error);
         dsv4_forward_free(b->forward);
         b->forward = NULL;
         dsv4_layer_model_close(&b->model);
         if (status != DSV4_OK) return status;
+        if (part != DSV4_BENCH_PART_LAYERS) DSV4_TRY(bench_linears(b, shape, error));
     }
     return DSV4_OK;
 }

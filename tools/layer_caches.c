@@ -87,6 +87,17 @@ static dsv4_status grow(const dsv4_layer_caches *caches, int64_t context, dsv4_e
     return DSV4_OK;
 }
 
+static dsv4_status check_bytes(int64_t n_sequences, int64_t context, int64_t n_bytes,
+                               int64_t limit_bytes, dsv4_error *error)
+{
+    if (n_bytes <= limit_bytes) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "option --context: %" PRId64 " sequences of %" PRId64
+                          " tokens have caches of %" PRId64 " MiB; expected at most %" PRId64
+                          " (--memory-limit)",
+                          n_sequences, context, n_bytes >> 20, limit_bytes >> 20);
+}
+
 dsv4_status dsv4_layer_caches_open(const dsv4_config *config, int32_t numerics, int64_t n_sequences,
                                    int64_t context, int64_t limit_bytes, dsv4_layer_caches *caches,
                                    dsv4_error *error)
@@ -96,15 +107,11 @@ dsv4_status dsv4_layer_caches_open(const dsv4_config *config, int32_t numerics, 
                                        .n_tokens = n_sequences * (context + 1),
                                        .n_sequences = n_sequences,
                                        .step_tokens = STEP_TOKENS};
+    /* Each sequence has page tables for all tokens of the pool, about a byte for each. */
+    DSV4_TRY(check_bytes(n_sequences, context, n_sequences * options.n_tokens, limit_bytes, error));
     DSV4_TRY(dsv4_pool_create(config, &options, &caches->pool, error));
-    int64_t n_bytes = dsv4_pool_bytes(caches->pool); /* reserved, not touched yet */
-    if (n_bytes > limit_bytes) {
-        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "option --context: %" PRId64 " sequences of %" PRId64
-                              " tokens have caches of %" PRId64 " MiB; expected at most %" PRId64
-                              " (--memory-limit)",
-                              n_sequences, context, n_bytes >> 20, limit_bytes >> 20);
-    }
+    /* Reserved, not touched yet. */
+    DSV4_TRY(check_bytes(n_sequences, context, dsv4_pool_bytes(caches->pool), limit_bytes, error));
     caches->sequences = calloc((size_t)n_sequences, sizeof *caches->sequences);
     caches->views = calloc((size_t)n_sequences, sizeof *caches->views);
     if (caches->sequences == NULL || caches->views == NULL) {

@@ -63,7 +63,7 @@ const dsv4_layer_shape dsv4_layer_shapes[DSV4_N_LAYER_SHAPES] = {
         .cold_bytes = (int64_t)1 << 20,
         .config = {COMMON_CONFIG, .hidden_size = 256, .n_heads = 8, .q_lora_rank = 128,
                    .o_lora_rank = 128, .n_o_groups = 2, .n_index_heads = 2, .index_topk = 32,
-                   .n_experts = 16, .n_active_experts = 2, .expert_dim = 128, .routed_scale = 1.5f},
+                   .n_experts = 64, .n_active_experts = 2, .expert_dim = 128, .routed_scale = 1.5f},
     },
 };
 

@@ -544,8 +544,8 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .value_name = "MIB",
             .min = 1,
             .max = 1 << 24,
-            .help = "memory for weights in MiB; experts that do not fit share the memory of "
-                    "others; without it 3072",
+            .help = "memory for weights in MiB, and once more for caches; experts that do not fit "
+                    "share the memory of others; without it 3072",
         },
     [DSV4_OPTION_QUICK] =
         {

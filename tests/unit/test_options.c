@@ -252,19 +252,19 @@ static void wrong_commands_and_arguments_are_refused(void **state)
 {
     (void)state;
     refuse("the command is missing; expected attn check, attn run, attn bench, run, chat, "
-           "tokenize, inspect, eval, info or help",
+           "tokenize, inspect, eval, bench, info or help",
            NULL);
     refuse("the command is missing; expected attn check, attn run or attn bench", "attn", NULL);
     refuse("unknown command 'atn'; expected attn check, attn run, attn bench, run, chat, tokenize, "
-           "inspect, eval, info or help",
+           "inspect, eval, bench, info or help",
            "atn", NULL);
     refuse("unknown command ''; expected attn check, attn run, attn bench, run, chat, tokenize, "
-           "inspect, eval, info or help",
+           "inspect, eval, bench, info or help",
            "", NULL);
     refuse("unknown command 'attn chek'; expected attn check, attn run or attn bench", "attn",
            "chek", NULL);
     refuse("unknown command 'chek'; expected attn check, attn run, attn bench, run, chat, "
-           "tokenize, inspect, eval, info or help",
+           "tokenize, inspect, eval, bench, info or help",
            "chek", "--help", NULL);
     refuse("attn check: an argument is missing; expected FILE...", "attn", "check", NULL);
     refuse("attn run: an argument is missing; expected FILE", "attn", "run", "-o", "x", NULL);
