@@ -318,6 +318,21 @@ static dsv4_status read_options(bench *b, const dsv4_options *options, dsv4_erro
     return DSV4_OK;
 }
 
+/* A shape without layers of the kind that is asked for would measure nothing. */
+static dsv4_status check_layer(const dsv4_options *options, dsv4_error *error)
+{
+    int64_t i = options->values[DSV4_OPTION_MODEL_SHAPE];
+    int64_t ratio = options->values[DSV4_OPTION_LAYER];
+    if (i < 0 || ratio < 0) return DSV4_OK;
+    const dsv4_layer_shape *shape = &dsv4_layer_shapes[i];
+    for (int32_t k = 0; k < DSV4_LAYER_MAX_KINDS && shape->kinds[k].name != NULL; k++) {
+        if (shape->kinds[k].ratio == ratio) return DSV4_OK;
+    }
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "option --layer: %s has no layers '%s'; expected another one",
+                          shape->name, options->texts[DSV4_OPTION_LAYER]);
+}
+
 /* --shape all means the published models. */
 static bool is_selected(const dsv4_options *options, int32_t i)
 {
@@ -352,6 +367,7 @@ dsv4_status dsv4_layer_bench_run(const dsv4_options *options, dsv4_error *error)
     if (b == NULL) return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory");
     b->options = options;
     dsv4_status status = read_options(b, options, error);
+    if (status == DSV4_OK) status = check_layer(options, error);
     if (status == DSV4_OK) status = run(b, error);
     free(b);
     return status;

@@ -393,6 +393,7 @@ assert layers[0]["experts"]["held"] < 64 == layers[0]["experts"]["number"]
 assert layers[3]["experts"]["held"] == 64
 PYTHON
 run 2 bench --shape huge; err "option --shape: 'huge' is wrong; expected one of all, flash, pro or"
+run 2 bench --shape pro --layer window; err "option --layer: pro has no layers 'window'"; no_output
 run 2 bench --layer c5; err "option --layer: 'c5' is wrong"; no_output
 run 2 bench --shape tiny --batch 0; err "option --batch: '0' is wrong; expected 1 .. 64 whole numbers"
 run 2 bench --shape tiny --batch 1,2000; err "option --batch: '1,2000' is wrong; expected numbers of"
