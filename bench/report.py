@@ -30,15 +30,16 @@ def print_attn(rows):
               f"| {result['one_thread_time_s'] / result['time_s']:.2f} |")
 
 
-def print_setup(row):
-    ceilings = row["ceilings"]
+def print_setup(rows):
+    row, rates = rows[0], [row["ceilings"]["read_bytes_per_s"] / 1e9 for row in rows]
+    shares = [100 * row["ceilings"]["cpu_share"] for row in rows]
     print(f"{row['machine']['cpu']}, {row['n_threads']} threads, level {row['cpu_level']}, numerics "
-          f"{row['numerics']}; ceiling {ceilings['read_bytes_per_s'] / 1e9:.1f} GB/s read; the threads "
-          f"had {100 * ceilings['cpu_share']:.0f} % of the processor time\n")
+          f"{row['numerics']}; ceilings {min(rates):.1f} to {max(rates):.1f} GB/s read; the threads "
+          f"had {min(shares):.0f} to {max(shares):.0f} % of the processor time\n")
 
 
 def print_linears(rows):
-    print_setup(rows[0])
+    print_setup(rows)
     print("| model | matrix | type | outputs x inputs | batch | time | GB/s | of the ceiling |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
     for row in rows:
@@ -49,7 +50,7 @@ def print_linears(rows):
 
 
 def print_layers(rows):
-    print_setup(rows[0])
+    print_setup(rows)
     print("| model | layer | of them | batch | context | time | MB | experts | GB/s | of the ceiling |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:

@@ -50,8 +50,8 @@ void dsv4_layer_print_linear_head(const dsv4_layer_shape *shape)
 {
     printf("\n%s: matrices, each call on another copy of more than %" PRId64 " MiB together\n",
            shape->name, shape->cold_bytes >> 20);
-    printf("%-16s %-4s %15s %6s %11s %11s %9s %8s %8s\n", "matrix", "type", "outputs x in", "batch",
-           "best", "time", "MB", "GB/s", "of read");
+    printf("%-16s %-4s %15s %6s %11s %11s %9s %8s %8s %8s\n", "matrix", "type", "outputs x in",
+           "batch", "best", "time", "MB", "GB/s", "ceiling", "of read");
 }
 
 void dsv4_layer_print_layer_head(const dsv4_layer_shape *shape, const dsv4_layer_model *model)
@@ -61,13 +61,14 @@ void dsv4_layer_print_layer_head(const dsv4_layer_shape *shape, const dsv4_layer
            shape->name, model->n_copies, model->n_held_experts, shape->config.n_experts,
            model->n_held_experts < shape->config.n_experts ? " (the others share theirs)" : "",
            model->memory_bytes >> 20);
-    printf("%-12s %6s %8s %11s %11s %9s %8s %8s %8s\n", "layer", "batch", "context", "best", "time",
-           "MB", "experts", "GB/s", "of read");
+    printf("%-12s %6s %8s %11s %11s %9s %8s %8s %8s %8s\n", "layer", "batch", "context", "best",
+           "time", "MB", "experts", "GB/s", "ceiling", "of read");
 }
 
 static void print_numbers(const dsv4_layer_setup *setup, double bytes, double time_s)
 {
-    printf(" %8.2f %6.1f %%\n", bytes / time_s * 1e-9, 100 * read_share(setup, bytes, time_s));
+    printf(" %8.2f %8.1f %6.1f %%\n", bytes / time_s * 1e-9,
+           setup->ceilings.read_bytes_per_s * 1e-9, 100 * read_share(setup, bytes, time_s));
     (void)fflush(stdout);
 }
 
