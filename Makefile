@@ -33,6 +33,7 @@ test-long:
 
 bench: all
 	$(BUILD)/dsv4 attn bench
+	$(BUILD)/dsv4 bench
 
 format:
 	@clang-format -i $(C_FILES)
@@ -52,7 +53,7 @@ clean:
 help:
 	@echo 'make               build $(BUILD)/dsv4, $(BUILD)/libdsv4.so and $(BUILD)/libdsv4.a'
 	@echo 'make run           check the decode cases in tests/fixtures/attn, then a short benchmark'
-	@echo 'make bench         the full benchmark'
+	@echo 'make bench         the full benchmarks: attention, matrices, layers'
 	@echo 'make test          the whole proof: all tests, compilers, sanitizers and fuzzers'
 	@echo 'make test-long     longer: five minutes of each fuzzer, the long kernel check'
 	@echo 'make format        format the C files; format-check only reports'

@@ -5,55 +5,22 @@
  */
 #include "bench_report.h"
 
-#include "base/error.h"
+#include "bench_machine.h"
 
-#include <cpuid.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/utsname.h>
-#include <unistd.h>
-
-/* A quiet machine gives more than this share of its time. */
-#define MIN_CPU_SHARE 0.95
-
-enum { CPU_NAME_BYTES = 49, FIRST_NAME_LEAF = 0x80000002 };
-
-/* The processor's own name, without the spaces that some put in front. */
-static void read_cpu_name(char name[static CPU_NAME_BYTES])
-{
-    memset(name, 0, CPU_NAME_BYTES);
-    for (unsigned i = 0; i < 3; i++) {
-        unsigned words[4];
-        if (!__get_cpuid((unsigned)FIRST_NAME_LEAF + i, &words[0], &words[1], &words[2],
-                         &words[3])) {
-            break;
-        }
-        memcpy(name + 16 * i, words, sizeof words);
-    }
-    size_t n_spaces = strspn(name, " ");
-    memmove(name, name + n_spaces, CPU_NAME_BYTES - n_spaces);
-}
 
 void dsv4_bench_print_header(const dsv4_bench_setup *setup)
 {
     const dsv4_bench_ceilings *ceilings = &setup->ceilings;
-    char cpu_name[CPU_NAME_BYTES];
-    read_cpu_name(cpu_name);
-    printf("machine   %s, cpu level %s, %ld processors\n", cpu_name,
-           dsv4_cpu_level_name(dsv4_cpu_level()), sysconf(_SC_NPROCESSORS_ONLN));
+    dsv4_bench_print_machine();
     printf("measured  backend %s, kernel %s, math %s, %" PRId32 " threads\n", setup->choice.backend,
            setup->choice.kernel, setup->choice.math, setup->n_threads);
     printf("ceilings  %.1f GFLOP/s (%s), reading %.1f GB/s (%zu MiB)\n",
            ceilings->flop_per_s * 1e-9, ceilings->flop_loop, ceilings->read_bytes_per_s * 1e-9,
            ceilings->read_bytes >> 20);
-    if (ceilings->cpu_share < MIN_CPU_SHARE) {
-        printf("caution   the threads had %.0f %% of the processor time they asked for: other "
-               "programs run, or\n          there are fewer processors than threads; do not trust "
-               "the numbers\n",
-               ceilings->cpu_share * 100);
-    }
+    dsv4_bench_print_caution(ceilings->cpu_share);
     printf("cache     two pools of %" PRId64 " rows; each call names other rows\n",
            setup->n_pool_rows);
     printf("ref       the reference on one thread; measured for b1, times b for more requests\n\n");
@@ -84,17 +51,6 @@ void dsv4_bench_print_row(const dsv4_bench_setup *setup, const dsv4_bench_result
     (void)fflush(stdout);
 }
 
-static json_t *machine_json(void)
-{
-    char cpu_name[CPU_NAME_BYTES];
-    struct utsname system_name;
-    read_cpu_name(cpu_name);
-    if (uname(&system_name) < 0) memset(&system_name, 0, sizeof system_name);
-    return json_pack("{s:s, s:I, s:s, s:s}", "cpu", cpu_name, "n_processors",
-                     (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "system", system_name.sysname,
-                     "release", system_name.release);
-}
-
 static json_t *result_json(const dsv4_bench_result *result)
 {
     return json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:s, s:f, s:f}", "time_s", result->time_s,
@@ -114,21 +70,14 @@ dsv4_status dsv4_bench_print_json(const dsv4_bench_setup *setup, const dsv4_benc
     json_t *line = json_pack(
         "{s:s, s:s, s:o, s:s, s:s, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:f, s:I, s:f}, s:s, "
         "s:{s:I, s:I, s:I, s:I}, s:o}",
-        "bench", "attn", "version", dsv4_version(), "machine", machine_json(), "cpu_level",
-        dsv4_cpu_level_name(dsv4_cpu_level()), "backend", setup->choice.backend, "kernel",
-        setup->choice.kernel, "math", setup->choice.math, "n_threads", (json_int_t)setup->n_threads,
-        "n_pool_rows", (json_int_t)setup->n_pool_rows, "ceilings", "flop_loop", ceilings->flop_loop,
-        "flop_per_s", ceilings->flop_per_s, "read_bytes_per_s", ceilings->read_bytes_per_s,
-        "read_bytes", (json_int_t)ceilings->read_bytes, "cpu_share", ceilings->cpu_share, "shape",
-        shape->name, "sizes", "n_heads", (json_int_t)shape->n_heads, "n_window",
-        (json_int_t)shape->n_window, "n_extra", (json_int_t)shape->n_extra, "n_requests",
-        (json_int_t)shape->n_requests, "result", result_json(result));
-    if (line == NULL) {
-        return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory for a line of JSON");
-    }
-    (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
-    json_decref(line);
-    printf("\n");
-    (void)fflush(stdout);
-    return DSV4_OK;
+        "bench", "attn", "version", dsv4_version(), "machine", dsv4_bench_machine_json(),
+        "cpu_level", dsv4_cpu_level_name(dsv4_cpu_level()), "backend", setup->choice.backend,
+        "kernel", setup->choice.kernel, "math", setup->choice.math, "n_threads",
+        (json_int_t)setup->n_threads, "n_pool_rows", (json_int_t)setup->n_pool_rows, "ceilings",
+        "flop_loop", ceilings->flop_loop, "flop_per_s", ceilings->flop_per_s, "read_bytes_per_s",
+        ceilings->read_bytes_per_s, "read_bytes", (json_int_t)ceilings->read_bytes, "cpu_share",
+        ceilings->cpu_share, "shape", shape->name, "sizes", "n_heads", (json_int_t)shape->n_heads,
+        "n_window", (json_int_t)shape->n_window, "n_extra", (json_int_t)shape->n_extra,
+        "n_requests", (json_int_t)shape->n_requests, "result", result_json(result));
+    return dsv4_bench_print_json_line(line, error);
 }

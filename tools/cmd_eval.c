@@ -12,18 +12,13 @@
 #include "eval_errors.h"
 #include "io/safetensors.h"
 #include "model_call.h"
+#include "number_list.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CHUNKS = 64, DEFAULT_CHUNK = 256 };
-
-typedef struct chunk_list {
-    int64_t sizes[MAX_CHUNKS];
-    int32_t n_sizes;
-    int64_t largest;
-} chunk_list;
+enum { DEFAULT_CHUNK = 256 };
 
 typedef struct eval {
     const dsv4_options *options;
@@ -34,36 +29,13 @@ typedef struct eval {
     int64_t n_vocab;
     int32_t *tokens;            /* [n_tokens + 1], -1 behind the last */
     const unsigned char *known; /* [n_known, n_vocab] f32 */
-    float *logits, *mtp_logits; /* [chunks.largest, n_vocab]; mtp_logits NULL without MTP */
-    chunk_list chunks;
+    float *logits, *mtp_logits; /* [largest_chunk, n_vocab]; mtp_logits NULL without MTP */
+    dsv4_number_list chunks;
+    int64_t largest_chunk;
     dsv4_eval_errors errors;
 } eval;
 
 /* ---- input ---- */
-
-static dsv4_status read_chunks(const dsv4_options *options, chunk_list *chunks, dsv4_error *error)
-{
-    const char *text = options->texts[DSV4_OPTION_CHUNK], *at = text;
-    *chunks = (chunk_list){.sizes = {DEFAULT_CHUNK}, .n_sizes = 1, .largest = DEFAULT_CHUNK};
-    if (text == NULL) return DSV4_OK;
-    chunks->n_sizes = 0;
-    chunks->largest = 0;
-    for (;;) {
-        size_t n_digits = strspn(at, "0123456789");
-        int64_t size = n_digits > 0 && n_digits < 10 ? strtoll(at, NULL, 10) : 0;
-        at += n_digits;
-        if (size < 1 || chunks->n_sizes == MAX_CHUNKS || (*at != '\0' && *at != ',')) {
-            return dsv4_error_set(
-                error, DSV4_ERROR_INVALID_ARGUMENT,
-                "option --chunk: '%.80s' is wrong; expected 1 .. %d whole numbers "
-                "from 1 to 999999999 with commas between",
-                text, MAX_CHUNKS);
-        }
-        chunks->sizes[chunks->n_sizes++] = size;
-        if (size > chunks->largest) chunks->largest = size;
-        if (*at++ == '\0') return DSV4_OK;
-    }
-}
 
 /* A tensor of the golden file with this type and shape; n_columns 0: rank 1, n_rows 0: any. */
 static dsv4_status find_tensor(const char *path, const dsv4_safetensors *file, const char *name,
@@ -128,7 +100,7 @@ static int64_t count_tokens(const dsv4_safetensors *file)
 
 static dsv4_status allocate_logits(eval *e, dsv4_error *error)
 {
-    int64_t n_rows = e->chunks.largest < e->n_tokens ? e->chunks.largest : e->n_tokens;
+    int64_t n_rows = e->largest_chunk < e->n_tokens ? e->largest_chunk : e->n_tokens;
     size_t n_values, len_bytes;
     bool fits = dsv4_checked_mul((size_t)n_rows, (size_t)e->n_vocab, &n_values) &&
                 dsv4_checked_mul(n_values, sizeof(float), &len_bytes);
@@ -173,7 +145,7 @@ static dsv4_status run_all(eval *e, dsv4_error *error)
 {
     int64_t first = 0;
     for (int64_t i = 0; first < e->n_tokens; i++) {
-        int64_t n_tokens = e->chunks.sizes[i % e->chunks.n_sizes];
+        int64_t n_tokens = e->chunks.values[i % e->chunks.n];
         if (n_tokens > e->n_tokens - first) n_tokens = e->n_tokens - first;
         DSV4_TRY(run_chunk(e, first, n_tokens, error));
         compare_chunk(e, first, n_tokens);
@@ -223,7 +195,7 @@ static dsv4_status open_model(eval *e, int64_t n_tokens, dsv4_error *error)
     dsv4_model_call_options(e->options, &model_options);
     model_options.n_sessions = 1;
     model_options.n_tokens = n_tokens;
-    model_options.step_tokens = e->chunks.largest < n_tokens ? e->chunks.largest : n_tokens;
+    model_options.step_tokens = e->largest_chunk < n_tokens ? e->largest_chunk : n_tokens;
     model_options.rewind_tokens = 0;
     DSV4_TRY(dsv4_model_call_open(e->options, &model_options, &e->model, error));
     e->n_vocab = dsv4_model_n_vocab(e->model);
@@ -239,11 +211,14 @@ static dsv4_status blame_files(dsv4_status status, dsv4_error *error)
 
 int dsv4_cmd_eval(const dsv4_options *options)
 {
-    eval e = {.options = options, .with_mtp = options->given[DSV4_OPTION_MTP]};
+    eval e = {.options = options,
+              .with_mtp = options->given[DSV4_OPTION_MTP],
+              .chunks = {.values = {DEFAULT_CHUNK}, .n = 1}};
     dsv4_error error;
     dsv4_safetensors *file = NULL;
-    dsv4_status status = read_chunks(options, &e.chunks, &error);
+    dsv4_status status = dsv4_number_list_read(options, DSV4_OPTION_CHUNK, 1, &e.chunks, &error);
     if (status == DSV4_OK) {
+        e.largest_chunk = dsv4_number_list_largest(&e.chunks);
         status = dsv4_safetensors_open(options->texts[DSV4_OPTION_GOLDEN], &file, &error);
     }
     if (status == DSV4_OK) status = open_model(&e, count_tokens(file), &error);

@@ -8,6 +8,8 @@
 #include "io/model_dir.h"
 #include "io/tensor_names.h"
 #include "model/layer_cache.h"
+#include "model_size.h"
+#include "open_bar.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -44,26 +46,10 @@ static int find_kind(const char *name)
     return kind;
 }
 
-/* Packed weights hold two values per byte; scales and tables of token ids are no parameters. */
-static int64_t count_parameters(const dsv4_tensor_view *view)
-{
-    int64_t n = view->len_bytes / dsv4_safetensors_dtype_bytes(view->dtype);
-    size_t name_bytes = strlen(view->name);
-    bool is_scale = name_bytes >= 6 && strcmp(view->name + name_bytes - 6, ".scale") == 0;
-    switch (view->dtype) {
-    case DSV4_SAFETENSORS_F8_E8M0:
-    case DSV4_SAFETENSORS_I32:
-    case DSV4_SAFETENSORS_I64: return 0;
-    case DSV4_SAFETENSORS_I8: return 2 * n;
-    case DSV4_SAFETENSORS_U8: return is_scale || strstr(view->name, "scale_inv") ? 0 : 2 * n;
-    default: return n;
-    }
-}
-
 static void add_tensor(totals *total, const dsv4_tensor_view *view)
 {
     total->n_tensors++;
-    total->n_parameters += count_parameters(view);
+    total->n_parameters += dsv4_tensor_parameters(view);
     total->n_bytes += view->len_bytes;
 }
 
@@ -161,7 +147,10 @@ int dsv4_cmd_inspect(const dsv4_options *options)
 {
     dsv4_error error;
     dsv4_model_dir *dir = NULL;
-    dsv4_status status = dsv4_model_dir_open(options->arguments[0], NULL, NULL, &dir, &error);
+    dsv4_open_bar bar = dsv4_open_bar_start();
+    dsv4_status status =
+        dsv4_model_dir_open(options->arguments[0], dsv4_open_bar_step, &bar, &dir, &error);
+    dsv4_open_bar_end(&bar);
     if (status != DSV4_OK) {
         if (status == DSV4_ERROR_UNSUPPORTED) error.status = DSV4_ERROR_BAD_FILE;
         return dsv4_command_fail(options, &error);

@@ -24,6 +24,7 @@ int dsv4_cmd_chat(const dsv4_options *options);
 int dsv4_cmd_tokenize(const dsv4_options *options);
 int dsv4_cmd_inspect(const dsv4_options *options);
 int dsv4_cmd_eval(const dsv4_options *options);
+int dsv4_cmd_bench(const dsv4_options *options);
 int dsv4_cmd_info(const dsv4_options *options);
 
 /* Prints "dsv4 attn check: TEXT" on standard error and returns the exit code of error->status. */

@@ -51,6 +51,7 @@ static int run_command(const dsv4_options *options)
     case DSV4_COMMAND_TOKENIZE: return dsv4_cmd_tokenize(options);
     case DSV4_COMMAND_INSPECT: return dsv4_cmd_inspect(options);
     case DSV4_COMMAND_EVAL: return dsv4_cmd_eval(options);
+    case DSV4_COMMAND_BENCH: return dsv4_cmd_bench(options);
     case DSV4_COMMAND_INFO: return dsv4_cmd_info(options);
     case DSV4_COMMAND_HELP: return run_help(options);
     default: printf("dsv4 %s\n", dsv4_version()); return DSV4_EXIT_OK;

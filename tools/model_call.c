@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "open_bar.h"
 
 #include <stdlib.h>
 
@@ -27,8 +28,12 @@ dsv4_status dsv4_model_call_open(const dsv4_options *options,
                               dsv4_cpu_level_name(model_options->cpu_level),
                               dsv4_cpu_level_name(best));
     }
-    dsv4_status status =
-        dsv4_model_open(options->texts[DSV4_OPTION_MODEL], model_options, model, error);
+    dsv4_model_options shown = *model_options;
+    dsv4_open_bar bar = dsv4_open_bar_start();
+    shown.progress = dsv4_open_bar_step;
+    shown.progress_context = &bar;
+    dsv4_status status = dsv4_model_open(options->texts[DSV4_OPTION_MODEL], &shown, model, error);
+    dsv4_open_bar_end(&bar);
     if (status == DSV4_ERROR_UNSUPPORTED) status = error->status = DSV4_ERROR_BAD_FILE;
     return status;
 }

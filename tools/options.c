@@ -242,7 +242,7 @@ static dsv4_status check_arguments(const dsv4_options *options, dsv4_error *erro
     }
     for (int32_t i = 0; i < DSV4_N_OPTIONS; i++) {
         const dsv4_option_spec *spec = &dsv4_options_table[i];
-        if (!spec->required || !(spec->commands & (1u << options->command))) continue;
+        if (!(spec->required & (1u << options->command))) continue;
         if (options->given[i]) continue;
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                               "%s: option --%s is missing; expected --%s %s", command->name,

@@ -25,12 +25,13 @@ enum {
     DSV4_COMMAND_TOKENIZE,
     DSV4_COMMAND_INSPECT,
     DSV4_COMMAND_EVAL,
+    DSV4_COMMAND_BENCH,
     DSV4_COMMAND_INFO,
     DSV4_COMMAND_HELP,
     DSV4_N_COMMANDS
 };
 
-/* Rows of dsv4_options_table. */
+/* Rows of dsv4_options_table. Two rows may have one name when no command takes both. */
 enum {
     DSV4_OPTION_MODEL = 0,
     DSV4_OPTION_PROMPT,
@@ -58,6 +59,16 @@ enum {
     DSV4_OPTION_OUTPUT,
     DSV4_OPTION_OUT_DTYPE,
     DSV4_OPTION_SHAPE,
+    DSV4_OPTION_PP,
+    DSV4_OPTION_TG,
+    DSV4_OPTION_DEPTH,
+    DSV4_OPTION_REPS,
+    DSV4_OPTION_MODEL_SHAPE,
+    DSV4_OPTION_LAYER,
+    DSV4_OPTION_PART,
+    DSV4_OPTION_BATCH,
+    DSV4_OPTION_LENGTHS,
+    DSV4_OPTION_MEMORY_LIMIT,
     DSV4_OPTION_QUICK,
     DSV4_OPTION_JSON,
     DSV4_OPTION_MAN,
@@ -74,17 +85,20 @@ enum {
     DSV4_OPTION_KIND_TEXT      /* anything but the empty string */
 };
 
+/* Values of --part. */
+enum { DSV4_BENCH_PART_LINEARS = 1, DSV4_BENCH_PART_LAYERS = 2 };
+
 typedef struct dsv4_option_choice {
     const char *name;
     int32_t value;
 } dsv4_option_choice;
 
 typedef struct dsv4_option_spec {
-    const char *name; /* without the dashes */
-    char letter;      /* short form, or 0 */
-    int32_t kind;     /* DSV4_OPTION_KIND_* */
-    bool required;
+    const char *name;                  /* without the dashes */
+    char letter;                       /* short form, or 0 */
+    int32_t kind;                      /* DSV4_OPTION_KIND_* */
     uint32_t commands;                 /* bit 1 << DSV4_COMMAND_* for each command that takes it */
+    uint32_t required;                 /* likewise, for each one that cannot do without it */
     const char *value_name;            /* for help, "N" for instance; NULL for flags and choices */
     const dsv4_option_choice *choices; /* ends with a NULL name; the first one is the default */
     int64_t min, max;                  /* of integers and reals */

@@ -66,7 +66,7 @@ static void make_label(const dsv4_option_spec *spec, char *label, size_t label_b
 }
 
 /* The help text with the default or the rule that the table implies. */
-static void make_text(const dsv4_option_spec *spec, char *text, size_t text_bytes)
+static void make_text(const dsv4_option_spec *spec, int32_t command, char *text, size_t text_bytes)
 {
     char rule[LABEL_BYTES] = "";
     if (spec->choices != NULL) {
@@ -75,7 +75,7 @@ static void make_text(const dsv4_option_spec *spec, char *text, size_t text_byte
         char expected[LABEL_BYTES - 4];
         dsv4_options_describe_value(spec, expected, sizeof expected);
         (void)snprintf(rule, sizeof rule, " (%s)", expected);
-    } else if (spec->required) {
+    } else if (spec->required & (1u << command)) {
         (void)snprintf(rule, sizeof rule, " (required)");
     }
     (void)snprintf(text, text_bytes, "%s%s", spec->help, rule);
@@ -88,7 +88,7 @@ static void make_usage(int32_t command, char *text, size_t text_bytes)
     char required[LABEL_BYTES] = "";
     for (int32_t i = 0; i < DSV4_N_OPTIONS; i++) {
         const dsv4_option_spec *option = &dsv4_options_table[i];
-        if (!option->required || !(option->commands & (1u << command))) continue;
+        if (!(option->required & (1u << command))) continue;
         size_t used = strlen(required);
         (void)snprintf(required + used, sizeof required - used, " --%s %s", option->name,
                        option->value_name);
@@ -130,7 +130,7 @@ void dsv4_options_print_help(FILE *stream, int32_t command)
         if (!(option->commands & (1u << command))) continue;
         char label[2 * LABEL_BYTES], text[4 * LABEL_BYTES];
         make_label(option, label, sizeof label);
-        make_text(option, text, sizeof text);
+        make_text(option, command, text, sizeof text);
         print_entry(stream, label, text);
     }
 }
@@ -159,7 +159,7 @@ static void print_roff_options(FILE *stream, int32_t command)
         if (!(option->commands & (1u << command))) continue;
         char label[2 * LABEL_BYTES], text[4 * LABEL_BYTES];
         make_label(option, label, sizeof label);
-        make_text(option, text, sizeof text);
+        make_text(option, command, text, sizeof text);
         fputs(".TP\n.B ", stream);
         print_roff(stream, label);
         fputc('\n', stream);

@@ -45,6 +45,22 @@ static const dsv4_option_choice math_choices[] = {
     {NULL, 0},
 };
 
+/* Indices of dsv4_layer_shapes in layer_model.c, ratios of layers, DSV4_BENCH_PART_*; -1: all. */
+static const dsv4_option_choice model_shape_choices[] = {
+    {"all", -1}, {"flash", 0}, {"pro", 1}, {"tiny", 2}, {NULL, 0},
+};
+
+static const dsv4_option_choice layer_choices[] = {
+    {"all", -1}, {"window", 0}, {"c4", 4}, {"c128", 128}, {NULL, 0},
+};
+
+static const dsv4_option_choice part_choices[] = {
+    {"all", -1},
+    {"linears", DSV4_BENCH_PART_LINEARS},
+    {"layers", DSV4_BENCH_PART_LAYERS},
+    {NULL, 0},
+};
+
 static const dsv4_option_choice out_dtype_choices[] = {
     {"f32", DSV4_DTYPE_F32},
     {"bf16", DSV4_DTYPE_BF16},
@@ -165,6 +181,21 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
                 "divergence from the file's distribution. Fails when a bound is broken or a logit "
                 "is NaN.",
         },
+    [DSV4_COMMAND_BENCH] =
+        {
+            .name = "bench",
+            .arguments = "",
+            .summary = "measure a model, or without one the layers of Flash and Pro",
+            .description =
+                "With --model: tokens per second of a prompt (pp) and of generation (tg), each "
+                "behind --depth tokens, mean and standard deviation over repetitions after one "
+                "that does not count. Without: the big matrices and one layer of each kind of "
+                "DeepSeek-V4 Flash and Pro in their exact shapes, with random weights, one new "
+                "token for each sequence of a batch: time, bytes read, and their share of the "
+                "memory bandwidth that is measured in the same process. Weights and caches are "
+                "cold, as the other layers of a model leave them, and each token goes to random "
+                "experts.",
+        },
     [DSV4_COMMAND_INFO] =
         {
             .name = "info",
@@ -189,8 +220,8 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .name = "model",
             .letter = 'm',
             .kind = DSV4_OPTION_KIND_TEXT,
-            .required = true,
-            .commands = COMPUTES | BIT(TOKENIZE),
+            .commands = COMPUTES | BIT(TOKENIZE) | BIT(BENCH),
+            .required = COMPUTES | BIT(TOKENIZE),
             .value_name = "DIR",
             .help = "directory of the checkpoint",
         },
@@ -295,8 +326,8 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .name = "golden",
             .letter = 'g',
             .kind = DSV4_OPTION_KIND_TEXT,
-            .required = true,
             .commands = BIT(EVAL),
+            .required = BIT(EVAL),
             .value_name = "FILE",
             .help = "safetensors file with tokens I32 [T] and logits F32 [T][vocabulary]",
         },
@@ -357,7 +388,7 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
         {
             .name = "numerics",
             .kind = DSV4_OPTION_KIND_CHOICE,
-            .commands = COMPUTES,
+            .commands = COMPUTES | BIT(BENCH),
             .choices = numerics_choices,
             .help = "official rounds where DeepSeek's own code does; exact is f32 throughout",
         },
@@ -373,7 +404,7 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
         {
             .name = "isa",
             .kind = DSV4_OPTION_KIND_CHOICE,
-            .commands = ATTN_ALL | COMPUTES,
+            .commands = ATTN_ALL | COMPUTES | BIT(BENCH),
             .choices = isa_choices,
             .help = "CPU level to use instead of the best one of this machine",
         },
@@ -390,7 +421,7 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
         {
             .name = "threads",
             .kind = DSV4_OPTION_KIND_INTEGER,
-            .commands = ATTN_ALL | COMPUTES,
+            .commands = ATTN_ALL | COMPUTES | BIT(BENCH),
             .value_name = "N",
             .min = 1,
             .max = 1024,
@@ -401,8 +432,8 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .name = "output",
             .letter = 'o',
             .kind = DSV4_OPTION_KIND_TEXT,
-            .required = true,
             .commands = BIT(ATTN_RUN),
+            .required = BIT(ATTN_RUN),
             .value_name = "FILE",
             .help = "safetensors file to write; an existing one is replaced",
         },
@@ -423,19 +454,112 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .help = "only shapes of this name: whole, the beginning of one, or a pattern with * "
                     "and ?",
         },
+    [DSV4_OPTION_PP] =
+        {
+            .name = "pp",
+            .letter = 'p',
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = BIT(BENCH),
+            .value_name = "N",
+            .min = 0,
+            .max = 1000000,
+            .help = "with --model: tokens of the prompt; 0: no such test; without it 512",
+        },
+    [DSV4_OPTION_TG] =
+        {
+            .name = "tg",
+            .letter = 'n',
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = BIT(BENCH),
+            .value_name = "N",
+            .min = 0,
+            .max = 1000000,
+            .help = "with --model: tokens to generate; 0: no such test; without it 128",
+        },
+    [DSV4_OPTION_DEPTH] =
+        {
+            .name = "depth",
+            .letter = 'd',
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .commands = BIT(BENCH),
+            .value_name = "LIST",
+            .help = "with --model: tokens before those that are timed, N or N,N,...; without it 0",
+        },
+    [DSV4_OPTION_REPS] =
+        {
+            .name = "reps",
+            .letter = 'r',
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = BIT(BENCH),
+            .value_name = "N",
+            .min = 1,
+            .max = 1000,
+            .help = "with --model: repetitions of each test; without it 5",
+        },
+    [DSV4_OPTION_MODEL_SHAPE] =
+        {
+            .name = "shape",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = BIT(BENCH),
+            .choices = model_shape_choices,
+            .help = "whose layers; all are flash and pro; tiny tries the benchmark itself",
+        },
+    [DSV4_OPTION_LAYER] =
+        {
+            .name = "layer",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = BIT(BENCH),
+            .choices = layer_choices,
+            .help = "only layers with these keys: the window alone, or compressed ones too",
+        },
+    [DSV4_OPTION_PART] =
+        {
+            .name = "part",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = BIT(BENCH),
+            .choices = part_choices,
+            .help = "only the matrices, or only the layers",
+        },
+    [DSV4_OPTION_BATCH] =
+        {
+            .name = "batch",
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .commands = BIT(BENCH),
+            .value_name = "LIST",
+            .help = "sequences in a step, each with one new token, N or N,N,...; without it 1,8",
+        },
+    [DSV4_OPTION_LENGTHS] =
+        {
+            .name = "context",
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .commands = BIT(BENCH),
+            .value_name = "LIST",
+            .help = "tokens before the new one, N or N,N,...; without it 4096,65536",
+        },
+    [DSV4_OPTION_MEMORY_LIMIT] =
+        {
+            .name = "memory-limit",
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = BIT(BENCH),
+            .value_name = "MIB",
+            .min = 1,
+            .max = 1 << 24,
+            .help = "memory for weights in MiB, and once more for caches; experts that do not fit "
+                    "share the memory of others; without it 3072",
+        },
     [DSV4_OPTION_QUICK] =
         {
             .name = "quick",
             .kind = DSV4_OPTION_KIND_FLAG,
-            .commands = BIT(ATTN_BENCH),
-            .help = "measure briefly and, without --shape, only six shapes",
+            .commands = BIT(ATTN_BENCH) | BIT(BENCH),
+            .help = "measure briefly; attn bench then takes, without --shape, only six shapes",
         },
     [DSV4_OPTION_JSON] =
         {
             .name = "json",
             .kind = DSV4_OPTION_KIND_FLAG,
-            .commands = BIT(ATTN_BENCH),
-            .help = "print one JSON object per shape and line instead of a table",
+            .commands = BIT(ATTN_BENCH) | BIT(BENCH),
+            .help = "print one JSON object per measurement and line instead of a table",
         },
     [DSV4_OPTION_MAN] =
         {
@@ -504,6 +628,8 @@ const dsv4_man_section dsv4_man_sections[] = {
         .text = "dsv4 run -m DeepSeek-V4-Flash -p 'The capital of France is' -n 16 --temp 0\n"
                 "dsv4 chat -m DeepSeek-V4-Flash --thinking\n"
                 "dsv4 eval -m checkpoint -g logits.safetensors --chunk 1,7,64 --min-cosine 0.999\n"
+                "dsv4 bench -m DeepSeek-V4-Flash --depth 0,4096\n"
+                "dsv4 bench --shape flash --batch 1 --context 4096\n"
                 "dsv4 attn check --isa avx2 cases/*.safetensors\n"
                 "dsv4 attn run captured.safetensors -o answer.safetensors\n"
                 "dsv4 attn bench --shape 'h64-*-b8' --threads 8\n",

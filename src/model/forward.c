@@ -62,6 +62,11 @@ int64_t dsv4_forward_n_growths(const dsv4_forward *forward)
     return forward->n_growths;
 }
 
+const int32_t *dsv4_forward_last_experts(const dsv4_forward *forward)
+{
+    return forward->step.chosen;
+}
+
 /* ---- checks ---- */
 
 static dsv4_status check_rows(const dsv4_cache *cache, const dsv4_cache_view *view, int kind,

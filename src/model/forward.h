@@ -62,6 +62,9 @@ dsv4_status dsv4_forward_mtp(dsv4_forward *forward, const dsv4_cache *cache,
                              const dsv4_batch *batch, const int32_t *next_tokens, float *logits,
                              dsv4_error *error);
 
+/* The experts that the last layer of the last step chose: [n_tokens, n_active_experts]. */
+const int32_t *dsv4_forward_last_experts(const dsv4_forward *forward);
+
 /* How often the context has grown: stands still in steady state. */
 int64_t dsv4_forward_n_growths(const dsv4_forward *forward);
 

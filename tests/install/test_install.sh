@@ -34,6 +34,11 @@ strict="-std=c11 -Wall -Wextra -Werror"
 # shellcheck disable=SC2046,SC2086  # lists of options
 cc $strict "$example" -o by_shared $(pkg-config --cflags --libs dsv4)
 needs_library by_shared || fail "the shared library is not linked"
+for other in generate batch_forward; do
+    # shellcheck disable=SC2046,SC2086
+    cc $strict "$source/examples/$other.c" -o "$other" $(pkg-config --cflags --libs dsv4)
+    needs_library "$other" || fail "$other does not use the shared library"
+done
 # The whole static library, so that a dependency that this example does not reach is noticed too.
 # shellcheck disable=SC2046,SC2086
 cc $strict -static "$example" -o by_static -Wl,--whole-archive "$libdir/libdsv4.a" \

@@ -320,6 +320,93 @@ for line in lines:
     assert line["ceilings"]["read_bytes_per_s"] > 1e7
 PYTHON
 
+run 0 bench --shape tiny --quick --context 200 --batch 1,3 --threads 2; silent
+out "ceiling   reading"; out "64 of 64 experts in memory, "; out "wo_a "; out "hyper fn "
+out "tiny, batch 3, context 200: 3 layers "
+run 0 bench --shape tiny --quick --part linears --batch 2; out "expert w1, w3"
+if grep -q "^c128 " "$work/out"; then fail "layers among the matrices"; fi
+run 0 bench --shape tiny --quick --part layers --numerics exact --isa v2 --threads 1 --batch 1 \
+    --context 5; out "numerics exact"; out "c128 "; silent
+# Memory for fewer experts: others share it.
+run 0 bench --shape tiny --quick --part layers --memory-limit 8 --context 130 --batch 1 --json; silent
+cp "$work/out" "$work/layers"
+run 0 bench --shape tiny --quick --layer c4 --batch 4 --context 1000 --json; silent
+cat "$work/out" >>"$work/layers"
+python3 - "$work/layers" <<'PYTHON' || fail "wrong JSON"
+import json
+import sys
+
+lines = [json.loads(line) for line in open(sys.argv[1])]
+layers = [line for line in lines if line["bench"] == "layer"]
+linears = {line["linear"]: line for line in lines if line["bench"] == "linear"}
+assert [line["layer"] for line in layers] == ["window-hash", "c4", "c128", "c4"]
+assert len(linears) == 16 and all(line["batch"] == 4 for line in linears.values())
+d, low, heads, ranks, width, key = 256, 128, 8, 256, 128, 584
+
+
+def fp8(n_out, n_in):
+    return n_out * n_in + -(-n_out // 128) * -(-n_in // 128)
+
+
+def expert_bytes():
+    return 3 * (d * width // 2 + d * width // 32)
+
+
+assert linears["wo_a"]["result"]["bytes"] == fp8(ranks, heads * 512 // 2)
+assert linears["expert w2"]["result"]["bytes"] == expert_bytes() / 3
+assert linears["hyper fn"]["result"]["bytes"] == 24 * 4 * d * 4
+attention = (fp8(low, d) + fp8(heads * 512, low) + fp8(512, d) + fp8(ranks, 2048) + fp8(d, ranks)
+             + 4 * heads + 2 * (d + low + 512))
+mixing = 2 * 4 * (24 * 4 * d + 27) + 4 * (4 * 4 * d + 5) + 2 * d
+shared = 64 * d * 2 + 2 * fp8(width, d) + fp8(d, width) + 2 * d
+
+
+def compressor(rows, dim):
+    return 2 * rows * d * 2 + 4 * rows + 2 * dim
+
+
+def expected(line):
+    n, context, ratio = line["batch"], line["context"], {"w": 0, "c": 4}[line["layer"][0]]
+    if line["layer"] == "c128":
+        ratio = 128
+    total = attention + mixing + shared + line["experts"]["read"] * expert_bytes()
+    total += n * 2 * 4 if line["layer"].endswith("hash") else 64 * 4
+    rows, visible = 128, (context + 1) // ratio if ratio else 0
+    if ratio == 128:
+        total, rows = total + compressor(512, 512), rows + visible
+    if ratio == 4:
+        total += compressor(1024, 512) + compressor(256, 128)
+        if visible > 32:
+            total += fp8(256, low) + 2 * d * 2 + n * visible * 68
+        rows += min(visible, 32)
+    return total + n * (rows * key + 2 * d)
+
+
+for line in layers:
+    result = line["result"]
+    assert abs(result["bytes"] / expected(line) - 1) < 1e-4, (line, expected(line))
+    assert result["time_s"] > 0 and result["n_samples"] >= 3
+    assert 2 <= line["experts"]["read"] <= 2 * line["batch"]
+    share = result["bytes"] / result["time_s"] / line["ceilings"]["read_bytes_per_s"]
+    assert abs(share / result["read_fraction"] - 1) < 1e-3
+assert layers[0]["experts"]["held"] < 64 == layers[0]["experts"]["number"]
+assert layers[3]["experts"]["held"] == 64
+PYTHON
+run 2 bench --shape huge; err "option --shape: 'huge' is wrong; expected one of all, flash, pro or"
+run 2 bench --shape pro --layer window; err "option --layer: pro has no layers 'window'"; no_output
+run 2 bench --layer c5; err "option --layer: 'c5' is wrong"; no_output
+run 2 bench --shape tiny --batch 0; err "option --batch: '0' is wrong; expected 1 .. 64 whole numbers"
+run 2 bench --shape tiny --batch 1,2000; err "option --batch: '1,2000' is wrong; expected numbers of"
+run 2 bench --shape tiny --context x; err "option --context: 'x' is wrong"
+run 2 bench --shape tiny --context 9999999; err "expected numbers of at most 1048576"
+run 2 bench --shape tiny --layer c4 --quick --context 100000 --batch 8 --memory-limit 16
+err "option --context: 8 sequences of 100000 tokens have caches of "; err "(--memory-limit)"
+run 2 bench --shape tiny --part layers --quick --context 1048576 --batch 200; err "have caches of "
+run 2 bench --shape flash --quick --memory-limit 100; err "option --memory-limit: '100' is too little"
+run 2 bench --memory-limit 0; err "option --memory-limit: '0' is wrong"
+run 2 bench --pp 5; err "option --pp 5: expected only with --model"; no_output
+run 3 bench -m "$work/missing"; err "$work/missing"; no_output
+
 # A full disk under standard output.
 if [ -c /dev/full ]; then
     n_tests=$((n_tests + 1))

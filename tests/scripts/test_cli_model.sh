@@ -1,12 +1,14 @@
 #!/bin/sh
 # Test the commands that need a model, on a small one of random weights.
 #
-# usage: test_cli_model.sh DSV4_BINARY MAKE_MODEL_BINARY FIXTURE_DIR
+# usage: test_cli_model.sh DSV4_BINARY MAKE_MODEL_BINARY FIXTURE_DIR [SLOW_OPEN_LIBRARY]
 #   FIXTURE_DIR  holds tokenizer/tokenizer.json
+#   SLOW_OPEN_LIBRARY  preloaded, makes opening a model take time
 set -u
 dsv4=$1
 make_model=$2
 fixtures=$3
+slow_open=${4-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -241,6 +243,87 @@ run 3 eval -m "$model" -g "$work/changed" --mtp; err "tensor mtp_logits is missi
 change nan logits 5000
 # shellcheck disable=SC2086
 run 1 eval -m "$model" -g "$work/changed" $exact; out "FAILED: NaN at 1 positions"
+
+# Measuring.
+run 0 bench -m "$model" --pp 5 --tg 2 --depth 0,40 --reps 2 --threads 1; silent
+python3 - "$work/out" "$model" <<'PYTHON' || fail "wrong table"
+import os
+import re
+import sys
+
+lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in open(sys.argv[1])]
+assert lines[0] == ["model", "size", "params", "backend", "threads", "test", "t/s"]
+assert len({len(line) for line in open(sys.argv[1]).read().splitlines()}) == 1
+assert [line[5] for line in lines[2:]] == ["pp5", "tg2", "pp5 @ d40", "tg2 @ d40"]
+mib = os.path.getsize(os.path.join(sys.argv[2], "model.safetensors")) / 2**20
+for line in lines[2:]:
+    assert line[0] == "model" and abs(float(line[1].split()[0]) - mib) < 0.1 and line[4] == "1"
+    assert line[1].endswith(" MiB") and line[2].endswith(" M") and line[3].startswith("cpu ")
+    rate = re.fullmatch(r"([0-9.]+) ± ([0-9.]+)", line[6])
+    assert rate and float(rate.group(1)) > 0
+PYTHON
+run 0 bench -m "$model/" -p 4 -n 0 -r 3 --numerics exact --isa v2 --json; silent
+python3 - "$work/out" <<'PYTHON' || fail "wrong JSON"
+import json
+import statistics
+import sys
+
+line, = [json.loads(line) for line in open(sys.argv[1])]
+assert line["bench"] == "model" and line["test"] == "pp4" and line["n_tokens"] == 4
+assert line["numerics"] == "exact" and line["cpu_level"] == "v2" and line["model"] == "model"
+assert len(line["rates_per_s"]) == 3 and line["depth"] == 0
+assert abs(statistics.mean(line["rates_per_s"]) / line["mean_per_s"] - 1) < 1e-4
+assert abs(statistics.stdev(line["rates_per_s"]) - line["deviation_per_s"]) < 1e-2 * line["mean_per_s"]
+PYTHON
+run 2 bench -m "$model" --depth 5000; err "option --depth: 5000 tokens"; no_output
+run 2 bench -m "$model" --depth 1,x; err "option --depth: '1,x' is wrong; expected 1 .. 64 whole"
+run 2 bench -m "$model" --pp 0 --tg 0; err "option --pp 0 with --tg 0"
+run 2 bench -m "$model" --reps 0; err "option --reps: '0' is wrong"
+run 2 bench -m "$model" --batch 2; err "option --batch 2: expected only without --model"
+run 3 bench -m "$work/v3"; err "deepseek_v3"; no_output
+
+# A bar while a model opens: on a terminal, and when that takes time.
+# on_terminal PRELOADED ARGUMENT ...: what the program writes to its terminal goes to $work/out.
+on_terminal() {
+    n_tests=$((n_tests + 1))
+    last="on a terminal: $*"
+    : >"$work/err"
+    python3 - "$dsv4" "$@" >"$work/out" <<'PYTHON' || fail "exit code is not 0"
+import os
+import pty
+import sys
+
+program, preloaded, *arguments = sys.argv[1:]
+child, terminal = pty.fork()
+if child == 0:
+    if preloaded:
+        os.environ["LD_PRELOAD"] = preloaded
+    os.execv(program, [program] + arguments)
+while True:
+    try:
+        seen = os.read(terminal, 4096)
+    except OSError:
+        seen = b""
+    if not seen:
+        break
+    sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+PYTHON
+}
+not_out() { ! grep -qaF -e "$1" "$work/out" || fail "output holds '$1'"; }
+on_terminal "" run -m "$model" -p Hello -n 2; not_out "opening"; out "generation 2 tokens"
+wipe=$(printf '\r\033[K')
+if [ -n "$slow_open" ]; then
+    for command in "run -p Hello -n 2" "eval -g $golden" "bench --pp 2 --tg 0 --reps 1"; do
+        # shellcheck disable=SC2086  # a list of words
+        on_terminal "$slow_open" $command -m "$model"
+        out "${wipe}opening [##############################] 1/1 files$wipe"
+    done
+    on_terminal "$slow_open" inspect "$model"; out "1/1 files$wipe"
+    last="dsv4 inspect, slowly, into a file"
+    LD_PRELOAD=$slow_open "$dsv4" inspect "$model" >"$work/out" 2>"$work/err" || fail "exit code"
+    silent; not_out "opening"; out "architecture"
+fi
 
 # A full disk under standard output.
 if [ -c /dev/full ]; then
