@@ -14,9 +14,11 @@
 #include <math.h>
 #include <string.h>
 
+#include "num/e2m1.h"
+#include "num/ue8m0.h"
 #include "ref/dot.h"
 
-enum { KEY_DIM = 128 };
+enum { KEY_DIM = 128, FP4_GROUP = 32 };
 
 float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key)
 {
@@ -26,6 +28,15 @@ float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, 
         score += weights[h] * (dot < 0.0f ? 0.0f : dot);
     }
     return score;
+}
+
+void dsv4_indexer_read_fp4(const unsigned char *row, float *key)
+{
+    for (int i = 0; i < KEY_DIM; i++) {
+        unsigned code = ((unsigned)row[i / 2] >> (i % 2 * 4)) & 15u;
+        float factor = dsv4_ue8m0_to_f32(row[KEY_DIM / 2 + i / FP4_GROUP]);
+        key[i] = dsv4_e2m1_to_f32((uint8_t)code) * factor;
+    }
 }
 
 /* Larger scores have larger ranks; 0 and -0 share one; NaN has 0, below that of -infinity. */
