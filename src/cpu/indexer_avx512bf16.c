@@ -58,14 +58,16 @@ static DSV4_ALWAYS_INLINE void load_fp4(const unsigned char *row, float *key)
     }
 }
 
+/* The upper halves of f32 are their bf16, since nothing is lost. */
 static void pack_query(const float *q, dsv4_indexer_query *query)
 {
-    uint16_t *packed = (uint16_t *)(void *)query->packed;
-    memset(packed, 0, sizeof(uint16_t) * DSV4_INDEXER_BLOCK_HEADS * DIM);
+    memset(query->packed, 0, sizeof(uint32_t) * DSV4_INDEXER_BLOCK_HEADS * N_STEPS);
     for (int64_t h = 0; h < query->n_heads; h++) {
-        for (int64_t d = 0; d < DIM; d++) {
-            packed[(d / 2 * DSV4_INDEXER_BLOCK_HEADS + h) * 2 + d % 2] =
-                dsv4_bf16_from_f32(q[h * DIM + d]);
+        uint32_t bits[DIM];
+        memcpy(bits, q + h * DIM, sizeof bits);
+        for (int64_t step = 0; step < N_STEPS; step++) {
+            uint32_t pair = bits[2 * step] >> 16 | (bits[2 * step + 1] & 0xffff0000u);
+            memcpy(query->packed + step * DSV4_INDEXER_BLOCK_HEADS + h, &pair, sizeof pair);
         }
     }
 }
