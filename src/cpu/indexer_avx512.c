@@ -11,6 +11,7 @@
 
 #define IX_HEAD_VECS 4
 #define IX_KEYS      6
+#define IX_STEP_DIMS 1
 
 static DSV4_ALWAYS_INLINE void load_fp4(const unsigned char *row, float *key)
 {
@@ -31,6 +32,13 @@ static DSV4_ALWAYS_INLINE void load_fp4(const unsigned char *row, float *key)
                  _mm512_permutex2var_ps(even, _mm512_add_epi32(order, second_half), odd));
     }
 }
+
+static DSV4_ALWAYS_INLINE vf multiply_add(vf sums, const float *q, const float *key)
+{
+    return vf_fma(vf_load(q), vf_set1(*key), sums);
+}
+
+#include "indexer_tmpl.h"
 
 #include "indexer_f32_tmpl.h"
 

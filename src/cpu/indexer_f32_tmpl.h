@@ -1,20 +1,9 @@
 /*
  * indexer_f32_tmpl.h - one level's kernels of indexer_kernels.h with f32 products.
  *
- * Place: cpu; a template. Included once by indexer_v2.c, indexer_avx2.c and indexer_avx512.c after a
- * vec_*.h, IX_HEAD_VECS, IX_KEYS (see indexer_tmpl.h) and load_fp4(row, key), which writes 128 f32.
+ * Place: cpu; a template. Included once by indexer_v2.c, indexer_avx2.c and indexer_avx512.c after
+ * indexer_tmpl.h with one dimension per step.
  */
-#include "base/compiler.h"
-
-#define IX_STEP_DIMS 1
-
-static DSV4_ALWAYS_INLINE vf multiply_add(vf sums, const float *q, const float *key)
-{
-    return vf_fma(vf_load(q), vf_set1(*key), sums);
-}
-
-#include "indexer_tmpl.h"
-
 static void pack_query(const float *q, dsv4_indexer_query *query)
 {
     memset(query->packed, 0, sizeof query->packed);

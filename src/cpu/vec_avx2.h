@@ -123,15 +123,22 @@ static inline vf vf_binade(vf a)
     return _mm256_and_ps(vf_set1(INFINITY), a);
 }
 
-static inline vf vf_round_bf16(vf a)
+/* The bits of a, rounded to bf16 in the upper halves; what the lower halves hold means nothing. */
+static inline __m256i bf16_bits(vf a)
 {
     __m256i bits = _mm256_castps_si256(a);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
     __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
     __m256 is_nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
-    vf chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan);
-    return _mm256_and_ps(chosen, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000u)));
+    return _mm256_castps_si256(
+        _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan));
+}
+
+static inline vf vf_round_bf16(vf a)
+{
+    __m256i upper = _mm256_set1_epi32((int)0xffff0000u);
+    return _mm256_castsi256_ps(_mm256_and_si256(bf16_bits(a), upper));
 }
 
 static inline vf vf_swap(vf a, int bit)
@@ -148,14 +155,7 @@ static inline vf vf_load_bf16(const void *p)
 
 static inline void vf_store_bf16(void *p, vf a)
 {
-    __m256i bits = _mm256_castps_si256(a);
-    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-    __m256 is_nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
-    rounded = _mm256_castps_si256(
-        _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan));
-    __m256i half = _mm256_srli_epi32(rounded, 16);
+    __m256i half = _mm256_srli_epi32(bf16_bits(a), 16);
     __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(packed));
 }

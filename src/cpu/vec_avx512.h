@@ -131,14 +131,21 @@ static inline vf vf_binade(vf a)
     return _mm512_and_ps(vf_set1(INFINITY), a);
 }
 
-static inline vf vf_round_bf16(vf a)
+/* The bits of a, rounded to bf16 in the upper halves; what the lower halves hold means nothing. */
+static inline __m512i bf16_bits(vf a)
 {
     __m512i bits = _mm512_castps_si512(a);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
     __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
     rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
-    return _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32((int)0xffff0000u)));
+    return rounded;
+}
+
+static inline vf vf_round_bf16(vf a)
+{
+    __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(bf16_bits(a), upper));
 }
 
 static inline vf vf_swap(vf a, int bit)
@@ -156,12 +163,7 @@ static inline vf vf_load_bf16(const void *p)
 
 static inline void vf_store_bf16(void *p, vf a)
 {
-    __m512i bits = _mm512_castps_si512(a);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(a), 16)));
 }
 
 static inline void vf_transpose(vf r[VF_LANES])

@@ -123,15 +123,22 @@ static inline vf vf_binade(vf a)
     return _mm_and_ps(vf_set1(INFINITY), a);
 }
 
-static inline vf vf_round_bf16(vf a)
+/* The bits of a, rounded to bf16 in the upper halves; what the lower halves hold means nothing. */
+static inline __m128i bf16_bits(vf a)
 {
     __m128i bits = _mm_castps_si128(a);
     __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
     __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7fff)), odd);
     __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
     __m128 is_nan = _mm_cmpunord_ps(a, a);
-    vf chosen = _mm_blendv_ps(_mm_castsi128_ps(rounded), _mm_castsi128_ps(quiet), is_nan);
-    return _mm_and_ps(chosen, _mm_castsi128_ps(_mm_set1_epi32((int)0xffff0000u)));
+    return _mm_castps_si128(
+        _mm_blendv_ps(_mm_castsi128_ps(rounded), _mm_castsi128_ps(quiet), is_nan));
+}
+
+static inline vf vf_round_bf16(vf a)
+{
+    __m128i upper = _mm_set1_epi32((int)0xffff0000u);
+    return _mm_castsi128_ps(_mm_and_si128(bf16_bits(a), upper));
 }
 
 static inline vf vf_swap(vf a, int bit)
@@ -147,14 +154,7 @@ static inline vf vf_load_bf16(const void *p)
 
 static inline void vf_store_bf16(void *p, vf a)
 {
-    __m128i bits = _mm_castps_si128(a);
-    __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
-    __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7fff)), odd);
-    __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
-    __m128 is_nan = _mm_cmpunord_ps(a, a);
-    rounded =
-        _mm_castps_si128(_mm_blendv_ps(_mm_castsi128_ps(rounded), _mm_castsi128_ps(quiet), is_nan));
-    __m128i half = _mm_srli_epi32(rounded, 16);
+    __m128i half = _mm_srli_epi32(bf16_bits(a), 16);
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi32(half, half));
 }
 
