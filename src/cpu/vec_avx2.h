@@ -1,5 +1,5 @@
 /*
- * vec_avx2.h - vectors of 8 f32 with AVX2, FMA and F16C: the vocabulary of attn_f32_tmpl.h.
+ * vec_avx2.h - vectors of 8 f32 with AVX2, FMA and F16C: the vocabulary of the kernel templates.
  *
  * Place: cpu. Every name here exists in each vec_*.h with the same meaning; see vec_avx512.h for it.
  */

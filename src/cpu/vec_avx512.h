@@ -1,5 +1,5 @@
 /*
- * vec_avx512.h - vectors of 16 f32 with AVX-512 (F, BW, DQ, VL): the vocabulary of attn_f32_tmpl.h.
+ * vec_avx512.h - vectors of 16 f32 with AVX-512 (F, BW, DQ, VL): the vocabulary of the kernel templates.
  *
  * Place: cpu. Loads and stores take any alignment. The same names in vec_avx2.h and vec_v2.h mean:
  *   VF_LANES            f32 per vector

@@ -1,5 +1,5 @@
 /*
- * vec_v2.h - vectors of 4 f32 with SSE4.2: the vocabulary of attn_f32_tmpl.h.
+ * vec_v2.h - vectors of 4 f32 with SSE4.2: the vocabulary of the kernel templates.
  *
  * Place: cpu. Every name here exists in each vec_*.h with the same meaning; see vec_avx512.h for it.
  */

@@ -104,7 +104,7 @@ static void pool_group(const dsv4_step *step, const compressor_use *use, int64_t
 
     int64_t first_position = position - use->ratio + 1;
     float table[DSV4_ROPE_DIM];
-    dsv4_rope_table(step->frequencies, first_position, table);
+    dsv4_rope_table(step->compressed_frequencies, first_position, table);
     dsv4_compress_finish(values, use->dim, use->weights->norm, step->config->norm_eps, table,
                          step->round);
 }

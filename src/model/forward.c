@@ -155,6 +155,7 @@ static void set_shapes(dsv4_forward *forward, const dsv4_cache *cache, const dsv
     step->config = config;
     step->compute = &forward->compute;
     step->rows = dsv4_rows_kernels_of(forward->compute.cpu_level);
+    step->compressed_frequencies = forward->compressed_frequencies;
     step->cache = cache;
     step->batch = batch;
     step->tokens = batch->tokens;
@@ -364,8 +365,6 @@ static dsv4_status run_layer(dsv4_forward *forward, int64_t index, dsv4_error *e
 {
     dsv4_step *step = &forward->step;
     const dsv4_layer *layer = &step->weights->layers[index];
-    step->frequencies =
-        layer->ratio > 0 ? forward->compressed_frequencies : forward->plain_frequencies;
     step->tables = layer->ratio > 0 ? step->compressed_tables : step->plain_tables;
     enter_sublayer(step, &layer->hyper_attn, layer->attn_norm);
     DSV4_TRY(dsv4_step_attention(step, layer, &step->cache->layers[index], error));

@@ -27,8 +27,8 @@ typedef struct dsv4_step {
     int round; /* 1: official numerics */
     const int32_t
         *tokens; /* [n_tokens] the ids that the layers see (the MTP block's are shifted) */
-    const float *frequencies; /* [32] of the layer at hand */
-    int64_t max_visible;      /* most ratio-4 keys that a token of the batch sees */
+    const float *compressed_frequencies; /* [32] of layers with compressed keys */
+    int64_t max_visible;                 /* most ratio-4 keys that a token of the batch sees */
 
     float *streams;         /* [n_tokens, 4, hidden] */
     dsv4_hyper_mix *mixes;  /* [n_tokens] */
