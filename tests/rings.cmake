@@ -21,6 +21,8 @@ dsv4_test(structure.symbols sh ${scripts}/check_symbols.sh $<TARGET_FILE:dsv4_sh
   $<TARGET_FILE:dsv4_static> ${scripts}/symbols.txt ${include_dir})
 set(newer_objects attn_avx2.c.o attn_avx512.c.o attn_avx512bf16.c.o
   linear_avx2.c.o linear_avx512.c.o linear_avx512bf16.c.o
+  rows_avx2.c.o rows_avx512.c.o
+  indexer_avx2.c.o indexer_avx512.c.o indexer_avx512bf16.c.o
   ceiling_avx2.c.o ceiling_avx512.c.o ceiling_avx512bf16.c.o)
 list(JOIN newer_objects " " newer_objects)
 add_test(NAME structure.instructions COMMAND sh ${scripts}/check_instructions.sh
@@ -51,7 +53,7 @@ include(ProcessorCount)
 ProcessorCount(n_processors)
 set(programs "")
 foreach(program check_attn test_base test_num test_cache test_safetensors test_safetensors_write
-    test_attn_params test_attn_choice test_attn test_kv check_model)
+    test_attn_params test_attn_choice test_attn test_kv check_model check_ops)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
 list(JOIN programs ",\n    " programs)

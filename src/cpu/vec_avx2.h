@@ -1,5 +1,5 @@
 /*
- * vec_avx2.h - vectors of 8 f32 with AVX2, FMA and F16C: the vocabulary of attn_f32_tmpl.h.
+ * vec_avx2.h - vectors of 8 f32 with AVX2, FMA and F16C: the vocabulary of the kernel templates.
  *
  * Place: cpu. Every name here exists in each vec_*.h with the same meaning; see vec_avx512.h for it.
  */
@@ -7,6 +7,7 @@
 #define DSV4_CPU_VEC_AVX2_H
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "num/bf16.h"
@@ -82,6 +83,70 @@ static inline vf vf_exp2(vf x)
     return _mm256_andnot_ps(_mm256_cmp_ps(x, vf_set1(-126.0f), _CMP_LT_OQ), y);
 }
 
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+static inline vf vf_abs(vf a)
+{
+    return _mm256_andnot_ps(vf_set1(-0.0f), a);
+}
+
+static inline vf vf_sign(vf a)
+{
+    return _mm256_and_ps(vf_set1(-0.0f), a);
+}
+
+static inline vf vf_or(vf a, vf b)
+{
+    return _mm256_or_ps(a, b);
+}
+
+static inline vf vf_and(vf a, vf b)
+{
+    return _mm256_and_ps(a, b);
+}
+
+static inline vf vf_binade(vf a)
+{
+    return _mm256_and_ps(vf_set1(INFINITY), a);
+}
+
+/* The bits of a, rounded to bf16 in the upper halves; what the lower halves hold means nothing. */
+static inline __m256i bf16_bits(vf a)
+{
+    __m256i bits = _mm256_castps_si256(a);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256 is_nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+    return _mm256_castps_si256(
+        _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan));
+}
+
+static inline vf vf_round_bf16(vf a)
+{
+    __m256i upper = _mm256_set1_epi32((int)0xffff0000u);
+    return _mm256_castsi256_ps(_mm256_and_si256(bf16_bits(a), upper));
+}
+
+static inline vf vf_swap(vf a, int bit)
+{
+    if (bit == 4) return _mm256_permute2f128_ps(a, a, 1);
+    return bit == 1 ? _mm256_permute_ps(a, 0xb1) : _mm256_permute_ps(a, 0x4e);
+}
+
 static inline vf vf_load_bf16(const void *p)
 {
     __m128i half = _mm_loadu_si128((const __m128i *)p);
@@ -90,14 +155,7 @@ static inline vf vf_load_bf16(const void *p)
 
 static inline void vf_store_bf16(void *p, vf a)
 {
-    __m256i bits = _mm256_castps_si256(a);
-    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-    __m256 is_nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
-    rounded = _mm256_castps_si256(
-        _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan));
-    __m256i half = _mm256_srli_epi32(rounded, 16);
+    __m256i half = _mm256_srli_epi32(bf16_bits(a), 16);
     __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(half, half), 0x08);
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(packed));
 }

@@ -1,5 +1,5 @@
 /*
- * vec_avx512.h - vectors of 16 f32 with AVX-512 (F, BW, DQ, VL): the vocabulary of attn_f32_tmpl.h.
+ * vec_avx512.h - vectors of 16 f32 with AVX-512 (F, BW, DQ, VL): the vocabulary of the kernel templates.
  *
  * Place: cpu. Loads and stores take any alignment. The same names in vec_avx2.h and vec_v2.h mean:
  *   VF_LANES            f32 per vector
@@ -8,6 +8,10 @@
  *   VF_HAS_HALF         1 when a tail of up to VF_LANES / 2 heads has a tile of its own
  *   vf_fma(a, b, c)     a * b + c (rounded once where the level has FMA)
  *   vf_max(a, b)        b where either is NaN
+ *   vf_min(a, b)        b where either is NaN
+ *   vf_sign(a)          the sign bits; vf_binade(a) the exponent bits: 2^e for a normal number >= 0
+ *   vf_swap(a, bit)     lanes i and i ^ bit exchanged, bit a power of two below VF_LANES
+ *   vf_round_bf16(a)    f32 of the nearest bf16, ties to even, NaN kept
  *   vf_exp2(x)          2^x for x <= 1 within 2 ulp; 0 for -inf and far below -126; NaN for NaN
  *   vf_store_bf16       nearest-even
  *   vf_transpose        VF_LANES x VF_LANES
@@ -18,6 +22,7 @@
 #define DSV4_CPU_VEC_AVX512_H
 
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "num/bf16.h"
@@ -86,6 +91,70 @@ static inline vf vf_exp2(vf x)
     return _mm512_scalef_ps(p, whole);
 }
 
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline vf vf_abs(vf a)
+{
+    return _mm512_andnot_ps(vf_set1(-0.0f), a);
+}
+
+static inline vf vf_sign(vf a)
+{
+    return _mm512_and_ps(vf_set1(-0.0f), a);
+}
+
+static inline vf vf_or(vf a, vf b)
+{
+    return _mm512_or_ps(a, b);
+}
+
+static inline vf vf_and(vf a, vf b)
+{
+    return _mm512_and_ps(a, b);
+}
+
+static inline vf vf_binade(vf a)
+{
+    return _mm512_and_ps(vf_set1(INFINITY), a);
+}
+
+/* The bits of a, rounded to bf16 in the upper halves; what the lower halves hold means nothing. */
+static inline __m512i bf16_bits(vf a)
+{
+    __m512i bits = _mm512_castps_si512(a);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+    return rounded;
+}
+
+static inline vf vf_round_bf16(vf a)
+{
+    __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(bf16_bits(a), upper));
+}
+
+static inline vf vf_swap(vf a, int bit)
+{
+    if (bit == 8) return _mm512_shuffle_f32x4(a, a, 0x4e);
+    if (bit == 4) return _mm512_shuffle_f32x4(a, a, 0xb1);
+    return bit == 1 ? _mm512_permute_ps(a, 0xb1) : _mm512_permute_ps(a, 0x4e);
+}
+
 static inline vf vf_load_bf16(const void *p)
 {
     __m256i half = _mm256_loadu_si256((const __m256i *)p);
@@ -94,12 +163,7 @@ static inline vf vf_load_bf16(const void *p)
 
 static inline void vf_store_bf16(void *p, vf a)
 {
-    __m512i bits = _mm512_castps_si512(a);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(a), 16)));
 }
 
 static inline void vf_transpose(vf r[VF_LANES])

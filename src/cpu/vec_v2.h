@@ -1,5 +1,5 @@
 /*
- * vec_v2.h - vectors of 4 f32 with SSE4.2: the vocabulary of attn_f32_tmpl.h.
+ * vec_v2.h - vectors of 4 f32 with SSE4.2: the vocabulary of the kernel templates.
  *
  * Place: cpu. Every name here exists in each vec_*.h with the same meaning; see vec_avx512.h for it.
  */
@@ -7,6 +7,7 @@
 #define DSV4_CPU_VEC_V2_H
 
 #include <smmintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "num/bf16.h"
@@ -82,6 +83,69 @@ static inline vf vf_exp2(vf x)
     return _mm_andnot_ps(_mm_cmplt_ps(x, vf_set1(-126.0f)), y);
 }
 
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm_sub_ps(a, b);
+}
+
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm_div_ps(a, b);
+}
+
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm_min_ps(a, b);
+}
+
+static inline vf vf_abs(vf a)
+{
+    return _mm_andnot_ps(vf_set1(-0.0f), a);
+}
+
+static inline vf vf_sign(vf a)
+{
+    return _mm_and_ps(vf_set1(-0.0f), a);
+}
+
+static inline vf vf_or(vf a, vf b)
+{
+    return _mm_or_ps(a, b);
+}
+
+static inline vf vf_and(vf a, vf b)
+{
+    return _mm_and_ps(a, b);
+}
+
+static inline vf vf_binade(vf a)
+{
+    return _mm_and_ps(vf_set1(INFINITY), a);
+}
+
+/* The bits of a, rounded to bf16 in the upper halves; what the lower halves hold means nothing. */
+static inline __m128i bf16_bits(vf a)
+{
+    __m128i bits = _mm_castps_si128(a);
+    __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+    __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7fff)), odd);
+    __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
+    __m128 is_nan = _mm_cmpunord_ps(a, a);
+    return _mm_castps_si128(
+        _mm_blendv_ps(_mm_castsi128_ps(rounded), _mm_castsi128_ps(quiet), is_nan));
+}
+
+static inline vf vf_round_bf16(vf a)
+{
+    __m128i upper = _mm_set1_epi32((int)0xffff0000u);
+    return _mm_castsi128_ps(_mm_and_si128(bf16_bits(a), upper));
+}
+
+static inline vf vf_swap(vf a, int bit)
+{
+    return bit == 1 ? _mm_shuffle_ps(a, a, 0xb1) : _mm_shuffle_ps(a, a, 0x4e);
+}
+
 static inline vf vf_load_bf16(const void *p)
 {
     __m128i half = _mm_loadl_epi64((const __m128i *)p);
@@ -90,14 +154,7 @@ static inline vf vf_load_bf16(const void *p)
 
 static inline void vf_store_bf16(void *p, vf a)
 {
-    __m128i bits = _mm_castps_si128(a);
-    __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
-    __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7fff)), odd);
-    __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
-    __m128 is_nan = _mm_cmpunord_ps(a, a);
-    rounded =
-        _mm_castps_si128(_mm_blendv_ps(_mm_castsi128_ps(rounded), _mm_castsi128_ps(quiet), is_nan));
-    __m128i half = _mm_srli_epi32(rounded, 16);
+    __m128i half = _mm_srli_epi32(bf16_bits(a), 16);
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi32(half, half));
 }
 

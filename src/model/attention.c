@@ -4,12 +4,7 @@
  * Place: model. Query path, window key, compressor, selection, the decode attention over both caches, and
  * the grouped output projection. Rounding follows DeepSeek's code where step->round is 1.
  */
-#include <math.h>
-
 #include "dsv4/attn.h"
-#include "num/bf16.h"
-#include "ref/norm.h"
-#include "ref/quant.h"
 #include "ref/rope.h"
 #include "step.h"
 
@@ -18,24 +13,11 @@ enum { DIM = DSV4_HEAD_DIM, ROPE = DSV4_ROPE_DIM, NOPE = DIM - ROPE };
 /* Normalizes a query head without weight; DeepSeek's code does it on bf16 tensors (3.2). */
 static void normalize_head(const dsv4_step *step, float *q)
 {
-    if (!step->round) {
-        dsv4_norm_rms(q, NULL, DIM, step->config->norm_eps, q);
-        return;
+    if (step->round) {
+        step->rows->normalize_bf16(q, DIM, step->config->norm_eps);
+    } else {
+        step->rows->normalize(q, NULL, DIM, step->config->norm_eps, q);
     }
-    float sum = 0.0f;
-    for (int d = 0; d < DIM; d++) {
-        float square = q[d] * q[d];
-        dsv4_quant_bf16(&square, 1);
-        sum += square;
-    }
-    float mean = sum / DIM;
-    dsv4_quant_bf16(&mean, 1);
-    mean += step->config->norm_eps;
-    dsv4_quant_bf16(&mean, 1);
-    float scale = 1.0f / sqrtf(mean);
-    dsv4_quant_bf16(&scale, 1);
-    for (int d = 0; d < DIM; d++) q[d] *= scale;
-    dsv4_quant_bf16(q, DIM);
 }
 
 static void finish_query(const dsv4_step *step, const dsv4_layer *layer,
@@ -45,12 +27,11 @@ static void finish_query(const dsv4_step *step, const dsv4_layer *layer,
     int64_t n_heads = step->config->n_heads;
     for (int64_t h = 0; h < n_heads; h++) {
         float *q = step->q + (token * n_heads + h) * DIM;
+        dsv4_step_round(step, q, DIM);
         normalize_head(step, q);
         dsv4_rope_turn(q + NOPE, step->tables + token * ROPE, 0);
         if (!step->round) continue;
-        dsv4_quant_bf16(q + NOPE, ROPE);
-        uint16_t *bits = step->q_bf16 + (token * n_heads + h) * DIM;
-        for (int d = 0; d < DIM; d++) bits[d] = dsv4_bf16_from_f32(q[d]);
+        step->rows->to_bf16(q, DIM, step->q_bf16 + (token * n_heads + h) * DIM);
     }
 }
 
@@ -60,7 +41,8 @@ static void finish_key(const dsv4_step *step, const dsv4_layer *layer,
     (void)worker;
     const dsv4_batch *batch = step->batch;
     float *kv = step->kv + token * DIM;
-    dsv4_norm_rms(kv, layer->kv_norm, DIM, step->config->norm_eps, kv);
+    dsv4_step_round(step, kv, DIM);
+    step->rows->normalize(kv, layer->kv_norm, DIM, step->config->norm_eps, kv);
     dsv4_step_round(step, kv, DIM);
     dsv4_rope_turn(kv + NOPE, step->tables + token * ROPE, 0);
     dsv4_step_round(step, kv + NOPE, ROPE);
@@ -136,6 +118,16 @@ static dsv4_status attend(const dsv4_step *step, const dsv4_layer *layer,
                             step->attn_workspace, step->attn_workspace_bytes, error);
 }
 
+static void finish_output_low(const dsv4_step *step, const dsv4_layer *layer,
+                              const dsv4_layer_cache *cache, int64_t token, int32_t worker)
+{
+    (void)layer, (void)cache, (void)worker;
+    int64_t all_low = step->config->n_o_groups * step->config->o_lora_rank;
+    float *o_low = step->o_low + token * all_low;
+    dsv4_step_round(step, o_low, all_low);
+    dsv4_step_quantize(step, o_low, all_low, o_low);
+}
+
 /* Heads in groups, each with its own low-rank projection, then one projection of all (3.5). */
 static void project_output(const dsv4_step *step, const dsv4_layer *layer)
 {
@@ -152,28 +144,28 @@ static void project_output(const dsv4_step *step, const dsv4_layer *layer)
         dsv4_linear_cpu(step->compute, &group, step->attended + g * group_in, config->n_heads * DIM,
                         step->n_tokens, step->round != 0, step->o_low + g * low, all_low);
     }
-    dsv4_step_round(step, step->o_low, step->n_tokens * all_low);
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        dsv4_step_quantize(step, step->o_low + t * all_low, all_low, step->o_low + t * all_low);
-    }
+    dsv4_step_each(step, layer, NULL, finish_output_low);
     dsv4_step_linear(step, &layer->wo_b, step->o_low, step->sublayer);
     dsv4_step_round(step, step->sublayer, step->n_tokens * config->hidden_size);
 }
 
+static void finish_query_low(const dsv4_step *step, const dsv4_layer *layer,
+                             const dsv4_layer_cache *cache, int64_t token, int32_t worker)
+{
+    (void)cache, (void)worker;
+    int64_t low = step->config->q_lora_rank;
+    float *q_low = step->q_low + token * low;
+    dsv4_step_round(step, q_low, low);
+    step->rows->normalize(q_low, layer->q_norm, low, step->config->norm_eps, q_low);
+    dsv4_step_round(step, q_low, low);
+    dsv4_step_quantize(step, q_low, low, step->q_low_quantized + token * low);
+}
+
 static void project_query(const dsv4_step *step, const dsv4_layer *layer)
 {
-    const dsv4_config *config = step->config;
-    int64_t low = config->q_lora_rank;
     dsv4_step_linear(step, &layer->wq_a, step->x_quantized, step->q_low);
-    dsv4_step_round(step, step->q_low, step->n_tokens * low);
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        float *q_low = step->q_low + t * low;
-        dsv4_norm_rms(q_low, layer->q_norm, low, config->norm_eps, q_low);
-        dsv4_step_round(step, q_low, low);
-        dsv4_step_quantize(step, q_low, low, step->q_low_quantized + t * low);
-    }
+    dsv4_step_each(step, layer, NULL, finish_query_low);
     dsv4_step_linear(step, &layer->wq_b, step->q_low_quantized, step->q);
-    dsv4_step_round(step, step->q, step->n_tokens * config->n_heads * DIM);
 }
 
 dsv4_status dsv4_step_attention(const dsv4_step *step, const dsv4_layer *layer,
@@ -182,7 +174,6 @@ dsv4_status dsv4_step_attention(const dsv4_step *step, const dsv4_layer *layer,
     project_query(step, layer);
     dsv4_step_each(step, layer, cache, finish_query);
     dsv4_step_linear(step, &layer->wkv, step->x_quantized, step->kv);
-    dsv4_step_round(step, step->kv, step->n_tokens * DIM);
     dsv4_step_each(step, layer, cache, finish_key);
     if (layer->ratio > 0) dsv4_step_compress(step, layer, cache);
     if (layer->ratio == 4) dsv4_step_select(step, layer, cache);

@@ -8,9 +8,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/indexer_cpu.h"
 #include "ref/compress.h"
 #include "ref/indexer.h"
-#include "ref/quant.h"
 #include "ref/rope.h"
 #include "step.h"
 
@@ -57,18 +57,36 @@ static float *raw_row(const dsv4_step *step, const compressor_use *use, int64_t 
     return (float *)(void *)dsv4_cache_row(step->cache, use->state, kind, use->state_bytes, slot);
 }
 
+/* Values of K, and of G, in a raw row. */
+static int64_t raw_width(const compressor_use *use)
+{
+    return (use->ratio == GROUP_TOKENS ? 2 : 1) * use->dim;
+}
+
+typedef struct store_context {
+    const dsv4_step *step;
+    const compressor_use *use;
+} store_context;
+
+static void store_raw_row(void *shared, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const dsv4_step *step = ((const store_context *)shared)->step;
+    const compressor_use *use = ((const store_context *)shared)->use;
+    int64_t width = raw_width(use), position = step->batch->positions[token];
+    float *row = raw_row(step, use, token, position);
+    const float *bias = use->weights->ape + position % use->ratio * width;
+    const float *raw_g = step->raw_g + token * width;
+    memcpy(row, step->raw_k + token * width, (size_t)width * sizeof *row);
+    for (int64_t i = 0; i < width; i++) row[width + i] = raw_g[i] + bias[i];
+}
+
 static void store_raw_rows(const dsv4_step *step, const compressor_use *use)
 {
-    int64_t width = (use->ratio == 4 ? 2 : 1) * use->dim;
+    store_context context = {step, use};
     dsv4_step_linear(step, &use->weights->wkv, step->x, step->raw_k);
     dsv4_step_linear(step, &use->weights->wgate, step->x, step->raw_g);
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        int64_t position = step->batch->positions[t];
-        float *row = raw_row(step, use, t, position);
-        const float *bias = use->weights->ape + position % use->ratio * width;
-        memcpy(row, step->raw_k + t * width, (size_t)width * sizeof *row);
-        for (int64_t i = 0; i < width; i++) row[width + i] = step->raw_g[t * width + i] + bias[i];
-    }
+    dsv4_step_spread(step, step->n_tokens, 2 * raw_width(use), store_raw_row, &context);
 }
 
 /* The key of the group that `token` ends: values [dim]. */
@@ -82,11 +100,11 @@ static void pool_group(const dsv4_step *step, const compressor_use *use, int64_t
         int64_t at = position - n_rows + 1 + i;
         rows[i] = at < 0 ? NULL : raw_row(step, use, token, at);
     }
-    dsv4_compress_pool(rows, use->ratio, use->dim, values);
+    step->rows->pool(rows, use->ratio, use->dim, values);
 
     int64_t first_position = position - use->ratio + 1;
     float table[DSV4_ROPE_DIM];
-    dsv4_rope_table(step->frequencies, first_position, table);
+    dsv4_rope_table(step->compressed_frequencies, first_position, table);
     dsv4_compress_finish(values, use->dim, use->weights->norm, step->config->norm_eps, table,
                          step->round);
 }
@@ -112,8 +130,8 @@ static void emit_keys(const dsv4_step *step, const dsv4_layer *layer, const dsv4
     use = index_use(layer, cache);
     pool_group(step, &use, token, values);
     if (step->round) {
-        dsv4_quant_hadamard(values);
-        dsv4_quant_bf16(values, INDEX_DIM);
+        step->rows->hadamard(values);
+        step->rows->round(values, INDEX_DIM);
     }
     dsv4_cache_write_index_key(step->cache, &cache->index_keys, slot, values);
 }
@@ -135,38 +153,47 @@ static void finish_index_query(const dsv4_step *step, int64_t token)
     int64_t n_heads = step->config->n_index_heads;
     for (int64_t h = 0; h < n_heads; h++) {
         float *q = step->index_q + (token * n_heads + h) * INDEX_DIM;
+        dsv4_step_round(step, q, INDEX_DIM);
         dsv4_rope_turn(q + INDEX_DIM - DSV4_ROPE_DIM, step->tables + token * DSV4_ROPE_DIM, 0);
         if (!step->round) continue;
-        dsv4_quant_bf16(q, INDEX_DIM);
-        dsv4_quant_hadamard(q);
-        dsv4_quant_bf16(q, INDEX_DIM);
-        dsv4_quant_fp4(q, INDEX_DIM);
+        step->rows->round(q, INDEX_DIM);
+        step->rows->hadamard(q);
+        step->rows->round(q, INDEX_DIM);
+        step->rows->quantize_fp4(q, INDEX_DIM);
     }
     float *weights = step->index_weights + token * n_heads;
+    dsv4_step_round(step, weights, n_heads);
     float scale = 1.0f / sqrtf((float)(INDEX_DIM * n_heads));
     for (int64_t h = 0; h < n_heads; h++) weights[h] *= scale;
     dsv4_step_round(step, weights, n_heads);
 }
 
-static void select_keys(const dsv4_step *step, const dsv4_layer *layer,
-                        const dsv4_layer_cache *cache, int64_t token, int32_t worker)
+/* scores [n_visible] of the token's keys, on the threads of compute. */
+static void score_keys(const dsv4_step *step, const dsv4_layer_cache *cache, int64_t token,
+                       int64_t n_visible, const dsv4_compute *compute, float *scores)
 {
-    (void)layer;
+    const dsv4_cache_view *view = view_of(step, token);
+    int64_t n_heads = step->config->n_index_heads;
+    dsv4_index_keys keys = {.base = cache->index_keys.base,
+                            .page_stride_bytes = cache->index_keys.page_stride_bytes,
+                            .page_rows = step->cache->page_rows[DSV4_CACHE_C4],
+                            .pages = view->pages[DSV4_CACHE_C4],
+                            .is_fp4 = step->cache->numerics != DSV4_NUMERICS_EXACT};
+    dsv4_indexer_cpu(compute, step->index_q + token * n_heads * INDEX_DIM,
+                     step->index_weights + token * n_heads, n_heads, &keys, n_visible, scores);
+}
+
+static void choose_keys(const dsv4_step *step, const dsv4_layer_cache *cache, int64_t token,
+                        int32_t worker, const dsv4_compute *compute)
+{
     int64_t n_visible = (step->batch->positions[token] + 1) / GROUP_TOKENS;
     int32_t *list = step->c4_list + token * step->c4_stride;
     int64_t n_chosen = n_visible;
     int32_t *chosen = NULL;
     if (n_visible > step->config->index_topk) {
-        finish_index_query(step, token);
         float *scores = step->index_scores + worker * step->max_visible;
-        int64_t n_heads = step->config->n_index_heads;
-        for (int64_t j = 0; j < n_visible; j++) {
-            float key[INDEX_DIM];
-            int32_t slot = dsv4_cache_slot(step->cache, view_of(step, token), DSV4_CACHE_C4, j);
-            dsv4_cache_read_index_key(step->cache, &cache->index_keys, slot, key);
-            scores[j] = dsv4_indexer_score(step->index_q + token * n_heads * INDEX_DIM,
-                                           step->index_weights + token * n_heads, n_heads, key);
-        }
+        finish_index_query(step, token);
+        score_keys(step, cache, token, n_visible, compute, scores);
         chosen = step->index_chosen + worker * step->config->index_topk;
         n_chosen = dsv4_indexer_topk(scores, n_visible, step->config->index_topk,
                                      step->index_scratch + worker * step->max_visible, chosen);
@@ -177,14 +204,24 @@ static void select_keys(const dsv4_step *step, const dsv4_layer *layer,
     }
 }
 
+static void select_keys(const dsv4_step *step, const dsv4_layer *layer,
+                        const dsv4_layer_cache *cache, int64_t token, int32_t worker)
+{
+    dsv4_compute alone = {.cpu_level = step->compute->cpu_level, .n_threads = 1};
+    (void)layer;
+    choose_keys(step, cache, token, worker, &alone);
+}
+
+/* With fewer tokens than threads the keys of each are shared out, else the tokens are. */
 void dsv4_step_select(const dsv4_step *step, const dsv4_layer *layer, const dsv4_layer_cache *cache)
 {
     if (step->max_visible > step->config->index_topk) {
-        int64_t n_heads = step->config->n_index_heads;
         dsv4_step_linear(step, &layer->index_wq_b, step->q_low_quantized, step->index_q);
-        dsv4_step_round(step, step->index_q, step->n_tokens * n_heads * INDEX_DIM);
         dsv4_step_linear(step, &layer->index_weights, step->x, step->index_weights);
-        dsv4_step_round(step, step->index_weights, step->n_tokens * n_heads);
+    }
+    if (step->n_tokens < step->compute->n_threads) {
+        for (int64_t t = 0; t < step->n_tokens; t++) choose_keys(step, cache, t, 0, step->compute);
+        return;
     }
     dsv4_step_each(step, layer, cache, select_keys);
 }

@@ -45,6 +45,25 @@ static void sort_choices(const dsv4_step *step)
     begin[0] = 0;
 }
 
+/* What the rows of one expert share. */
+typedef struct activation {
+    const dsv4_step *step;
+    const float *weights; /* [n_rows] or NULL for ones */
+} activation;
+
+static void activate_row(void *shared, int64_t row, int32_t worker)
+{
+    (void)worker;
+    const activation *use = shared;
+    const dsv4_step *step = use->step;
+    const float *weights = use->weights;
+    int64_t width = step->config->expert_dim;
+    float *inner = step->expert_gate + row * width;
+    step->rows->swiglu(inner, step->expert_up + row * width, width, step->config->swiglu_limit,
+                       weights == NULL ? 1.0f : weights[row], step->round, inner);
+    dsv4_step_quantize(step, inner, width, inner);
+}
+
 /* in [n_rows, hidden] (quantized) -> out [n_rows, hidden]; weights per row, or NULL for ones. */
 static void run_expert(const dsv4_step *step, const dsv4_expert *expert, const float *in,
                        const float *weights, int64_t n_rows, float *out)
@@ -55,12 +74,8 @@ static void run_expert(const dsv4_step *step, const dsv4_expert *expert, const f
                     width);
     dsv4_linear_cpu(step->compute, &expert->w3, in, hidden, n_rows, is_bf16, step->expert_up,
                     width);
-    for (int64_t row = 0; row < n_rows; row++) {
-        float *inner = step->expert_gate + row * width;
-        dsv4_gate_swiglu(inner, step->expert_up + row * width, width, step->config->swiglu_limit,
-                         weights == NULL ? 1.0f : weights[row], step->round, inner);
-        dsv4_step_quantize(step, inner, width, inner);
-    }
+    activation use = {step, weights};
+    dsv4_step_spread(step, n_rows, width, activate_row, &use);
     dsv4_linear_cpu(step->compute, &expert->w2, step->expert_gate, width, n_rows, is_bf16, out,
                     hidden);
     dsv4_step_round(step, out, n_rows * hidden);
@@ -95,13 +110,12 @@ static void add_outputs(const dsv4_step *step, const dsv4_layer *layer,
     int64_t hidden = step->config->hidden_size, n_active = step->config->n_active_experts;
     const float *shared = step->expert_out + token * hidden;
     float *out = step->sublayer + token * hidden;
-    for (int64_t d = 0; d < hidden; d++) {
-        float sum = 0.0f;
-        for (int64_t i = 0; i < n_active; i++) {
-            sum += step->routed_out[(token * n_active + i) * hidden + d];
-        }
-        out[d] = sum + shared[d];
+    memset(out, 0, (size_t)hidden * sizeof *out);
+    for (int64_t i = 0; i < n_active; i++) {
+        const float *routed = step->routed_out + (token * n_active + i) * hidden;
+        for (int64_t d = 0; d < hidden; d++) out[d] += routed[d];
     }
+    for (int64_t d = 0; d < hidden; d++) out[d] += shared[d];
     dsv4_step_round(step, out, hidden);
 }
 

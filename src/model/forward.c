@@ -12,12 +12,14 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "ref/norm.h"
 #include "ref/rope.h"
 #include "step.h"
 #include "step_memory.h"
 
 enum { N_MIX = 24, ALIGN_BYTES = 64, FREQUENCIES = DSV4_ROPE_DIM / 2 };
+
+/* Of one token's rotation tables, in simple operations on one value. */
+enum { ROPE_TABLE_COST = 8192 };
 
 struct dsv4_forward {
     const dsv4_weights *weights;
@@ -157,6 +159,8 @@ static void set_shapes(dsv4_forward *forward, const dsv4_cache *cache, const dsv
     step->weights = forward->weights;
     step->config = config;
     step->compute = &forward->compute;
+    step->rows = dsv4_rows_kernels_of(forward->compute.cpu_level);
+    step->compressed_frequencies = forward->compressed_frequencies;
     step->cache = cache;
     step->batch = batch;
     step->tokens = batch->tokens;
@@ -252,6 +256,27 @@ static dsv4_status build_plans(const dsv4_step *step, dsv4_error *error)
     return DSV4_OK;
 }
 
+/* ---- rotation ---- */
+
+static void fill_token_tables(void *shared, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const dsv4_forward *forward = shared;
+    const dsv4_step *step = &forward->step;
+    int64_t position = step->batch->positions[token];
+    dsv4_rope_table(forward->plain_frequencies, position,
+                    step->plain_tables + token * DSV4_ROPE_DIM);
+    dsv4_rope_table(forward->compressed_frequencies, position,
+                    step->compressed_tables + token * DSV4_ROPE_DIM);
+}
+
+/* Layers have one of two sets of frequencies, so two tables do for all of them. */
+static void fill_tables(dsv4_forward *forward)
+{
+    dsv4_step *step = &forward->step;
+    dsv4_step_spread(step, step->n_tokens, ROPE_TABLE_COST, fill_token_tables, forward);
+}
+
 /* ---- streams ---- */
 
 static void embed_token(const dsv4_step *step, int32_t id, float *values)
@@ -271,60 +296,81 @@ static void start_streams(const dsv4_step *step)
     }
 }
 
-/* projected [n_tokens, n_out] = fn . x * rsqrt(mean(x^2) + eps) (2.3). */
+/* projected [n_tokens, n_out] = fn . x (2.3); each row is still to be divided by the streams' RMS. */
 static void project_streams(const dsv4_step *step, const dsv4_hyper *hyper, int n_out)
 {
     int64_t width = DSV4_N_STREAMS * step->config->hidden_size;
     dsv4_linear fn = {.weight = hyper->fn, .n_out = n_out, .n_in = width, .kind = DSV4_LINEAR_F32};
     dsv4_linear_cpu(step->compute, &fn, step->streams, width, step->n_tokens, false,
                     step->projected, n_out);
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        const float *x = step->streams + t * width;
-        float sum = 0.0f;
-        for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
-        float scale = 1.0f / sqrtf(sum / (float)width + step->config->norm_eps);
-        for (int i = 0; i < n_out; i++) step->projected[t * n_out + i] *= scale;
-    }
+}
+
+/* A row of projected * rsqrt(mean(streams^2) + eps). */
+static float *scale_projected(const dsv4_step *step, int64_t token, int n_out)
+{
+    int64_t width = DSV4_N_STREAMS * step->config->hidden_size;
+    float *row = step->projected + token * n_out;
+    float sum = step->rows->sum_squares(step->streams + token * width, width);
+    float scale = 1.0f / sqrtf(sum / (float)width + step->config->norm_eps);
+    for (int i = 0; i < n_out; i++) row[i] *= scale;
+    return row;
+}
+
+/* What the tokens of a point between sublayers share. */
+typedef struct mixing_point {
+    const dsv4_step *step;
+    const dsv4_hyper *hyper;
+    const uint16_t *norm; /* [hidden] bf16 */
+} mixing_point;
+
+static void enter_token(void *shared, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const mixing_point *point = shared;
+    const dsv4_step *step = point->step;
+    const dsv4_config *config = step->config;
+    int64_t hidden = config->hidden_size;
+    float *x = step->x + token * hidden;
+    dsv4_hyper_mix *mix = &step->mixes[token];
+    dsv4_hyper_split(point->hyper, scale_projected(step, token, N_MIX), config->n_sinkhorn_iters,
+                     config->hc_eps, mix);
+    step->rows->collapse(mix->pre, step->streams + token * DSV4_N_STREAMS * hidden, hidden,
+                         step->round, x);
+    step->rows->normalize(x, point->norm, hidden, config->norm_eps, x);
+    dsv4_step_round(step, x, hidden);
+    dsv4_step_quantize(step, x, hidden, step->x_quantized + token * hidden);
 }
 
 /* Streams -> normalized sublayer input x, and the mix for after the sublayer. */
 static void enter_sublayer(const dsv4_step *step, const dsv4_hyper *hyper, const uint16_t *norm)
 {
-    const dsv4_config *config = step->config;
-    int64_t hidden = config->hidden_size;
+    mixing_point point = {step, hyper, norm};
     project_streams(step, hyper, N_MIX);
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        float *x = step->x + t * hidden;
-        dsv4_hyper_mix *mix = &step->mixes[t];
-        dsv4_hyper_split(hyper, step->projected + t * N_MIX, config->n_sinkhorn_iters,
-                         config->hc_eps, mix);
-        dsv4_hyper_collapse(mix->pre, step->streams + t * DSV4_N_STREAMS * hidden, hidden,
-                            step->round, x);
-        dsv4_norm_rms(x, norm, hidden, config->norm_eps, x);
-        dsv4_step_round(step, x, hidden);
-        dsv4_step_quantize(step, x, hidden, step->x_quantized + t * hidden);
-    }
+    dsv4_step_spread(step, step->n_tokens, DSV4_N_STREAMS * step->config->hidden_size, enter_token,
+                     &point);
+}
+
+static void leave_token(void *shared, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const dsv4_step *step = ((const mixing_point *)shared)->step;
+    int64_t hidden = step->config->hidden_size;
+    step->rows->expand(&step->mixes[token], step->sublayer + token * hidden, hidden, step->round,
+                       step->streams + token * DSV4_N_STREAMS * hidden);
 }
 
 static void leave_sublayer(const dsv4_step *step)
 {
-    int64_t hidden = step->config->hidden_size;
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        dsv4_hyper_expand(&step->mixes[t], step->sublayer + t * hidden, hidden, step->round,
-                          step->streams + t * DSV4_N_STREAMS * hidden);
-    }
+    mixing_point point = {.step = step};
+    dsv4_step_spread(step, step->n_tokens, DSV4_N_STREAMS * step->config->hidden_size, leave_token,
+                     &point);
 }
 
 static dsv4_status run_layer(dsv4_forward *forward, int64_t index, dsv4_error *error)
 {
     dsv4_step *step = &forward->step;
     const dsv4_layer *layer = &step->weights->layers[index];
-    step->frequencies =
-        layer->ratio > 0 ? forward->compressed_frequencies : forward->plain_frequencies;
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        dsv4_rope_table(step->frequencies, step->batch->positions[t],
-                        step->tables + t * DSV4_ROPE_DIM);
-    }
+    step->tables = layer->ratio > 0 ? step->compressed_tables : step->plain_tables;
     enter_sublayer(step, &layer->hyper_attn, layer->attn_norm);
     DSV4_TRY(dsv4_step_attention(step, layer, &step->cache->layers[index], error));
     leave_sublayer(step);
@@ -334,29 +380,53 @@ static dsv4_status run_layer(dsv4_forward *forward, int64_t index, dsv4_error *e
     return DSV4_OK;
 }
 
+static void collapse_token(void *shared, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const mixing_point *point = shared;
+    const dsv4_step *step = point->step;
+    const dsv4_config *config = step->config;
+    int64_t hidden = config->hidden_size;
+    float pre[DSV4_N_STREAMS], *out = step->head_in + token * hidden;
+    dsv4_hyper_split_head(point->hyper, scale_projected(step, token, DSV4_N_STREAMS),
+                          config->hc_eps, pre);
+    step->rows->collapse(pre, step->streams + token * DSV4_N_STREAMS * hidden, hidden, step->round,
+                         out);
+    step->rows->normalize(out, point->norm, hidden, config->norm_eps, out);
+    dsv4_step_round(step, out, hidden);
+}
+
 /* head_in [n_tokens, hidden]: streams collapsed by the head's weights and normalized (2.4). */
 static void collapse_head(const dsv4_step *step, const dsv4_head *head)
 {
-    const dsv4_config *config = step->config;
-    int64_t hidden = config->hidden_size;
+    mixing_point point = {step, &head->hyper, head->norm};
     project_streams(step, &head->hyper, DSV4_N_STREAMS);
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        float pre[DSV4_N_STREAMS], *out = step->head_in + t * hidden;
-        dsv4_hyper_split_head(&head->hyper, step->projected + t * DSV4_N_STREAMS, config->hc_eps,
-                              pre);
-        dsv4_hyper_collapse(pre, step->streams + t * DSV4_N_STREAMS * hidden, hidden, step->round,
-                            out);
-        dsv4_norm_rms(out, head->norm, hidden, config->norm_eps, out);
-        dsv4_step_round(step, out, hidden);
-    }
+    dsv4_step_spread(step, step->n_tokens, DSV4_N_STREAMS * step->config->hidden_size,
+                     collapse_token, &point);
 }
 
-static void write_logits(const dsv4_step *step, int64_t token, float *logits)
+/*
+ * Logits of batch->logit_tokens, as many in one product as x has rows to gather them in; zeros for tokens
+ * that have no row of head_in. batch is the one whose size x has.
+ */
+static void write_logits(const dsv4_step *step, const dsv4_batch *batch, float *logits)
 {
-    const dsv4_config *config = step->config;
-    dsv4_linear_cpu(step->compute, &step->weights->unembed,
-                    step->head_in + token * config->hidden_size, config->hidden_size, 1,
-                    step->round != 0, logits, config->vocab_size);
+    int64_t hidden = step->config->hidden_size, vocab = step->config->vocab_size;
+    for (int64_t i = 0; i < batch->n_logits;) {
+        int64_t n_rows = 0;
+        for (; n_rows < batch->n_tokens && i + n_rows < batch->n_logits; n_rows++) {
+            int32_t row = step->head_rows[batch->logit_tokens[i + n_rows]];
+            if (row < 0) break;
+            memcpy(step->x + n_rows * hidden, step->head_in + row * hidden,
+                   (size_t)hidden * sizeof(float));
+        }
+        dsv4_linear_cpu(step->compute, &step->weights->unembed, step->x, hidden, n_rows,
+                        step->round != 0, logits + i * vocab, vocab);
+        i += n_rows;
+        if (n_rows > 0) continue;
+        memset(logits + i * vocab, 0, (size_t)vocab * sizeof *logits);
+        i++;
+    }
 }
 
 dsv4_status dsv4_forward_step(dsv4_forward *forward, const dsv4_cache *cache,
@@ -370,56 +440,77 @@ dsv4_status dsv4_forward_step(dsv4_forward *forward, const dsv4_cache *cache,
     DSV4_TRY(place_memory(forward, error));
     fill_lists(step);
     DSV4_TRY(build_plans(step, error));
+    fill_tables(forward);
     start_streams(step);
     for (int64_t i = 0; i < step->config->n_layers; i++) DSV4_TRY(run_layer(forward, i, error));
     memcpy(step->mtp_streams, step->streams,
            (size_t)(step->n_tokens * DSV4_N_STREAMS * step->config->hidden_size) * sizeof(float));
     collapse_head(step, &step->weights->head);
-    for (int64_t i = 0; i < batch->n_logits; i++) {
-        write_logits(step, batch->logit_tokens[i], batch->logits + i * step->config->vocab_size);
-    }
+    for (int64_t t = 0; t < step->n_tokens; t++) step->head_rows[t] = (int32_t)t;
+    write_logits(step, batch, batch->logits);
     return DSV4_OK;
 }
 
 /* ---- the MTP block ---- */
+
+/* What the tokens of one product of the MTP block share. */
+typedef struct mtp_use {
+    const dsv4_step *step;
+    int64_t stream; /* which one goes in or comes out; DSV4_N_STREAMS: the embedding */
+} mtp_use;
+
+/* x = a stream of the model, or the token's embedding, normalized. */
+static void enter_mtp_token(void *shared, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const mtp_use *use = shared;
+    const dsv4_step *step = use->step;
+    const dsv4_mtp *mtp = &step->weights->mtp;
+    int64_t hidden = step->config->hidden_size;
+    float eps = step->config->norm_eps, *x = step->x + token * hidden;
+    if (use->stream == DSV4_N_STREAMS) {
+        embed_token(step, step->tokens[token], x);
+        step->rows->normalize(x, mtp->enorm, hidden, eps, x);
+    } else {
+        int64_t row = step->mtp_source[token] * DSV4_N_STREAMS + use->stream;
+        step->rows->normalize(step->mtp_streams + row * hidden, mtp->hnorm, hidden, eps, x);
+    }
+    dsv4_step_round(step, x, hidden);
+    dsv4_step_quantize(step, x, hidden, x);
+}
+
+/* The product of x, in sublayer, becomes a stream; that of the embedding is added to all of them. */
+static void leave_mtp_token(void *shared, int64_t token, int32_t worker)
+{
+    (void)worker;
+    const mtp_use *use = shared;
+    const dsv4_step *step = use->step;
+    int64_t hidden = step->config->hidden_size;
+    const float *from = step->sublayer + token * hidden;
+    float *streams = step->streams + token * DSV4_N_STREAMS * hidden;
+    if (use->stream < DSV4_N_STREAMS) {
+        memcpy(streams + use->stream * hidden, from, (size_t)hidden * sizeof(float));
+        return;
+    }
+    for (int64_t k = 0; k < DSV4_N_STREAMS; k++) {
+        float *to = streams + k * hidden;
+        for (int64_t d = 0; d < hidden; d++) to[d] += from[d];
+        dsv4_step_round(step, to, hidden);
+    }
+}
 
 /* streams [n_tokens, 4, hidden] = e_proj . norm(embedding) + h_proj . norm(stream) (6). */
 static void start_mtp_streams(const dsv4_step *step)
 {
     const dsv4_mtp *mtp = &step->weights->mtp;
     int64_t hidden = step->config->hidden_size;
-    float eps = step->config->norm_eps;
-    for (int64_t k = 0; k < DSV4_N_STREAMS; k++) {
-        for (int64_t t = 0; t < step->n_tokens; t++) {
-            const float *from =
-                step->mtp_streams + (step->mtp_source[t] * DSV4_N_STREAMS + k) * hidden;
-            float *x = step->x + t * hidden;
-            dsv4_norm_rms(from, mtp->hnorm, hidden, eps, x);
-            dsv4_step_round(step, x, hidden);
-            dsv4_step_quantize(step, x, hidden, x);
-        }
-        dsv4_step_linear(step, &mtp->h_proj, step->x, step->sublayer);
+    mtp_use use = {.step = step};
+    for (; use.stream <= DSV4_N_STREAMS; use.stream++) {
+        bool is_embedding = use.stream == DSV4_N_STREAMS;
+        dsv4_step_spread(step, step->n_tokens, hidden, enter_mtp_token, &use);
+        dsv4_step_linear(step, is_embedding ? &mtp->e_proj : &mtp->h_proj, step->x, step->sublayer);
         dsv4_step_round(step, step->sublayer, step->n_tokens * hidden);
-        for (int64_t t = 0; t < step->n_tokens; t++) {
-            memcpy(step->streams + (t * DSV4_N_STREAMS + k) * hidden, step->sublayer + t * hidden,
-                   (size_t)hidden * sizeof(float));
-        }
-    }
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        float *x = step->x + t * hidden;
-        embed_token(step, step->tokens[t], x);
-        dsv4_norm_rms(x, mtp->enorm, hidden, eps, x);
-        dsv4_step_round(step, x, hidden);
-        dsv4_step_quantize(step, x, hidden, x);
-    }
-    dsv4_step_linear(step, &mtp->e_proj, step->x, step->sublayer);
-    dsv4_step_round(step, step->sublayer, step->n_tokens * hidden);
-    for (int64_t t = 0; t < step->n_tokens; t++) {
-        for (int64_t k = 0; k < DSV4_N_STREAMS; k++) {
-            float *to = step->streams + (t * DSV4_N_STREAMS + k) * hidden;
-            for (int64_t d = 0; d < hidden; d++) to[d] += step->sublayer[t * hidden + d];
-            dsv4_step_round(step, to, hidden);
-        }
+        dsv4_step_spread(step, step->n_tokens, hidden, leave_mtp_token, &use);
     }
 }
 
@@ -429,6 +520,7 @@ static int64_t gather_mtp(const dsv4_step *step, const dsv4_batch *batch,
 {
     int64_t n = 0;
     for (int64_t t = 0; t < batch->n_tokens; t++) {
+        step->head_rows[t] = next_tokens[t] < 0 ? -1 : (int32_t)n;
         if (next_tokens[t] < 0) continue;
         step->mtp_tokens[n] = next_tokens[t];
         step->mtp_positions[n] = batch->positions[t];
@@ -436,21 +528,6 @@ static int64_t gather_mtp(const dsv4_step *step, const dsv4_batch *batch,
         step->mtp_source[n++] = (int32_t)t;
     }
     return n;
-}
-
-static void write_mtp_logits(const dsv4_step *step, const dsv4_batch *batch, float *logits)
-{
-    int64_t vocab = step->config->vocab_size;
-    for (int64_t i = 0; i < batch->n_logits; i++) {
-        float *row = logits + i * vocab;
-        int64_t at = 0;
-        while (at < step->n_tokens && step->mtp_source[at] != batch->logit_tokens[i]) at++;
-        if (at < step->n_tokens) {
-            write_logits(step, at, row);
-        } else {
-            memset(row, 0, (size_t)vocab * sizeof *row);
-        }
-    }
 }
 
 dsv4_status dsv4_forward_mtp(dsv4_forward *forward, const dsv4_cache *cache,
@@ -474,11 +551,12 @@ dsv4_status dsv4_forward_mtp(dsv4_forward *forward, const dsv4_cache *cache,
         step->n_tokens = block.n_tokens;
         fill_lists(step);
         DSV4_TRY(build_plans(step, error));
+        fill_tables(forward);
         start_mtp_streams(step);
         DSV4_TRY(run_layer(forward, config->n_layers, error));
         collapse_head(step, &step->weights->mtp.head);
     }
     step->n_tokens = block.n_tokens;
-    if (logits != NULL) write_mtp_logits(step, batch, logits);
+    if (logits != NULL) write_logits(step, batch, logits);
     return DSV4_OK;
 }

@@ -107,19 +107,3 @@ void dsv4_cache_write_index_key(const dsv4_cache *cache, const dsv4_cache_tensor
         row[FP4_BYTES + g] = scale;
     }
 }
-
-void dsv4_cache_read_index_key(const dsv4_cache *cache, const dsv4_cache_tensor *tensor,
-                               int32_t slot, float *values)
-{
-    int64_t row_bytes = dsv4_cache_index_key_bytes(cache->numerics);
-    const unsigned char *row = dsv4_cache_row(cache, tensor, DSV4_CACHE_C4, row_bytes, slot);
-    if (cache->numerics == DSV4_NUMERICS_EXACT) {
-        memcpy(values, row, (size_t)row_bytes);
-        return;
-    }
-    for (int i = 0; i < DSV4_INDEX_DIM; i++) {
-        unsigned code = ((unsigned)row[i / 2] >> (i % 2 * 4)) & 15u;
-        float factor = dsv4_ue8m0_to_f32(row[FP4_BYTES + i / FP4_GROUP]);
-        values[i] = dsv4_e2m1_to_f32((uint8_t)code) * factor;
-    }
-}

@@ -77,10 +77,8 @@ unsigned char *dsv4_cache_row(const dsv4_cache *cache, const dsv4_cache_tensor *
 void dsv4_cache_write_key(const dsv4_cache *cache, const dsv4_cache_tensor *tensor, int kind,
                           int32_t slot, const float *values);
 
-/* Writes and reads an indexer key [128] f32; in the FP4 format it is quantized, exactly if it was. */
+/* Writes an indexer key [128] f32; in the FP4 format it is quantized, exactly if it was. */
 void dsv4_cache_write_index_key(const dsv4_cache *cache, const dsv4_cache_tensor *tensor,
                                 int32_t slot, const float *values);
-void dsv4_cache_read_index_key(const dsv4_cache *cache, const dsv4_cache_tensor *tensor,
-                               int32_t slot, float *values);
 
 #endif

@@ -5,12 +5,16 @@
  */
 #include "step.h"
 
+#include <string.h>
+
 #include "base/checked.h"
-#include "base/parallel.h"
-#include "ref/quant.h"
 #include "step_memory.h"
 
-enum { GEMM_GROUP = 128, ALIGN_BYTES = 64 };
+enum {
+    ALIGN_BYTES = 64,
+    SPREAD_VALUES = 32768, /* some 10 us of one thread, several times what waking others costs */
+    ROUND_VALUES = 16384   /* per task */
+};
 
 void dsv4_step_linear(const dsv4_step *step, const dsv4_linear *linear, const float *x, float *y)
 {
@@ -18,20 +22,47 @@ void dsv4_step_linear(const dsv4_step *step, const dsv4_linear *linear, const fl
                     linear->n_out);
 }
 
+void dsv4_step_spread(const dsv4_step *step, int64_t n_rows, int64_t row_len,
+                      dsv4_parallel_body *body, void *context)
+{
+    bool is_large = n_rows > SPREAD_VALUES / row_len;
+    dsv4_parallel_for(is_large ? step->compute->n_threads : 1, n_rows, body, context);
+}
+
+typedef struct round_context {
+    const dsv4_step *step;
+    float *values;
+    int64_t n;
+} round_context;
+
+static void round_part(void *shared, int64_t part, int32_t worker)
+{
+    (void)worker;
+    const round_context *context = shared;
+    int64_t begin = part * ROUND_VALUES, n_left = context->n - begin;
+    context->step->rows->round(context->values + begin,
+                               n_left < ROUND_VALUES ? n_left : ROUND_VALUES);
+}
+
 void dsv4_step_round(const dsv4_step *step, float *values, int64_t n)
 {
-    if (step->round) dsv4_quant_bf16(values, n);
+    if (!step->round) return;
+    round_context context = {step, values, n};
+    if (n <= ROUND_VALUES) {
+        step->rows->round(values, n);
+        return;
+    }
+    dsv4_step_spread(step, (n + ROUND_VALUES - 1) / ROUND_VALUES, ROUND_VALUES, round_part,
+                     &context);
 }
 
 void dsv4_step_quantize(const dsv4_step *step, const float *x, int64_t n, float *quantized)
 {
-    if (quantized != x) {
-        for (int64_t i = 0; i < n; i++) quantized[i] = x[i];
+    if (step->round) {
+        step->rows->quantize_fp8(x, n, quantized);
+    } else if (quantized != x) {
+        memcpy(quantized, x, (size_t)n * sizeof *x);
     }
-    if (!step->round) return;
-    int64_t whole = n / GEMM_GROUP * GEMM_GROUP;
-    dsv4_quant_fp8(quantized, whole, GEMM_GROUP);
-    if (n > whole) dsv4_quant_fp8(quantized + whole, n - whole, n - whole);
 }
 
 typedef struct each_context {
@@ -95,6 +126,7 @@ static void place_streams(dsv4_step *step, carver *from)
     step->x_quantized = carve_floats(from, n, hidden);
     step->sublayer = carve_floats(from, n, hidden);
     step->head_in = carve_floats(from, n, hidden);
+    step->head_rows = carve(from, n, sizeof *step->head_rows);
     step->mtp_tokens = carve(from, n, sizeof *step->mtp_tokens);
     step->mtp_sequences = carve(from, n, sizeof *step->mtp_sequences);
     step->mtp_source = carve(from, n, sizeof *step->mtp_source);
@@ -106,7 +138,8 @@ static void place_attention(dsv4_step *step, carver *from)
     const dsv4_config *config = step->config;
     int64_t n = step->n_tokens, n_threads = step->compute->n_threads;
     int64_t q_width = config->n_heads * DSV4_HEAD_DIM;
-    step->tables = carve_floats(from, n, DSV4_ROPE_DIM);
+    step->plain_tables = carve_floats(from, n, DSV4_ROPE_DIM);
+    step->compressed_tables = carve_floats(from, n, DSV4_ROPE_DIM);
     step->q_low = carve_floats(from, n, config->q_lora_rank);
     step->q_low_quantized = carve_floats(from, n, config->q_lora_rank);
     step->q = carve_floats(from, n, q_width);

@@ -7,6 +7,8 @@
 #ifndef DSV4_MODEL_STEP_H
 #define DSV4_MODEL_STEP_H
 
+#include "base/parallel.h"
+#include "cpu/rows_cpu.h"
 #include "dsv4/attn.h"
 #include "forward.h"
 #include "ref/hyper.h"
@@ -18,14 +20,15 @@ typedef struct dsv4_step {
     const dsv4_weights *weights;
     const dsv4_config *config;
     const dsv4_compute *compute;
+    const dsv4_rows_kernels *rows; /* of the level in compute */
     const dsv4_cache *cache;
     const dsv4_batch *batch;
     int64_t n_tokens;
     int round; /* 1: official numerics */
     const int32_t
         *tokens; /* [n_tokens] the ids that the layers see (the MTP block's are shifted) */
-    const float *frequencies; /* [32] of the layer at hand */
-    int64_t max_visible;      /* most ratio-4 keys that a token of the batch sees */
+    const float *compressed_frequencies; /* [32] of layers with compressed keys */
+    int64_t max_visible;                 /* most ratio-4 keys that a token of the batch sees */
 
     float *streams;         /* [n_tokens, 4, hidden] */
     dsv4_hyper_mix *mixes;  /* [n_tokens] */
@@ -33,7 +36,8 @@ typedef struct dsv4_step {
     float *x, *x_quantized; /* [n_tokens, hidden] sublayer input, and through the FP8 quantizer */
     float *sublayer;        /* [n_tokens, hidden] sublayer output */
 
-    float *tables;                  /* [n_tokens, 64] rotation of the layer's frequencies */
+    const float *tables; /* [n_tokens, 64] rotation of the layer at hand: one of the next two */
+    float *plain_tables, *compressed_tables;
     float *q_low, *q_low_quantized; /* [n_tokens, q_lora_rank] */
     float *q;                       /* [n_tokens, n_heads, 512] */
     uint16_t *q_bf16;               /* the same under official numerics */
@@ -67,6 +71,7 @@ typedef struct dsv4_step {
     float *expert_out;              /* [n_tokens, hidden] */
     float *routed_out;              /* [n_tokens * n_active, hidden] in the order of choices */
     float *head_in;                 /* [n_tokens, hidden] */
+    int32_t *head_rows; /* [n_tokens] row of head_in for a token of the batch, -1: none */
 
     /* The MTP block's own batch: tokens with a known successor. */
     int32_t *mtp_tokens, *mtp_sequences, *mtp_source; /* [n_tokens] */
@@ -82,6 +87,13 @@ void dsv4_step_round(const dsv4_step *step, float *values, int64_t n);
 
 /* quantized = x through the FP8 quantizer of GEMM inputs under the official numerics, else x. */
 void dsv4_step_quantize(const dsv4_step *step, const float *x, int64_t n, float *quantized);
+
+/*
+ * Runs body(context, row, worker) for n_rows rows that handle row_len values each; on threads if that is
+ * more work than waking them is.
+ */
+void dsv4_step_spread(const dsv4_step *step, int64_t n_rows, int64_t row_len,
+                      dsv4_parallel_body *body, void *context);
 
 /* Runs body for every token on the step's threads. */
 typedef void dsv4_token_body(const dsv4_step *step, const dsv4_layer *layer,

@@ -4,19 +4,23 @@
  * Place: ref. score = sum_h w_h relu(q_h . key); dot products in the order of dot.h, heads
  * ascending. A NaN passes through relu, so that a broken key has a NaN score and is chosen last.
  *
- * The choice needs no heap and no sort. Scores map to unsigned numbers of the same order; four
- * passes of counting find the k-th largest, one byte at a time from the top; a last pass takes, in
- * ascending order of index, all that are larger and as many of the equal ones as there is room for.
- * O(n), whatever the data.
+ * The choice needs no heap and no sort. Scores map to unsigned numbers of the same order; three
+ * passes of counting find the k-th largest, eleven bits at a time from the top, each keeping only the
+ * numbers with the bits found so far; a last pass takes, in ascending order of index, all that are larger
+ * and as many of the equal ones as there is room for. O(n), whatever the data.
  */
 #include "ref/indexer.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "num/e2m1.h"
+#include "num/ue8m0.h"
 #include "ref/dot.h"
 
-enum { KEY_DIM = 128 };
+enum { KEY_DIM = 128, FP4_GROUP = 32, DIGIT_BITS = 11 };
+
+#define DIGIT_MASK ((1u << DIGIT_BITS) - 1u)
 
 float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key)
 {
@@ -28,35 +32,52 @@ float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, 
     return score;
 }
 
-/* Larger scores have larger ranks; 0 and -0 share one; NaN has 0, below that of -infinity. */
-static uint32_t rank_of(float score)
+void dsv4_indexer_read_fp4(const unsigned char *row, float *key)
 {
-    if (isnan(score)) return 0;
-    score += 0.0f; /* -0 becomes 0 */
-    uint32_t bits;
-    memcpy(&bits, &score, sizeof bits);
-    return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+    for (int i = 0; i < KEY_DIM; i++) {
+        unsigned code = ((unsigned)row[i / 2] >> (i % 2 * 4)) & 15u;
+        float factor = dsv4_ue8m0_to_f32(row[KEY_DIM / 2 + i / FP4_GROUP]);
+        key[i] = dsv4_e2m1_to_f32((uint8_t)code) * factor;
+    }
 }
 
 /*
- * The k-th largest of ranks [n], 1 <= k <= n; *n_equal is how many ranks equal to it are among the
- * k.
+ * Larger scores have larger ranks; 0 and -0 share one; NaN has 0, below that of -infinity. Without a branch,
+ * so that compilers do several at once.
  */
-static uint32_t kth_largest(const uint32_t *ranks, int64_t n, int64_t k, int64_t *n_equal)
+static uint32_t rank_of(float score)
 {
-    uint32_t prefix = 0, prefix_mask = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        int64_t counts[256] = {0};
+    float positive_zero = score + 0.0f; /* -0 becomes 0 */
+    uint32_t bits;
+    memcpy(&bits, &positive_zero, sizeof bits);
+    uint32_t negative = 0u - (bits >> 31);
+    return isnan(score) ? 0u : bits ^ (negative | 0x80000000u);
+}
+
+/*
+ * The k-th largest of ranks [n], 1 <= k <= n, which are used up; *n_equal is how many ranks equal to it
+ * are among the k.
+ */
+static uint32_t kth_largest(uint32_t *ranks, int64_t n, int64_t k, int64_t *n_equal)
+{
+    uint32_t found = 0;
+    for (int shift = 32 - DIGIT_BITS; shift > -DIGIT_BITS; shift -= DIGIT_BITS) {
+        int32_t counts[1 << DIGIT_BITS] = {0};
+        int low = shift > 0 ? shift : 0; /* the last digit overlaps the one before */
+        for (int64_t i = 0; i < n; i++) counts[(ranks[i] >> low) & DIGIT_MASK]++;
+        uint32_t digit = DIGIT_MASK;
+        for (; counts[digit] < k; digit--) k -= counts[digit];
+        found |= digit << low;
+        int64_t n_kept = 0;
         for (int64_t i = 0; i < n; i++) {
-            if ((ranks[i] & prefix_mask) == prefix) counts[(ranks[i] >> shift) & 255u]++;
+            uint32_t rank = ranks[i];
+            ranks[n_kept] = rank;
+            n_kept += ((rank >> low) & DIGIT_MASK) == digit;
         }
-        uint32_t byte = 255;
-        for (; counts[byte] < k; byte--) k -= counts[byte];
-        prefix |= byte << shift;
-        prefix_mask |= 255u << shift;
+        n = n_kept;
     }
     *n_equal = k;
-    return prefix;
+    return found;
 }
 
 int64_t dsv4_indexer_topk(const float *scores, int64_t n, int64_t k, int32_t *scratch,
@@ -70,8 +91,9 @@ int64_t dsv4_indexer_topk(const float *scores, int64_t n, int64_t k, int32_t *sc
     int64_t n_equal, n_chosen = 0;
     uint32_t threshold = kth_largest(ranks, n, k, &n_equal);
     for (int64_t i = 0; i < n; i++) {
-        if (ranks[i] < threshold) continue;
-        if (ranks[i] == threshold && n_equal-- <= 0) continue;
+        uint32_t rank = rank_of(scores[i]);
+        if (rank < threshold) continue;
+        if (rank == threshold && n_equal-- <= 0) continue;
         chosen[n_chosen++] = (int32_t)i;
     }
     return n_chosen;

@@ -13,6 +13,9 @@
  */
 float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key);
 
+/* key [128] f32 from a row of 64 bytes of e2m1 codes, the even one low, and 4 ue8m0 scales; exact. */
+void dsv4_indexer_read_fp4(const unsigned char *row, float *key);
+
 /*
  * The min(k, n) largest of scores [n]; ties go to the smaller index; a NaN counts as the smallest.
  * chosen [min(k, n)] i32 ascending. Returns how many. scratch [n] i32.
