@@ -11,14 +11,13 @@
 #include "linear_kernels.h"
 
 enum {
-    MIN_TASK_OUT = 16,     /* rows of W: a task packs its rows of x once for all of them */
-    MAX_TASK_OUT = 128,    /* so that a task's part of W stays in L2 for the next rows of x */
-    TASK_OUT_STEP = 16,    /* a multiple of DSV4_LINEAR_GROUP_ROWS */
-    TASKS_PER_THREAD = 8,  /* of rows of W: slack for threads that are disturbed */
-    ROW_CHUNK_MULTIPLE = 6 /* rows of x in a register tile of the widest levels */
+    MIN_TASK_OUT = 16,          /* rows of W: a task packs its rows of x once for all of them ... */
+    MIN_TASK_BYTES = 128 << 10, /* ... but so many bytes of W are work enough */
+    MAX_TASK_OUT = 128,         /* so that a task's part of W stays in L2 for the next rows of x */
+    TASKS_PER_THREAD = 8,       /* of rows of W: slack for threads that are disturbed */
+    ROW_CHUNK_MULTIPLE = 6      /* rows of x in a register tile of the widest levels */
 };
 
-_Static_assert(TASK_OUT_STEP % DSV4_LINEAR_GROUP_ROWS == 0, "kernels begin at whole groups");
 _Static_assert(DSV4_LINEAR_MAX_ROWS % ROW_CHUNK_MULTIPLE == 0, "a chunk fits in a task");
 
 #define SCALE_BITS(s) ((s) == 0 ? 0x00400000u : (s) == 255 ? 0x7fc00000u : (uint32_t)(s) << 23)
@@ -58,12 +57,20 @@ static dsv4_linear_kernel *kernel_of(int32_t level, bool x_is_bf16)
     }
 }
 
-static int64_t choose_task_out(int64_t n_out, int32_t n_threads)
+/* A multiple of n. */
+static int64_t round_up(int64_t a, int64_t n)
 {
-    int64_t wanted = ceil_div(n_out, (int64_t)n_threads * TASKS_PER_THREAD);
-    int64_t task_out = ceil_div(wanted, TASK_OUT_STEP) * TASK_OUT_STEP;
-    if (task_out < MIN_TASK_OUT) return MIN_TASK_OUT;
-    return min_i64(task_out, MAX_TASK_OUT);
+    return ceil_div(a, n) * n;
+}
+
+static int64_t choose_task_out(const dsv4_linear *linear, int32_t n_threads)
+{
+    int64_t row_bytes = ceil_div(dsv4_linear_bytes(linear), linear->n_out);
+    int64_t least =
+        row_bytes > 0 ? min_i64(MIN_TASK_BYTES / row_bytes, MIN_TASK_OUT) : MIN_TASK_OUT;
+    int64_t step = round_up(least > 0 ? least : 1, DSV4_LINEAR_GROUP_ROWS);
+    int64_t wanted = ceil_div(linear->n_out, (int64_t)n_threads * TASKS_PER_THREAD);
+    return min_i64(round_up(wanted, step), MAX_TASK_OUT);
 }
 
 /* Even chunks: a short last one would pay for dequantizing all of W as a full one does. */
@@ -71,7 +78,7 @@ static int64_t choose_chunk_rows(int64_t n_rows)
 {
     int64_t n_chunks = ceil_div(n_rows, DSV4_LINEAR_MAX_ROWS);
     int64_t rows = ceil_div(n_rows, n_chunks);
-    return ceil_div(rows, ROW_CHUNK_MULTIPLE) * ROW_CHUNK_MULTIPLE;
+    return round_up(rows, ROW_CHUNK_MULTIPLE);
 }
 
 static void run_task(void *shared, int64_t task, int32_t worker)
@@ -103,7 +110,7 @@ void dsv4_linear_cpu(const dsv4_compute *compute, const dsv4_linear *linear, con
                                  .x_stride = x_stride,
                                  .y_stride = y_stride,
                                  .n_rows = n_rows};
-    work.task_out = choose_task_out(linear->n_out, compute->n_threads);
+    work.task_out = choose_task_out(linear, compute->n_threads);
     work.chunk_rows = choose_chunk_rows(n_rows);
     work.n_chunks = ceil_div(n_rows, work.chunk_rows);
     int64_t n_tasks = ceil_div(linear->n_out, work.task_out) * work.n_chunks;

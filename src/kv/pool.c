@@ -29,7 +29,8 @@ struct dsv4_pool {
     dsv4_pool_options options;
     dsv4_cache cache;
     page_set sets[N_KINDS];
-    int64_t n_layers;       /* with the MTP block */
+    int64_t n_layers; /* with the MTP block */
+    int64_t sequence_tokens;
     unsigned char **memory; /* [n_layers * TENSORS_PER_LAYER] */
     int64_t n_memory;
 };
@@ -163,6 +164,8 @@ dsv4_status dsv4_pool_create(const dsv4_config *config, const dsv4_pool_options 
     made->options = *options;
     made->cache.numerics = options->numerics;
     made->n_layers = config->n_layers + config->n_mtp_blocks;
+    made->sequence_tokens =
+        options->n_tokens < config->max_positions ? options->n_tokens : config->max_positions;
     made->cache.layers = calloc((size_t)made->n_layers, sizeof *made->cache.layers);
     made->memory = calloc((size_t)made->n_layers * TENSORS_PER_LAYER, sizeof *made->memory);
     if (made->cache.layers == NULL || made->memory == NULL) {
@@ -206,6 +209,11 @@ const dsv4_cache *dsv4_pool_cache(const dsv4_pool *pool)
 const dsv4_pool_options *dsv4_pool_get_options(const dsv4_pool *pool)
 {
     return &pool->options;
+}
+
+int64_t dsv4_pool_sequence_tokens(const dsv4_pool *pool)
+{
+    return pool->sequence_tokens;
 }
 
 int64_t dsv4_pool_bytes(const dsv4_pool *pool)

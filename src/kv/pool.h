@@ -33,6 +33,9 @@ void dsv4_pool_free(dsv4_pool *pool);
 const dsv4_cache *dsv4_pool_cache(const dsv4_pool *pool);
 const dsv4_pool_options *dsv4_pool_get_options(const dsv4_pool *pool);
 
+/* Most tokens of one sequence: all of the pool's, but no more than the model has positions for. */
+int64_t dsv4_pool_sequence_tokens(const dsv4_pool *pool);
+
 /* Bytes reserved for all pages, and bytes of the pages that are held now (shared ones once). */
 int64_t dsv4_pool_bytes(const dsv4_pool *pool);
 int64_t dsv4_pool_used_bytes(const dsv4_pool *pool);

@@ -2,7 +2,7 @@
  * sequence.c - page tables of one sequence.
  *
  * Place: kv. Invariants: a page table entry is -1 or a page with a reference of ours; tables are allocated
- * once, for the longest sequence that the pool can hold.
+ * once, for the longest sequence that the pool and the model allow.
  */
 #include "sequence.h"
 
@@ -47,7 +47,7 @@ dsv4_status dsv4_sequence_create(dsv4_pool *pool, dsv4_sequence **sequence, dsv4
     dsv4_sequence *made = calloc(1, sizeof *made);
     if (made == NULL) return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "sequence: no memory");
     made->pool = pool;
-    made->capacity = dsv4_pool_get_options(pool)->n_tokens;
+    made->capacity = dsv4_pool_sequence_tokens(pool);
     made->tokens = calloc((size_t)made->capacity, sizeof *made->tokens);
     bool complete = made->tokens != NULL;
     for (int kind = 0; kind < N_KINDS; kind++) {

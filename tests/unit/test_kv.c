@@ -19,7 +19,7 @@ static const int64_t ratios[N_KINDS] = {1, 4, 128, 1, 1}; /* tokens per row */
 
 static dsv4_config config_of_all_kinds(void)
 {
-    dsv4_config config = {.n_layers = N_LAYERS, .n_mtp_blocks = 1};
+    dsv4_config config = {.n_layers = N_LAYERS, .n_mtp_blocks = 1, .max_positions = MAX_TOKENS};
     const int32_t layer_ratios[N_LAYERS + 1] = {0, 4, 128, 4, 128, 0};
     memcpy(config.ratios, layer_ratios, sizeof layer_ratios);
     return config;
@@ -449,6 +449,29 @@ static void test_refuses_to_outgrow_the_pool(void **state)
     dsv4_pool_free(pool);
 }
 
+/* However large the pool: a server's page tables must not grow with it. */
+static void test_a_sequence_ends_with_the_positions(void **state)
+{
+    (void)state;
+    dsv4_pool_options options = usual_options();
+    options.n_tokens = 3 * MAX_TOKENS;
+    options.step_tokens = MAX_TOKENS;
+    dsv4_pool *pool = new_pool(&options);
+    dsv4_sequence *sequence = new_sequence(pool);
+    dsv4_error error;
+    grow(sequence, MAX_TOKENS - 1);
+    assert_int_equal(dsv4_sequence_reserve(sequence, 2, &error), DSV4_ERROR_OUT_OF_MEMORY);
+    assert_non_null(strstr(error.text, "4096"));
+    grow(sequence, 1);
+    dsv4_cache_view view = dsv4_sequence_view(sequence);
+    for (int kind = 0; kind < N_KINDS; kind++) {
+        int64_t page_tokens = dsv4_pool_cache(pool)->page_rows[kind] * ratios[kind];
+        assert_true(view.n_pages[kind] <= MAX_TOKENS / page_tokens + 2);
+    }
+    dsv4_sequence_free(sequence);
+    dsv4_pool_free(pool);
+}
+
 /* Too few pages of one kind: none of the others is taken either. */
 static void test_a_full_pool_changes_nothing(void **state)
 {
@@ -738,6 +761,7 @@ int main(void)
         cmocka_unit_test(test_gives_old_pages_back),
         cmocka_unit_test(test_refuses_large_steps),
         cmocka_unit_test(test_refuses_to_outgrow_the_pool),
+        cmocka_unit_test(test_a_sequence_ends_with_the_positions),
         cmocka_unit_test(test_a_full_pool_changes_nothing),
         cmocka_unit_test(test_a_fork_shares_until_it_writes),
         cmocka_unit_test(test_rewinds_within_what_is_promised),
