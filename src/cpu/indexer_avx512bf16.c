@@ -92,8 +92,7 @@ static float score_wide(const dsv4_indexer_query *query, const unsigned char *ro
     }
     for (int v = 0; v < IX_HEAD_VECS; v++) {
         vf valid = vf_load((const float *)(const void *)(query->valid + v * VF_LANES));
-        vf weighted = vf_mul(vf_load(query->weights + v * VF_LANES), vf_max(vf_zero(), dots[v]));
-        total = vf_add(total, vf_and(weighted, valid));
+        total = vf_add(total, weigh(dots[v], vf_load(query->weights + v * VF_LANES), valid, true));
     }
     return _mm_cvtss_f32(vf_sum4(total, total, total, total));
 }
@@ -113,7 +112,7 @@ static void score_keys(const dsv4_indexer_query *query, const dsv4_index_keys *k
             are_plain = are_plain && is_plain(rows[k]);
             load_fp4(rows[k], tile.values[k]);
         }
-        score_tile(query, &tile, sums);
+        score_tile(query, &tile, true, sums);
         for (int64_t k = 0; k < n && !are_plain; k++) {
             if (!is_plain(rows[k])) sums[k] = score_wide(query, rows[k]);
         }

@@ -77,7 +77,7 @@ static void score_by_reference(const float *q, const float *weights, int64_t n_h
         } else {
             memcpy(key, row, sizeof key);
         }
-        scores[j] = dsv4_indexer_score(q, weights, n_heads, key);
+        scores[j] = dsv4_indexer_score(q, weights, n_heads, key, keys->is_fp4);
     }
 }
 
@@ -118,6 +118,8 @@ void dsv4_indexer_cpu(const dsv4_compute *compute, const float *q, const float *
     for (int64_t h = 0; h < n_heads; h += BLOCK_HEADS) {
         set_query(weights + h, min_i64(n_heads - h, BLOCK_HEADS), &query);
         query.adds = h > 0;
+        query.is_last = h + BLOCK_HEADS >= n_heads;
+        query.rounds = keys->is_fp4;
         work.kernels->pack(q + h * DIM, &query);
         dsv4_parallel_for(compute->n_threads, n_tasks, run_task, &work);
     }

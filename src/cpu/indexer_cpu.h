@@ -4,6 +4,7 @@
  * Place: cpu. score[j] = sum_h weights[h] * relu(q_h . key_j). One instruction set per file, chosen by
  * level. Keys are cut into ranges that the threads share. A score depends on its query, its key and the
  * level alone: on no other key, no range and no thread. A NaN passes through relu as in ref/indexer.h.
+ * With FP4 keys the dots, the weighted dots and the score are rounded to bf16, as DeepSeek's code has it.
  *
  * Level avx512bf16 multiplies FP4 keys in bf16 with f32 sums when every q is exact in bf16 (as the official
  * numerics have it): products are exact. Keys with extreme scales, and other queries, are multiplied in f32.

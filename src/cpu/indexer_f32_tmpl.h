@@ -30,7 +30,11 @@ static void score_keys(const dsv4_indexer_query *query, const dsv4_index_keys *k
                 memcpy(tile.values[k], cursor_next(&cursor), sizeof tile.values[k]);
             }
         }
-        score_tile(query, &tile, sums);
+        if (query->rounds) {
+            score_tile(query, &tile, true, sums);
+        } else {
+            score_tile(query, &tile, false, sums);
+        }
         put_scores(query, sums, n, scores + j);
     }
 }

@@ -3,7 +3,8 @@
  *
  * Place: cpu. The driver (indexer_cpu.c) takes heads in blocks of 64 and keys in ranges. In a block a lane
  * of a vector is a head: a dot product adds its dimensions (pairs of them in bf16) ascending. Weighted
- * dots of vectors of heads are added ascending, lanes then in a fixed tree (vf_sum4), blocks ascending.
+ * dots of vectors of heads are added ascending, lanes then in a fixed tree (vf_sum4), blocks ascending;
+ * dots and weighted dots are rounded to bf16 before, the score after, where the query says so.
  * Lanes without a head are masked, since with an infinite key they hold NaN. Kernels do not allocate.
  */
 #ifndef DSV4_CPU_INDEXER_KERNELS_H
@@ -26,7 +27,9 @@ typedef struct dsv4_indexer_query {
     _Alignas(64) float weights[DSV4_INDEXER_BLOCK_HEADS];
     _Alignas(64) uint32_t valid[DSV4_INDEXER_BLOCK_HEADS]; /* all ones where there is a head */
     int64_t n_heads;
-    bool adds; /* to scores that hold those of earlier blocks */
+    bool adds;    /* to scores that hold those of earlier blocks */
+    bool is_last; /* block of the query */
+    bool rounds;  /* dots, weighted dots and scores to bf16 */
 } dsv4_indexer_query;
 
 typedef struct dsv4_indexer_kernels {

@@ -58,9 +58,19 @@ static inline const unsigned char *cursor_next(key_cursor *cursor)
     return at;
 }
 
+/* w relu(dot), zero where there is no head. */
+static DSV4_ALWAYS_INLINE vf weigh(vf dots, vf weights, vf valid, const bool rounds)
+{
+    if (rounds) dots = vf_round_bf16(dots);
+    vf weighted = vf_mul(weights, vf_max(vf_zero(), dots));
+    if (rounds) weighted = vf_round_bf16(weighted);
+    return vf_and(weighted, valid);
+}
+
 /* Weighted dots of one register tile of heads, added to each key's vector of sums. */
 static DSV4_ALWAYS_INLINE void add_heads(const dsv4_indexer_query *query, int64_t tile,
-                                         const tile_keys *keys, vf totals[KEY_SUMS])
+                                         const tile_keys *keys, const bool rounds,
+                                         vf totals[KEY_SUMS])
 {
     const float *q = query->packed + tile * TILE_HEADS * N_STEPS;
     vf dots[IX_KEYS][IX_HEAD_VECS];
@@ -82,19 +92,18 @@ static DSV4_ALWAYS_INLINE void add_heads(const dsv4_indexer_query *query, int64_
         vf valid = vf_load((const float *)(const void *)(query->valid + head));
         DSV4_UNROLL for (int k = 0; k < IX_KEYS; k++)
         {
-            vf weighted = vf_mul(weights, vf_max(vf_zero(), dots[k][v]));
-            totals[k] = vf_add(totals[k], vf_and(weighted, valid));
+            totals[k] = vf_add(totals[k], weigh(dots[k][v], weights, valid, rounds));
         }
     }
 }
 
 static DSV4_ALWAYS_INLINE void score_tile(const dsv4_indexer_query *query, const tile_keys *keys,
-                                          float sums[KEY_SUMS])
+                                          const bool rounds, float sums[KEY_SUMS])
 {
     vf totals[KEY_SUMS];
     DSV4_UNROLL for (int k = 0; k < KEY_SUMS; k++) totals[k] = vf_zero();
     for (int64_t tile = 0; tile * TILE_HEADS < query->n_heads; tile++) {
-        add_heads(query, tile, keys, totals);
+        add_heads(query, tile, keys, rounds, totals);
     }
     DSV4_UNROLL for (int k = 0; k < KEY_SUMS; k += 4)
     {
@@ -104,5 +113,9 @@ static DSV4_ALWAYS_INLINE void score_tile(const dsv4_indexer_query *query, const
 
 static void put_scores(const dsv4_indexer_query *query, const float *sums, int64_t n, float *scores)
 {
-    for (int64_t i = 0; i < n; i++) scores[i] = query->adds ? scores[i] + sums[i] : sums[i];
+    for (int64_t i = 0; i < n; i++) {
+        float score = query->adds ? scores[i] + sums[i] : sums[i];
+        if (query->rounds && query->is_last) score = dsv4_bf16_to_f32(dsv4_bf16_from_f32(score));
+        scores[i] = score;
+    }
 }

@@ -44,16 +44,16 @@ static void quantize_fp8(const float *x, int64_t n, float *out)
 
 static float sum_squares(const float *x, int64_t n)
 {
-    float sum = 0.0f;
-    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
-    return sum;
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    return (float)sum;
 }
 
 static void normalize_bf16(float *q, int64_t n, float eps)
 {
-    float sum = 0.0f;
-    for (int64_t i = 0; i < n; i++) sum += round_one(q[i] * q[i]);
-    float scale = dsv4_rows_inverse_bf16(sum, n, eps);
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += (double)round_one(q[i] * q[i]);
+    float scale = dsv4_rows_inverse_bf16((float)sum, n, eps);
     for (int64_t i = 0; i < n; i++) q[i] = round_one(q[i] * scale);
 }
 

@@ -6,8 +6,8 @@
  *
  * Two kinds of functions. Those marked EXACT give the bits of the function in ref that they name, at every
  * level (of a NaN: that it is one). The others differ from it by their order of sums, which depends on the
- * row's length and the level alone: sum_squares and the norms add vector i of a row to accumulator i % 4,
- * then lanes and accumulators in a fixed tree; pool and swiglu take vf_exp2 for expf.
+ * row's length and the level alone: sum_squares and the norms add squares in f64, vector i of a row to
+ * accumulator i % 4, so that levels hardly ever differ; pool and swiglu take vf_exp for expf.
  */
 #ifndef DSV4_CPU_ROWS_CPU_H
 #define DSV4_CPU_ROWS_CPU_H

@@ -16,7 +16,14 @@
 #include "num/ue8m0.h"
 #include "rows_cpu.h"
 
-enum { N_STREAMS = 4, FP8_GROUP = 128, FP4_GROUP = 32, HADAMARD_DIM = 128, OVERLAP_RATIO = 4 };
+enum {
+    N_STREAMS = 4,
+    FP8_GROUP = 128,
+    FP4_GROUP = 32,
+    HADAMARD_DIM = 128,
+    OVERLAP_RATIO = 4,
+    MAX_POOL_ROWS = 128
+};
 
 #define FP8_MAX         448.0f
 #define FP8_FLOOR       1e-4f
@@ -27,7 +34,6 @@ enum { N_STREAMS = 4, FP8_GROUP = 128, FP4_GROUP = 32, HADAMARD_DIM = 128, OVERL
 #define FP4_LEAST       1.0f
 #define FP4_SPAN        0x1.8p22f
 #define HADAMARD_FACTOR 0.08838834764831845f /* 128^-0.5 */
-#define LOG2_E          1.4426950408889634f
 
 /* n_left values, at most a vector; zeros behind them. */
 static DSV4_ALWAYS_INLINE vf load_some(const float *p, int64_t n_left)
@@ -150,22 +156,21 @@ static void hadamard_row(float values[HADAMARD_DIM])
 
 /* ---- norms ---- */
 
-/* Four sums that take vectors in turn, then one tree. */
+/* Four sums that take vectors in turn; with `rounds`, of the squares in bf16. */
 static DSV4_ALWAYS_INLINE float add_squares(const float *x, int64_t n, int rounds)
 {
-    vf sums[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    vd sums[4] = {vd_zero(), vd_zero(), vd_zero(), vd_zero()};
     for (int64_t i = 0; i < n; i += 4 * VF_LANES) {
         DSV4_UNROLL for (int k = 0; k < 4; k++)
         {
             int64_t at = i + k * VF_LANES;
             if (at >= n) break;
-            vf a = load_some(x + at, n - at), square = vf_mul(a, a);
-            sums[k] = vf_add(sums[k], rounds ? vf_round_bf16(square) : square);
+            vf a = load_some(x + at, n - at);
+            sums[k] = rounds ? vd_add_products(sums[k], vf_round_bf16(vf_mul(a, a)), vf_set1(1.0f))
+                             : vd_add_products(sums[k], a, a);
         }
     }
-    float parts[4];
-    _mm_storeu_ps(parts, vf_sum4(sums[0], sums[1], sums[2], sums[3]));
-    return (parts[0] + parts[2]) + (parts[1] + parts[3]);
+    return (float)((vd_sum(sums[0]) + vd_sum(sums[2])) + (vd_sum(sums[1]) + vd_sum(sums[3])));
 }
 
 static float sum_row_squares(const float *x, int64_t n)
@@ -237,19 +242,13 @@ static void expand_row(const dsv4_hyper_mix *mix, const float *sublayer, int64_t
 
 /* ---- exponentials ---- */
 
-/* e^x for x <= 0. */
-static DSV4_ALWAYS_INLINE vf exp_negative(vf x)
-{
-    return vf_exp2(vf_mul(x, vf_set1(LOG2_E)));
-}
-
 /* One vector of channels at `channel`, the last ones maybe fewer. */
 static DSV4_ALWAYS_INLINE void pool_channels(const float *const *rows, int ratio, int64_t dim,
                                              int64_t channel, float *pooled)
 {
     int n_halves = ratio == OVERLAP_RATIO ? 2 : 1;
     int64_t gate_offset = n_halves * dim, n_left = dim - channel;
-    vf max = vf_set1(-INFINITY), weights = vf_zero(), sum = vf_zero();
+    vf max = vf_set1(-INFINITY), total = vf_zero(), sum = vf_zero(), weights[MAX_POOL_ROWS];
     for (int slot = 0; slot < n_halves * ratio; slot++) {
         if (rows[slot] == NULL) continue;
         max =
@@ -258,11 +257,15 @@ static DSV4_ALWAYS_INLINE void pool_channels(const float *const *rows, int ratio
     for (int slot = 0; slot < n_halves * ratio; slot++) {
         if (rows[slot] == NULL) continue;
         const float *key = rows[slot] + slot / ratio * dim + channel;
-        vf weight = exp_negative(vf_sub(load_some(key + gate_offset, n_left), max));
-        weights = vf_add(weights, weight);
-        sum = vf_add(sum, vf_mul(weight, load_some(key, n_left)));
+        weights[slot] = vf_exp(vf_sub(load_some(key + gate_offset, n_left), max));
+        total = vf_add(total, weights[slot]);
     }
-    store_some(pooled + channel, n_left, vf_div(sum, weights));
+    for (int slot = 0; slot < n_halves * ratio; slot++) {
+        if (rows[slot] == NULL) continue;
+        vf key = load_some(rows[slot] + slot / ratio * dim + channel, n_left);
+        sum = vf_add(sum, vf_mul(vf_div(weights[slot], total), key));
+    }
+    store_some(pooled + channel, n_left, sum);
 }
 
 static void pool_rows(const float *const *rows, int ratio, int64_t dim, float *pooled)
@@ -275,8 +278,8 @@ static void pool_rows(const float *const *rows, int ratio, int64_t dim, float *p
 /* g / (1 + e^-g) as g e^min(g, 0) / (1 + e^-|g|): no exponential overflows. */
 static DSV4_ALWAYS_INLINE vf silu(vf g)
 {
-    vf below = exp_negative(vf_min(vf_zero(), g));
-    vf e = exp_negative(vf_or(vf_abs(g), vf_set1(-0.0f)));
+    vf below = vf_exp(vf_min(vf_zero(), g));
+    vf e = vf_exp(vf_or(vf_abs(g), vf_set1(-0.0f)));
     return vf_div(vf_mul(g, below), vf_add(vf_set1(1.0f), e));
 }
 

@@ -19,6 +19,11 @@
 #define VF_TILE_VECS 2
 #define VF_HAS_HALF  0
 
+/* ln 2 in two parts: whole numbers below 2^8 times the first are exact. */
+#define VF_LN2_HIGH 0x1.62e4p-1f
+#define VF_LN2_LOW  0x1.7f7d1cp-20f
+#define VF_LOG2_E   0x1.715476p+0f
+
 typedef __m256 vf;
 
 static inline vf vf_zero(void)
@@ -81,6 +86,39 @@ static inline vf vf_exp2(vf x)
     vf y = vf_exp2_parts(_mm256_sub_ps(clamped, whole), whole);
     y = _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     return _mm256_andnot_ps(_mm256_cmp_ps(x, vf_set1(-126.0f), _CMP_LT_OQ), y);
+}
+
+static inline vf vf_exp(vf x)
+{
+    vf clamped = _mm256_max_ps(vf_set1(-87.0f), x);
+    vf whole = _mm256_round_ps(vf_mul(clamped, vf_set1(VF_LOG2_E)),
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf rest = _mm256_sub_ps(clamped, vf_mul(whole, vf_set1(VF_LN2_HIGH)));
+    rest = _mm256_sub_ps(rest, vf_mul(whole, vf_set1(VF_LN2_LOW)));
+    vf y = vf_exp2_parts(vf_mul(rest, vf_set1(VF_LOG2_E)), whole);
+    y = _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, vf_set1(-87.0f), _CMP_LT_OQ), y);
+}
+
+typedef __m256d vd;
+
+static inline vd vd_zero(void)
+{
+    return _mm256_setzero_pd();
+}
+
+static inline vd vd_add_products(vd sum, vf a, vf b)
+{
+    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(a));
+    __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1));
+    sum = _mm256_fmadd_pd(low, _mm256_cvtps_pd(_mm256_castps256_ps128(b)), sum);
+    return _mm256_fmadd_pd(high, _mm256_cvtps_pd(_mm256_extractf128_ps(b, 1)), sum);
+}
+
+static inline double vd_sum(vd a)
+{
+    __m128d halves = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(halves, _mm_unpackhi_pd(halves, halves)));
 }
 
 static inline vf vf_sub(vf a, vf b)

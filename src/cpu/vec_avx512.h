@@ -11,8 +11,11 @@
  *   vf_min(a, b)        b where either is NaN
  *   vf_sign(a)          the sign bits; vf_binade(a) the exponent bits: 2^e for a normal number >= 0
  *   vf_swap(a, bit)     lanes i and i ^ bit exchanged, bit a power of two below VF_LANES
+ *   vd                  as many f64 as fit in a register of the level; vd_add_products(sum, a, b) adds all
+ *                       lanes of a * b to a vd, vd_sum adds its lanes
  *   vf_round_bf16(a)    f32 of the nearest bf16, ties to even, NaN kept
  *   vf_exp2(x)          2^x for x <= 1 within 2 ulp; 0 for -inf and far below -126; NaN for NaN
+ *   vf_exp(x)           e^x for x <= 0 within 2 ulp; 0 below -87; NaN for NaN
  *   vf_store_bf16       nearest-even
  *   vf_transpose        VF_LANES x VF_LANES
  *   vf_sum4             the sums of four vectors: in every four lanes (0 + 2) + (1 + 3), then halves
@@ -33,6 +36,11 @@
 #define VF_TILE_KEYS 8
 #define VF_TILE_VECS 4
 #define VF_HAS_HALF  1
+
+/* ln 2 in two parts: whole numbers below 2^8 times the first are exact. */
+#define VF_LN2_HIGH 0x1.62e4p-1f
+#define VF_LN2_LOW  0x1.7f7d1cp-20f
+#define VF_LOG2_E   0x1.715476p+0f
 
 typedef __m512 vf;
 
@@ -76,11 +84,8 @@ static inline vf vf_max(vf a, vf b)
     return _mm512_max_ps(a, b);
 }
 
-static inline vf vf_exp2(vf x)
+static inline vf vf_exp2_parts(vf fraction, vf whole)
 {
-    vf clamped = _mm512_max_ps(vf_set1(-200.0f), x);
-    vf whole = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    vf fraction = _mm512_sub_ps(clamped, whole);
     vf p = vf_set1(1.535336188319500e-4f);
     p = vf_fma(p, fraction, vf_set1(1.339887440266574e-3f));
     p = vf_fma(p, fraction, vf_set1(9.618437357674640e-3f));
@@ -89,6 +94,44 @@ static inline vf vf_exp2(vf x)
     p = vf_fma(p, fraction, vf_set1(6.931472028550421e-1f));
     p = vf_fma(p, fraction, vf_set1(1.0f));
     return _mm512_scalef_ps(p, whole);
+}
+
+static inline vf vf_exp2(vf x)
+{
+    vf clamped = _mm512_max_ps(vf_set1(-200.0f), x);
+    vf whole = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return vf_exp2_parts(_mm512_sub_ps(clamped, whole), whole);
+}
+
+static inline vf vf_exp(vf x)
+{
+    vf clamped = _mm512_max_ps(vf_set1(-87.0f), x);
+    vf whole = _mm512_roundscale_ps(vf_mul(clamped, vf_set1(VF_LOG2_E)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf rest = _mm512_sub_ps(clamped, vf_mul(whole, vf_set1(VF_LN2_HIGH)));
+    rest = _mm512_sub_ps(rest, vf_mul(whole, vf_set1(VF_LN2_LOW)));
+    vf y = vf_exp2_parts(vf_mul(rest, vf_set1(VF_LOG2_E)), whole);
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, vf_set1(-87.0f), _CMP_LT_OQ), vf_zero());
+}
+
+typedef __m512d vd;
+
+static inline vd vd_zero(void)
+{
+    return _mm512_setzero_pd();
+}
+
+static inline vd vd_add_products(vd sum, vf a, vf b)
+{
+    __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+    __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+    sum = _mm512_fmadd_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(b)), sum);
+    return _mm512_fmadd_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(b, 1)), sum);
+}
+
+static inline double vd_sum(vd a)
+{
+    return _mm512_reduce_add_pd(a);
 }
 
 static inline vf vf_sub(vf a, vf b)

@@ -19,6 +19,11 @@
 #define VF_TILE_VECS 2
 #define VF_HAS_HALF  0
 
+/* ln 2 in two parts: whole numbers below 2^8 times the first are exact. */
+#define VF_LN2_HIGH 0x1.62e4p-1f
+#define VF_LN2_LOW  0x1.7f7d1cp-20f
+#define VF_LOG2_E   0x1.715476p+0f
+
 typedef __m128 vf;
 
 static inline vf vf_zero(void)
@@ -81,6 +86,37 @@ static inline vf vf_exp2(vf x)
     vf y = vf_exp2_parts(_mm_sub_ps(clamped, whole), whole);
     y = _mm_blendv_ps(y, x, _mm_cmpunord_ps(x, x));
     return _mm_andnot_ps(_mm_cmplt_ps(x, vf_set1(-126.0f)), y);
+}
+
+static inline vf vf_exp(vf x)
+{
+    vf clamped = _mm_max_ps(vf_set1(-87.0f), x);
+    vf whole = _mm_round_ps(vf_mul(clamped, vf_set1(VF_LOG2_E)),
+                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf rest = _mm_sub_ps(clamped, vf_mul(whole, vf_set1(VF_LN2_HIGH)));
+    rest = _mm_sub_ps(rest, vf_mul(whole, vf_set1(VF_LN2_LOW)));
+    vf y = vf_exp2_parts(vf_mul(rest, vf_set1(VF_LOG2_E)), whole);
+    y = _mm_blendv_ps(y, x, _mm_cmpunord_ps(x, x));
+    return _mm_andnot_ps(_mm_cmplt_ps(x, vf_set1(-87.0f)), y);
+}
+
+typedef __m128d vd;
+
+static inline vd vd_zero(void)
+{
+    return _mm_setzero_pd();
+}
+
+static inline vd vd_add_products(vd sum, vf a, vf b)
+{
+    __m128d low = _mm_mul_pd(_mm_cvtps_pd(a), _mm_cvtps_pd(b));
+    __m128d high = _mm_mul_pd(_mm_cvtps_pd(_mm_movehl_ps(a, a)), _mm_cvtps_pd(_mm_movehl_ps(b, b)));
+    return _mm_add_pd(_mm_add_pd(sum, low), high);
+}
+
+static inline double vd_sum(vd a)
+{
+    return _mm_cvtsd_f64(_mm_add_sd(a, _mm_unpackhi_pd(a, a)));
 }
 
 static inline vf vf_sub(vf a, vf b)

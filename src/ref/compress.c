@@ -14,7 +14,7 @@
 #include "ref/quant.h"
 #include "ref/rope.h"
 
-enum { ROPE_DIM = 64, OVERLAP_RATIO = 4 };
+enum { ROPE_DIM = 64, OVERLAP_RATIO = 4, MAX_SLOTS = 128 };
 
 void dsv4_compress_pool(const float *const *rows, int ratio, int64_t dim, float *pooled)
 {
@@ -29,15 +29,18 @@ void dsv4_compress_pool(const float *const *rows, int ratio, int64_t dim, float 
             float gate = rows[slot][gate_offset + slot / ratio * dim + channel];
             if (gate > max) max = gate;
         }
-        float weights = 0.0f, sum = 0.0f;
+        float weights[MAX_SLOTS], total = 0.0f, sum = 0.0f;
         for (int slot = 0; slot < n_slots; slot++) {
             if (rows[slot] == NULL) continue;
             const float *key = rows[slot] + slot / ratio * dim + channel;
-            float weight = expf(key[gate_offset] - max);
-            weights += weight;
-            sum += weight * key[0];
+            weights[slot] = expf(key[gate_offset] - max);
+            total += weights[slot];
         }
-        pooled[channel] = sum / weights;
+        for (int slot = 0; slot < n_slots; slot++) {
+            if (rows[slot] == NULL) continue;
+            sum += weights[slot] / total * rows[slot][slot / ratio * dim + channel];
+        }
+        pooled[channel] = sum;
     }
 }
 

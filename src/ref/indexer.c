@@ -2,7 +2,8 @@
  * indexer.c - score of a compressed key and the choice of the best k (specification 3.7).
  *
  * Place: ref. score = sum_h w_h relu(q_h . key); dot products in the order of dot.h, heads
- * ascending. A NaN passes through relu, so that a broken key has a NaN score and is chosen last.
+ * ascending. DeepSeek's code holds the dots, the weighted ones and the score in bf16. A NaN passes through
+ * relu, so that a broken key has a NaN score and is chosen last.
  *
  * The choice needs no heap and no sort. Scores map to unsigned numbers of the same order; three
  * passes of counting find the k-th largest, eleven bits at a time from the top, each keeping only the
@@ -14,6 +15,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "num/bf16.h"
 #include "num/e2m1.h"
 #include "num/ue8m0.h"
 #include "ref/dot.h"
@@ -22,14 +24,20 @@ enum { KEY_DIM = 128, FP4_GROUP = 32, DIGIT_BITS = 11 };
 
 #define DIGIT_MASK ((1u << DIGIT_BITS) - 1u)
 
-float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key)
+static float round_if(int round, float value)
+{
+    return round ? dsv4_bf16_to_f32(dsv4_bf16_from_f32(value)) : value;
+}
+
+float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key,
+                         int round)
 {
     float score = 0.0f;
     for (int64_t h = 0; h < n_heads; h++) {
-        float dot = dsv4_dot_f32(q + h * KEY_DIM, key, KEY_DIM);
-        score += weights[h] * (dot < 0.0f ? 0.0f : dot);
+        float dot = round_if(round, dsv4_dot_f32(q + h * KEY_DIM, key, KEY_DIM));
+        score += round_if(round, weights[h] * (dot < 0.0f ? 0.0f : dot));
     }
-    return score;
+    return round_if(round, score);
 }
 
 void dsv4_indexer_read_fp4(const unsigned char *row, float *key)

@@ -10,8 +10,10 @@
 
 /*
  * score = sum_h weights[h] * relu(q_h . key), q [n_heads, 128], key [128], weights [n_heads], all f32.
+ * round: 1: dots, weighted dots and score become bf16.
  */
-float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key);
+float dsv4_indexer_score(const float *q, const float *weights, int64_t n_heads, const float *key,
+                         int round);
 
 /* key [128] f32 from a row of 64 bytes of e2m1 codes, the even one low, and 4 ue8m0 scales; exact. */
 void dsv4_indexer_read_fp4(const unsigned char *row, float *key);

@@ -116,10 +116,55 @@ static float *scores_of(ops_run *run, const index_case *c, int32_t n_threads)
     return scores;
 }
 
+/* Numbers that a result may be. */
+typedef struct range {
+    double low, high;
+} range;
+
+static double nearest_bf16(double value)
+{
+    return (double)dsv4_bf16_to_f32(dsv4_bf16_from_f32((float)value));
+}
+
+static range widen(range r, double error)
+{
+    return isfinite(error) ? (range){r.low - error, r.high + error} : r;
+}
+
+/* Rounding is monotone: a range of numbers becomes a range of rounded ones. */
+static range round_range(const index_case *c, range r)
+{
+    if (!c->keys.is_fp4) return r;
+    return (range){nearest_bf16(r.low), nearest_bf16(r.high)};
+}
+
 /*
- * A product of q and key goes through: its rounding, 128 additions, the product with the weight, the
- * additions of a lane (128 / lanes vectors of a block of 64 heads at the most, padded), the tree (at most 5)
- * and the blocks. The bf16 instruction does not round products and counts what is below 2^-126 as zero.
+ * One head. A product of q and key goes through its own rounding and 128 additions. The bf16 instruction does
+ * not round products and counts what is below 2^-126 as zero. Then the dot is rounded, and so is its
+ * product with the weight, once to f32 and, for FP4 keys, to bf16.
+ */
+static range weighted_range(const index_case *c, int64_t head, const float *key, bool *may_overflow)
+{
+    double dot = 0, magnitude = 0, weight = (double)c->weights[head];
+    for (int d = 0; d < DIM; d++) {
+        double product = (double)c->q[head * DIM + d] * (double)key[d];
+        dot += product;
+        if (isfinite(product)) magnitude += fabs(product);
+    }
+    *may_overflow = fmax(magnitude, magnitude * fabs(weight)) > 0x1p-10 * (double)FLT_MAX;
+    double error = (1 + 128 + 1) * OPS_U * magnitude + 4 * DIM * 0x1p-126;
+    range dots = round_range(c, widen((range){dot, dot}, error));
+    dots.low = dots.low < 0 ? 0 : dots.low;
+    dots.high = dots.high < 0 ? 0 : dots.high;
+    range r = {weight * dots.low, weight * dots.high};
+    if (weight < 0) r = (range){r.high, r.low};
+    double rounding = fmax(fabs(r.low), fabs(r.high)) * OPS_U + 0x1p-126;
+    return round_range(c, widen(r, rounding));
+}
+
+/*
+ * A weighted dot goes through the additions of a lane (64 / lanes vectors of a block at the most, padded),
+ * the tree (at most 5) and the blocks; in the reference through those of all heads.
  */
 static bool check_score(ops_run *run, const index_case *c, int64_t j, float got)
 {
@@ -129,24 +174,22 @@ static bool check_score(ops_run *run, const index_case *c, int64_t j, float got)
     } else {
         memcpy(key, key_row(c, j), sizeof key);
     }
-    double want = 0, magnitude = 0, floor = 0;
-    bool may_overflow = false; /* a partial sum, as its order has it */
+    range sum = {0, 0};
+    double magnitude = 0;
     for (int64_t h = 0; h < c->n_heads; h++) {
-        double dot = 0, dot_magnitude = 0, weight = (double)c->weights[h];
-        for (int d = 0; d < DIM; d++) {
-            double product = (double)c->q[h * DIM + d] * (double)key[d];
-            dot += product;
-            if (isfinite(product)) dot_magnitude += fabs(product);
-        }
-        want += weight * (dot < 0 ? 0 : dot);
-        magnitude += fabs(weight) * dot_magnitude;
-        may_overflow = may_overflow || fmax(magnitude, dot_magnitude) > 0.25 * (double)FLT_MAX;
-        floor += (fabs(weight) * 4 * DIM + 1) * 0x1p-126;
+        bool may_overflow;
+        range one = weighted_range(c, h, key, &may_overflow);
+        if (may_overflow) return true; /* a partial sum, as its order has it */
+        sum = (range){sum.low + one.low, sum.high + one.high};
+        magnitude += fmax(fabs(one.low), fabs(one.high));
     }
-    if (may_overflow) return true;
-    double n_roundings = 1 + 128 + 1 + 64.0 / ops_lanes(run->level) + 5 + 4;
-    if (run->level == 0) n_roundings = 40 + (double)c->n_heads;
-    return ops_near(run, "score", j, got, want, (n_roundings + 1) * OPS_U * magnitude + floor);
+    double n_roundings = 64.0 / ops_lanes(run->level) + 5 + 4;
+    if (run->level == 0) n_roundings = (double)c->n_heads + 1;
+    double error = n_roundings * OPS_U * magnitude + 0x1p-126;
+    sum = round_range(c, widen(sum, error));
+    if (sum.low == sum.high) return ops_near(run, "score", j, got, sum.low, 0);
+    double middle = sum.low / 2 + sum.high / 2;
+    return ops_near(run, "score", j, got, middle, (sum.high - sum.low) * (0.5 + 0x1p-40));
 }
 
 static bool check_scores(ops_run *run, const index_wants *wants)

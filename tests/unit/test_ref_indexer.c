@@ -31,7 +31,7 @@ static void score_matches_double(void **unused)
             score += (double)weights[h] * fmax(dot, 0.0);
         }
         /* 21 roundings of a dot product, one of its product with w, 64 of the sum over heads. */
-        float actual = dsv4_indexer_score(q, weights, N_HEADS, key);
+        float actual = dsv4_indexer_score(q, weights, N_HEADS, key, 0);
         assert_near((double)actual, score, 86 * F32_ROUNDING * magnitudes);
     }
 }
@@ -44,11 +44,11 @@ static void score_spelled_out(void **unused)
     const float weights[3] = {-2.0f, 100.0f, 0.5f};
     q[0] = 1.0f, q[128 + 1] = 1.0f, q[256 + 127] = 1.0f;
     key[0] = 3.0f, key[1] = -5.0f, key[127] = 2.0f;
-    assert_true(dsv4_indexer_score(q, weights, 3, key) == -5.0f);
-    assert_true(dsv4_indexer_score(q, weights, 1, key) == -6.0f);
-    assert_true(dsv4_indexer_score(q, weights, 0, key) == 0.0f);
+    assert_true(dsv4_indexer_score(q, weights, 3, key, 0) == -5.0f);
+    assert_true(dsv4_indexer_score(q, weights, 1, key, 0) == -6.0f);
+    assert_true(dsv4_indexer_score(q, weights, 0, key, 0) == 0.0f);
     key[64] = NAN;
-    assert_true(isnan(dsv4_indexer_score(q, weights, 3, key)));
+    assert_true(isnan(dsv4_indexer_score(q, weights, 3, key, 0)));
 }
 
 struct entry {
