@@ -179,7 +179,7 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
                 "every position with those in the file: largest absolute error, cosine, share of "
                 "positions with the same largest logit, share within 2e-3, mean Kullback-Leibler "
                 "divergence from the file's distribution. Fails when a bound is broken or a logit "
-                "is NaN.",
+                "is NaN or infinite.",
         },
     [DSV4_COMMAND_BENCH] =
         {

@@ -205,17 +205,24 @@ source, target, action, name = sys.argv[1:5]
 raw = bytearray(open(source, "rb").read())
 size = struct.unpack("<Q", raw[:8])[0]
 head, data = json.loads(raw[8:8 + size]), raw[8 + size:]
-begin = head[name]["data_offsets"][0]
+begin = head[name]["data_offsets"][0] if name in head else 0
 if action == "drop":
     head["unused"] = head.pop(name)
 elif action == "dtype":
     head[name]["dtype"] = sys.argv[5]
 elif action == "shape":
     head[name]["shape"] = [int(n) for n in sys.argv[5].split(",")]
-elif action == "nan":
-    struct.pack_into("<f", data, begin + 4 * int(sys.argv[5]), float("nan"))
+elif action == "value":
+    struct.pack_into("<f", data, begin + 4 * int(sys.argv[5]), float(sys.argv[6]))
 elif action == "id":
-    struct.pack_into("<i", data, begin, int(sys.argv[5]))
+    struct.pack_into("<i", data, begin + 4 * int(sys.argv[6]), int(sys.argv[5]))
+elif action == "fill":
+    count = head[name]["data_offsets"][1] - begin >> 2
+    data[begin:begin + 4 * count] = struct.pack("<f", float(sys.argv[5])) * count
+elif action == "tokens":  # the last tensor of the file
+    begin, length = head["tokens"]["data_offsets"][0], 4 * int(name)
+    head["tokens"].update(shape=[int(name)], data_offsets=[begin, begin + length])
+    data[begin:] = bytes(length)
 text = json.dumps(head).encode()
 text += b" " * (-len(text) % 8)
 open(target, "wb").write(struct.pack("<Q", len(text)) + text + data)
@@ -237,12 +244,23 @@ refused "tensor logits is missing" drop logits
 refused "tensor tokens is F32 of rank 1, first size 300; expected I32 [T]" dtype tokens F32
 refused "tensor logits is I32 of rank 2, first size 300; expected F32 [300][2021]" dtype logits I32
 refused "expected F32 [300][2021]" shape logits 2021,300
-refused "id 2021, expected 0 .. 2020" id tokens 2021
+refused "$work/changed: tensor tokens[0]: id 2021, expected 0 .. 2020" id tokens 2021 0
+refused "$work/changed: tensor tokens[299]: id -1, expected 0 .. 2020" id tokens -1 299
+no_output
+refused "tensor tokens holds 4097 tokens; expected at most 4096 (max_position_embeddings)" tokens 4097
 change drop mtp_logits
 run 3 eval -m "$model" -g "$work/changed" --mtp; err "tensor mtp_logits is missing"
-change nan logits 5000
+for value in nan inf -inf; do
+    change value logits 5000 $value
+    # shellcheck disable=SC2086
+    run 1 eval -m "$model" -g "$work/changed" $exact; out "FAILED: NaN or infinity at 1 positions"
+done
+# Zeros are unlike any logits, however small.
+change fill logits 0
 # shellcheck disable=SC2086
-run 1 eval -m "$model" -g "$work/changed" $exact; out "FAILED: NaN at 1 positions"
+run 0 eval -m "$model" -g "$work/changed" $exact; out "cosine       mean 0.0000000, smallest 0.0000000"
+# shellcheck disable=SC2086
+run 1 eval -m "$model" -g "$work/changed" $exact --min-cosine 0.1; out "FAILED: 0 breaks --min-cosine"
 
 # Measuring.
 run 0 bench -m "$model" --pp 5 --tg 2 --depth 0,40 --reps 2 --threads 1; silent
