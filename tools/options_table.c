@@ -145,7 +145,9 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
             .summary = "talk with a model",
             .description =
                 "Each line is a message; the answer follows as it is made. On a terminal lines can "
-                "be edited and recalled, and the model's reasoning is dimmed. /think switches "
+                "be edited and recalled, the model's reasoning is dimmed, Ctrl-C stops an answer, "
+                "which "
+                "stays as far as it came, and an error does not end the talk. /think switches "
                 "reasoning on or off, /reset forgets the talk, /quit ends it.",
         },
     [DSV4_COMMAND_TOKENIZE] =

@@ -139,6 +139,27 @@ printf 'one\ntwo\nthree\n' >"$work/in"
 run 0 chat -m "$model" -n 90 --temp 0 --thinking; silent
 printf '\377 broken \303\n' >"$work/in"
 run 0 chat -m "$model" -n 3; silent
+# A NUL byte does not end a message: it counts as any other byte that is no UTF-8.
+printf 'a\377b\n' >"$work/in"
+run 0 chat -m "$model" -n 12 --temp 0; keep broken
+printf 'a\0b\n' >"$work/in"
+run 0 chat -m "$model" -n 12 --temp 0; same_as "$work/broken"
+printf 'a\n' >"$work/in"
+run 0 chat -m "$model" -n 12 --temp 0; differs_from "$work/broken"
+# Nothing for terminals goes elsewhere.
+printf 'hi\n' >"$work/in"
+run 0 chat -m "$model" -n 40 --thinking --temp 0
+if grep -qF "$(printf '\033[')" "$work/out"; then fail "escape sequences in a file"; fi
+
+# A standard input that cannot be read: a directory.
+for command in run chat tokenize; do
+    n_tests=$((n_tests + 1))
+    last="dsv4 $command </"
+    "$dsv4" $command -m "$model" </ >"$work/out" 2>"$work/err"
+    code=$?
+    [ $code -eq 3 ] || fail "exit code $code, expected 3"
+    err "cannot read standard input: Is a directory"
+done
 
 # What a checkpoint is made of.
 run 0 inspect "$model"; silent
@@ -348,6 +369,12 @@ if [ -c /dev/full ]; then
     n_tests=$((n_tests + 1))
     last="dsv4 run >/dev/full"
     "$dsv4" run -m "$model" -p Hello -n 20 >/dev/full 2>"$work/err"
+    code=$?
+    [ $code -eq 3 ] || fail "exit code $code, expected 3"
+    err "cannot write to standard output"
+    # A talk ends with the first answer that is lost.
+    last="dsv4 chat >/dev/full"
+    yes hi | head -n 1000 | "$dsv4" chat -m "$model" -n 20 --context 200 >/dev/full 2>"$work/err"
     code=$?
     [ $code -eq 3 ] || fail "exit code $code, expected 3"
     err "cannot write to standard output"
