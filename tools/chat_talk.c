@@ -6,10 +6,10 @@
 #include "chat_talk.h"
 
 #include "base/error.h"
+#include "json_text.h"
 #include "model_call.h"
 #include "text/dsml.h"
 #include "text/text_buffer.h"
-#include "text/utf8.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -62,36 +62,15 @@ void dsv4_chat_talk_reset(dsv4_chat_talk *talk)
 
 /* ---- messages ---- */
 
-/* A JSON string; bytes that are no UTF-8 become U+FFFD. NULL when there is no memory. */
-static json_t *make_string(const char *text, size_t len_bytes)
-{
-    dsv4_text_buffer clean = {0};
-    while (len_bytes > 0) {
-        size_t n_valid = dsv4_utf8_valid_bytes(text, len_bytes);
-        dsv4_text_buffer_append(&clean, text, n_valid);
-        text += n_valid;
-        len_bytes -= n_valid;
-        if (len_bytes == 0) break;
-        dsv4_text_buffer_append_string(&clean, "\xef\xbf\xbd");
-        text++;
-        len_bytes--;
-    }
-    size_t clean_bytes;
-    char *taken = dsv4_text_buffer_take(&clean, &clean_bytes);
-    json_t *string = taken != NULL ? json_stringn(taken, clean_bytes) : NULL;
-    free(taken);
-    return string;
-}
-
 static dsv4_status add_message(dsv4_chat_talk *talk, const char *role, const char *content,
                                const char *reasoning, dsv4_error *error)
 {
     json_t *message = json_object();
     int failed = json_object_set_new(message, "role", json_string(role));
-    failed |= json_object_set_new(message, "content", make_string(content, strlen(content)));
+    failed |= json_object_set_new(message, "content", dsv4_json_text(content, strlen(content)));
     if (reasoning != NULL) {
         failed |= json_object_set_new(message, "reasoning_content",
-                                      make_string(reasoning, strlen(reasoning)));
+                                      dsv4_json_text(reasoning, strlen(reasoning)));
     }
     if (failed) {
         json_decref(message);

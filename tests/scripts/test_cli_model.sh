@@ -314,6 +314,24 @@ assert len(line["rates_per_s"]) == 3 and line["depth"] == 0
 assert abs(statistics.mean(line["rates_per_s"]) / line["mean_per_s"] - 1) < 1e-4
 assert abs(statistics.stdev(line["rates_per_s"]) - line["deviation_per_s"]) < 1e-2 * line["mean_per_s"]
 PYTHON
+# Names of directories that are long, or no UTF-8.
+long=$(python3 -c 'print("x" + 100 * "é")')
+for name in "$long" "$(printf 'a\377b')"; do
+    mkdir "$work/$name.d"
+    cp "$model"/* "$work/$name.d"
+    run 0 bench -m "$work/$name.d" --pp 1 --tg 0 --reps 1 --json; silent
+    keep json
+    run 0 bench -m "$work/$name.d" --pp 1 --tg 0 --reps 1; out "| $name.d "
+    python3 - "$work/json" "$name.d" <<'PYTHON' || fail "wrong name"
+import json
+import os
+import sys
+
+name = os.fsencode(sys.argv[2]).decode(errors="replace")
+assert json.load(open(sys.argv[1]))["model"] == name
+PYTHON
+done
+run 2 bench -m "$model" --depth 999999999; err "option --depth: 999999999 tokens"; no_output
 run 2 bench -m "$model" --depth 5000; err "option --depth: 5000 tokens"; no_output
 run 2 bench -m "$model" --depth 1,x; err "option --depth: '1,x' is wrong; expected 1 .. 64 whole"
 run 2 bench -m "$model" --pp 0 --tg 0; err "option --pp 0 with --tg 0"
