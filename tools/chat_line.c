@@ -6,7 +6,9 @@
 #include "chat_line.h"
 
 #include "base/error.h"
+#include "interrupt.h"
 
+#include <errno.h>
 #include <histedit.h>
 #include <locale.h>
 #include <stdio.h>
@@ -23,6 +25,11 @@ struct dsv4_chat_lines {
     size_t room_bytes;
 };
 
+static dsv4_status fail_memory(dsv4_error *error)
+{
+    return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory for reading lines");
+}
+
 static char *get_prompt(EditLine *editor)
 {
     static char none[] = "";
@@ -31,10 +38,16 @@ static char *get_prompt(EditLine *editor)
     return (char *)lines->prompt; /* libedit does not write to it */
 }
 
+/* Models talk UTF-8; in a locale without it the editor would drop all but ASCII. */
+static void choose_locale(void)
+{
+    if (setlocale(LC_CTYPE, "") == NULL || MB_CUR_MAX == 1) (void)setlocale(LC_CTYPE, "C.UTF-8");
+}
+
 static bool open_editor(dsv4_chat_lines *lines)
 {
     HistEvent event;
-    (void)setlocale(LC_CTYPE, "");
+    choose_locale();
     lines->editor = el_init("dsv4", stdin, stdout, stderr);
     lines->history = history_init();
     if (lines->editor == NULL || lines->history == NULL) return false;
@@ -56,34 +69,58 @@ dsv4_status dsv4_chat_lines_open(bool edits, const char *prompt, dsv4_chat_lines
     if (made != NULL) made->prompt = prompt;
     if (made == NULL || (edits && !open_editor(made))) {
         dsv4_chat_lines_close(made);
-        return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory for reading lines");
+        return fail_memory(error);
     }
     *lines = made;
     return DSV4_OK;
 }
 
-/* A copy of the editor's line, which it overwrites. */
-static bool edit_line(dsv4_chat_lines *lines)
+/* A copy of the editor's line, which it overwrites; *is_last where there is none. */
+static dsv4_status edit_line(dsv4_chat_lines *lines, bool *is_last, dsv4_error *error)
 {
-    int len_bytes;
+    int len_bytes = 0;
     HistEvent event;
+    dsv4_interrupt_clear();
     const char *line = el_gets(lines->editor, &len_bytes);
-    if (line == NULL || len_bytes <= 0) return false;
-    if (line[0] != '\n') (void)history(lines->history, &event, H_ENTER, line);
+    bool is_dropped = dsv4_interrupt_came();
+    *is_last = !is_dropped && (line == NULL || len_bytes <= 0);
+    if (is_dropped || *is_last) {
+        (void)fputs("\n", stdout);
+        line = "";
+    } else if (line[0] != '\n') {
+        (void)history(lines->history, &event, H_ENTER, line);
+    }
     free(lines->line);
     lines->line = strdup(line);
-    return lines->line != NULL;
+    return lines->line != NULL ? DSV4_OK : fail_memory(error);
 }
 
-const char *dsv4_chat_lines_next(dsv4_chat_lines *lines)
+static dsv4_status read_line(dsv4_chat_lines *lines, bool *is_last, dsv4_error *error)
 {
-    if (lines->editor != NULL) {
-        if (!edit_line(lines)) return NULL;
-    } else if (getline(&lines->line, &lines->room_bytes, stdin) < 0) {
-        return NULL;
+    errno = 0;
+    ssize_t len_bytes = getline(&lines->line, &lines->room_bytes, stdin);
+    *is_last = len_bytes < 0;
+    if (len_bytes < 0 && errno == ENOMEM) return fail_memory(error);
+    if (len_bytes < 0 && ferror(stdin)) {
+        return dsv4_error_set(error, DSV4_ERROR_IO, "cannot read standard input: %s",
+                              strerror(errno));
     }
+    for (ssize_t i = 0; i < len_bytes; i++) {
+        if (lines->line[i] == '\0') lines->line[i] = '\xff';
+    }
+    return DSV4_OK;
+}
+
+dsv4_status dsv4_chat_lines_next(dsv4_chat_lines *lines, const char **line, dsv4_error *error)
+{
+    bool is_last = false;
+    *line = NULL;
+    DSV4_TRY(lines->editor != NULL ? edit_line(lines, &is_last, error)
+                                   : read_line(lines, &is_last, error));
+    if (is_last) return DSV4_OK;
     lines->line[strcspn(lines->line, "\r\n")] = '\0';
-    return lines->line;
+    *line = lines->line;
+    return DSV4_OK;
 }
 
 void dsv4_chat_lines_close(dsv4_chat_lines *lines)

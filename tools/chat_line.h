@@ -19,8 +19,12 @@ typedef struct dsv4_chat_lines dsv4_chat_lines;
 dsv4_status dsv4_chat_lines_open(bool edits, const char *prompt, dsv4_chat_lines **lines,
                                  dsv4_error *error);
 
-/* The next line without its end, valid until the next call; NULL after the last. */
-const char *dsv4_chat_lines_next(dsv4_chat_lines *lines);
+/*
+ * The next line without its end, valid until the next call; *line is NULL after the last. SIGINT, if caught
+ * (interrupt.h), drops a line that is being edited: an empty one takes its place. A NUL byte becomes one
+ * that is no UTF-8. Errors: IO, OUT_OF_MEMORY.
+ */
+dsv4_status dsv4_chat_lines_next(dsv4_chat_lines *lines, const char **line, dsv4_error *error);
 
 /* Accepts NULL. */
 void dsv4_chat_lines_close(dsv4_chat_lines *lines);

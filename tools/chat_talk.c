@@ -6,20 +6,23 @@
 #include "chat_talk.h"
 
 #include "base/error.h"
+#include "json_text.h"
 #include "model_call.h"
 #include "text/dsml.h"
 #include "text/text_buffer.h"
-#include "text/utf8.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { PART_TOKENS = 256 }; /* of a prompt, between two looks at whether to stop */
 
 /* What an answer needs while it is made. */
 typedef struct answer {
     dsv4_on_token *on_token;
     void *context;
     dsv4_text_buffer text;
+    bool is_stopped; /* before it began */
 } answer;
 
 static dsv4_status fail_memory(dsv4_error *error)
@@ -59,36 +62,15 @@ void dsv4_chat_talk_reset(dsv4_chat_talk *talk)
 
 /* ---- messages ---- */
 
-/* A JSON string; bytes that are no UTF-8 become U+FFFD. NULL when there is no memory. */
-static json_t *make_string(const char *text, size_t len_bytes)
-{
-    dsv4_text_buffer clean = {0};
-    while (len_bytes > 0) {
-        size_t n_valid = dsv4_utf8_valid_bytes(text, len_bytes);
-        dsv4_text_buffer_append(&clean, text, n_valid);
-        text += n_valid;
-        len_bytes -= n_valid;
-        if (len_bytes == 0) break;
-        dsv4_text_buffer_append_string(&clean, "\xef\xbf\xbd");
-        text++;
-        len_bytes--;
-    }
-    size_t clean_bytes;
-    char *taken = dsv4_text_buffer_take(&clean, &clean_bytes);
-    json_t *string = taken != NULL ? json_stringn(taken, clean_bytes) : NULL;
-    free(taken);
-    return string;
-}
-
 static dsv4_status add_message(dsv4_chat_talk *talk, const char *role, const char *content,
                                const char *reasoning, dsv4_error *error)
 {
     json_t *message = json_object();
     int failed = json_object_set_new(message, "role", json_string(role));
-    failed |= json_object_set_new(message, "content", make_string(content, strlen(content)));
+    failed |= json_object_set_new(message, "content", dsv4_json_text(content, strlen(content)));
     if (reasoning != NULL) {
         failed |= json_object_set_new(message, "reasoning_content",
-                                      make_string(reasoning, strlen(reasoning)));
+                                      dsv4_json_text(reasoning, strlen(reasoning)));
     }
     if (failed) {
         json_decref(message);
@@ -147,16 +129,23 @@ static dsv4_status choose_session(dsv4_chat_talk *talk, const int32_t *ids, int6
     return dsv4_session_rewind(talk->answered, common_tokens(talk->answered, ids, n_ids), error);
 }
 
-/* Computes the prompt but for its last token, and keeps a session there. */
+/*
+ * Computes the prompt but for its last token, and keeps a session there. *is_stopped: what was computed
+ * stays in `answered` for the next question.
+ */
 static dsv4_status process_prompt(dsv4_chat_talk *talk, const int32_t *ids, int64_t n_ids,
-                                  dsv4_error *error)
+                                  bool *is_stopped, dsv4_error *error)
 {
     DSV4_TRY(choose_session(talk, ids, n_ids, error));
     int64_t n_done = dsv4_session_n_tokens(talk->answered);
-    if (n_done < n_ids - 1) {
+    while (n_done < n_ids - 1) {
+        *is_stopped = talk->is_stopped != NULL && talk->is_stopped();
+        if (*is_stopped) return DSV4_OK;
+        int64_t n_left = n_ids - 1 - n_done, n_tokens = n_left < PART_TOKENS ? n_left : PART_TOKENS;
         const dsv4_forward_entry entry = {
-            .session = talk->answered, .tokens = ids + n_done, .n_tokens = n_ids - 1 - n_done};
+            .session = talk->answered, .tokens = ids + n_done, .n_tokens = n_tokens};
         DSV4_TRY(dsv4_model_forward(talk->model, &entry, 1, error));
+        n_done += n_tokens;
     }
     return dsv4_session_fork(talk->answered, &talk->asked, error);
 }
@@ -185,8 +174,8 @@ static dsv4_status generate(dsv4_chat_talk *talk, bool thinking, const dsv4_samp
                                 " tokens, expected fewer than %" PRId64,
                                 n_ids, talk->max_tokens);
     }
-    if (status == DSV4_OK) status = process_prompt(talk, ids, n_ids, error);
-    if (status == DSV4_OK) {
+    if (status == DSV4_OK) status = process_prompt(talk, ids, n_ids, &a->is_stopped, error);
+    if (status == DSV4_OK && !a->is_stopped) {
         status = dsv4_session_generate(talk->answered, ids + n_ids - 1, 1, sampling,
                                        max_new < n_room ? max_new : n_room, take_token, a, &n_new,
                                        error);
@@ -218,8 +207,8 @@ dsv4_status dsv4_chat_talk_ask(dsv4_chat_talk *talk, const char *question, bool 
     size_t n_messages = json_array_size(talk->messages);
     dsv4_status status = add_message(talk, "user", question, NULL, error);
     if (status == DSV4_OK) status = generate(talk, thinking, sampling, max_new, &a, error);
-    if (status == DSV4_OK) status = add_answer(talk, thinking, &a, error);
-    while (status != DSV4_OK && json_array_size(talk->messages) > n_messages) {
+    if (status == DSV4_OK && !a.is_stopped) status = add_answer(talk, thinking, &a, error);
+    while ((status != DSV4_OK || a.is_stopped) && json_array_size(talk->messages) > n_messages) {
         (void)json_array_remove(talk->messages, n_messages);
     }
     dsv4_text_buffer_free(&a.text);

@@ -19,6 +19,7 @@ typedef struct dsv4_chat_talk {
     json_t *messages;                  /* a list */
     dsv4_session *asked, *answered;    /* NULL before the first answer */
     int64_t max_tokens, rewind_tokens; /* of a talk; that cost nothing */
+    bool (*is_stopped)(void); /* NULL, or asked now and then while a question is computed */
 } dsv4_chat_talk;
 
 /* model must have two sessions free and outlive the talk. Errors: OUT_OF_MEMORY. */
@@ -33,7 +34,8 @@ void dsv4_chat_talk_reset(dsv4_chat_talk *talk);
 
 /*
  * Asks a question and lets the model answer through on_token; both become part of the talk on success
- * and are forgotten otherwise.
+ * and are forgotten otherwise. An answer that on_token ends stays as far as it came; a question that
+ * is_stopped ends before its answer begins is forgotten, too, which is no error.
  *   max_new  most tokens of the answer; what fits, when that is less
  * Errors: those of the library; OUT_OF_MEMORY also when the talk has become too long.
  */

@@ -8,6 +8,7 @@
 #include "attn_call.h"
 #include "attn_case.h"
 #include "commands.h"
+#include "eval_errors.h"
 
 #include "base/error.h"
 
@@ -67,13 +68,6 @@ static double relative_error(const comparison *c)
     return sqrt(c->error_sq) / sqrt(c->answer_sq);
 }
 
-/* Of two zero outputs 1: they do not differ. */
-static double cosine(const comparison *c)
-{
-    if (c->answer_sq == 0 && c->out_sq == 0) return 1;
-    return c->dot / (sqrt(c->answer_sq) * sqrt(c->out_sq));
-}
-
 /* Computes the case into *c. */
 static dsv4_status compute(const dsv4_attn_case *attn_case, const dsv4_options *options,
                            comparison *c, dsv4_error *error)
@@ -114,7 +108,8 @@ static bool report(const char *path, const dsv4_attn_case *attn_case, const comp
     printf("%s", path);
     print_shape(&attn_case->params);
     printf("  max error %.2e  relative %.2e  cosine %.8f  max lse error %.2e  %s", c->max_error,
-           relative, cosine(c), c->max_lse_error, passed ? "ok" : "FAILED");
+           relative, dsv4_cosine(c->answer_sq, c->out_sq, c->dot), c->max_lse_error,
+           passed ? "ok" : "FAILED");
     if (!is_close) printf("; relative error above %.2e", MAX_RELATIVE_ERROR);
     if (c->n_nan_rows > 0) printf("; NaN in %" PRId64 " rows", c->n_nan_rows);
     if (c->n_nonzero_rows > 0) {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "chat_line.h"
 #include "chat_talk.h"
+#include "interrupt.h"
 #include "model_call.h"
 #include "text_stream.h"
 
@@ -28,6 +29,7 @@ typedef struct chat {
     int64_t max_new;
     bool thinking;
     bool is_terminal; /* standard output */
+    bool edits;       /* standard input too */
     bool is_dimmed;
     dsv4_text_stream out;
 } chat;
@@ -52,7 +54,7 @@ static int32_t write_token(void *context, int32_t id, const char *bytes, size_t 
     } else {
         dsv4_text_stream_write(&c->out, bytes, len_bytes);
     }
-    return ferror(stdout) != 0;
+    return ferror(stdout) != 0 || dsv4_interrupt_came();
 }
 
 /* Another answer begins with other random numbers, yet the whole talk follows from the seed. */
@@ -61,8 +63,10 @@ static void next_seed(dsv4_sampling *sampling)
     sampling->seed = sampling->seed * UINT64_C(6364136223846793005) + 1;
 }
 
+/* On a terminal a question that fails is told and forgotten; the talk goes on. */
 static dsv4_status ask(chat *c, const char *question, dsv4_error *error)
 {
+    dsv4_interrupt_clear();
     set_dimmed(c, c->thinking);
     dsv4_status status = dsv4_chat_talk_ask(&c->talk, question, c->thinking, &c->sampling,
                                             c->max_new, write_token, c, error);
@@ -71,7 +75,9 @@ static dsv4_status ask(chat *c, const char *question, dsv4_error *error)
     printf("\n");
     (void)fflush(stdout);
     next_seed(&c->sampling);
-    return status;
+    if (status == DSV4_OK || !c->edits) return status;
+    (void)dsv4_command_fail(c->options, error);
+    return DSV4_OK;
 }
 
 /* Does what a line says; *goes_on is false after the last one. */
@@ -96,8 +102,9 @@ static dsv4_status take_line(chat *c, const char *line, bool *goes_on, dsv4_erro
 static dsv4_status run_talk(chat *c, dsv4_chat_lines *lines, dsv4_error *error)
 {
     bool goes_on = true;
-    while (goes_on) {
-        const char *line = dsv4_chat_lines_next(lines);
+    while (goes_on && !ferror(stdout)) {
+        const char *line;
+        DSV4_TRY(dsv4_chat_lines_next(lines, &line, error));
         if (line == NULL) return DSV4_OK;
         DSV4_TRY(take_line(c, line, &goes_on, error));
     }
@@ -124,12 +131,15 @@ static dsv4_status open_model(const dsv4_options *options, dsv4_model **model,
 static dsv4_status run_chat(chat *c, dsv4_model *model, int64_t max_tokens, int64_t rewind_tokens,
                             dsv4_error *error)
 {
-    bool edits = c->is_terminal && isatty(STDIN_FILENO) == 1;
     dsv4_chat_lines *lines = NULL;
     dsv4_status status = dsv4_chat_talk_open(model, max_tokens, rewind_tokens, &c->talk, error);
-    if (status == DSV4_OK) status = dsv4_chat_lines_open(edits, "> ", &lines, error);
+    c->talk.is_stopped = dsv4_interrupt_came;
+    if (status == DSV4_OK) status = dsv4_chat_lines_open(c->edits, "> ", &lines, error);
     if (status == DSV4_OK) {
-        if (edits) fprintf(stderr, HELP_COMMANDS ".\n");
+        if (c->edits) {
+            dsv4_interrupt_catch();
+            fprintf(stderr, HELP_COMMANDS "; Ctrl-C stops an answer.\n");
+        }
         status = run_talk(c, lines, error);
     }
     dsv4_chat_lines_close(lines);
@@ -151,6 +161,7 @@ int dsv4_cmd_chat(const dsv4_options *options)
         .is_terminal = isatty(STDOUT_FILENO) == 1,
         .out = {.file = stdout},
     };
+    c.edits = c.is_terminal && isatty(STDIN_FILENO) == 1;
     dsv4_model_call_sampling(options, &c.sampling);
     dsv4_status status = open_model(options, &model, &model_options, &max_tokens, &error);
     if (status == DSV4_OK) {

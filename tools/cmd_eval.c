@@ -37,6 +37,29 @@ typedef struct eval {
 
 /* ---- input ---- */
 
+/* What the checkpoint or the file makes the library refuse is their fault. */
+static dsv4_status blame_files(dsv4_status status, dsv4_error *error)
+{
+    if (status != DSV4_ERROR_INVALID_ARGUMENT && status != DSV4_ERROR_UNSUPPORTED) return status;
+    return error->status = DSV4_ERROR_BAD_FILE;
+}
+
+/* How many tokens there are: as many as the model can take, and with MTP two or more. */
+static dsv4_status check_length(const eval *e, const char *path, dsv4_error *error)
+{
+    int64_t max_tokens = dsv4_model_max_tokens(e->model);
+    if (e->n_tokens > max_tokens) {
+        return dsv4_error_set(error, DSV4_ERROR_BAD_FILE,
+                              "%.300s: tensor tokens holds %" PRId64
+                              " tokens; expected at most %" PRId64 " (max_position_embeddings)",
+                              path, e->n_tokens, max_tokens);
+    }
+    if (e->n_known >= 1) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_BAD_FILE,
+                          "%.300s: tensor tokens holds one token; expected 2 or more for --mtp",
+                          path);
+}
+
 /* A tensor of the golden file with this type and shape; n_columns 0: rank 1, n_rows 0: any. */
 static dsv4_status find_tensor(const char *path, const dsv4_safetensors *file, const char *name,
                                int32_t dtype, int64_t n_rows, int64_t n_columns,
@@ -71,11 +94,7 @@ static dsv4_status read_golden(eval *e, const dsv4_safetensors *file, dsv4_error
     DSV4_TRY(find_tensor(path, file, "tokens", DSV4_SAFETENSORS_I32, 0, 0, &tokens, error));
     e->n_tokens = tokens->shape[0];
     e->n_known = e->n_tokens - e->with_mtp;
-    if (e->n_known < 1) {
-        return dsv4_error_set(error, DSV4_ERROR_BAD_FILE,
-                              "%.300s: tensor tokens holds one token; expected 2 or more for --mtp",
-                              path);
-    }
+    DSV4_TRY(check_length(e, path, error));
     DSV4_TRY(find_tensor(path, file, e->with_mtp ? "mtp_logits" : "logits", DSV4_SAFETENSORS_F32,
                          e->n_known, e->n_vocab, &known, error));
     e->known = known->data;
@@ -86,7 +105,10 @@ static dsv4_status read_golden(eval *e, const dsv4_safetensors *file, dsv4_error
     }
     memcpy(e->tokens, tokens->data, (size_t)tokens->len_bytes);
     e->tokens[e->n_tokens] = -1;
-    return DSV4_OK;
+    char name[400];
+    (void)snprintf(name, sizeof name, "%.300s: tensor tokens", path);
+    return blame_files(dsv4_model_check_tokens(e->model, name, e->tokens, e->n_tokens, error),
+                       error);
 }
 
 /* The number of tokens, which decides the size of the caches, from a file that is not checked yet. */
@@ -181,8 +203,8 @@ static int report(const eval *e)
     bool failed = is_broken(e->options, DSV4_OPTION_MAX_ABS, errors->max_abs, false);
     failed |= is_broken(e->options, DSV4_OPTION_MIN_COSINE, cosine, true);
     failed |= is_broken(e->options, DSV4_OPTION_MIN_AGREE, agree, true);
-    if (errors->n_nan > 0) {
-        printf("FAILED: NaN at %" PRId64 " positions\n", errors->n_nan);
+    if (errors->n_not_finite > 0) {
+        printf("FAILED: NaN or infinity at %" PRId64 " positions\n", errors->n_not_finite);
         failed = true;
     }
     return failed ? DSV4_EXIT_FAILED : DSV4_EXIT_OK;
@@ -200,13 +222,6 @@ static dsv4_status open_model(eval *e, int64_t n_tokens, dsv4_error *error)
     DSV4_TRY(dsv4_model_call_open(e->options, &model_options, &e->model, error));
     e->n_vocab = dsv4_model_n_vocab(e->model);
     return dsv4_session_create(e->model, &e->session, error);
-}
-
-/* What the checkpoint or the file makes the library refuse is their fault. */
-static dsv4_status blame_files(dsv4_status status, dsv4_error *error)
-{
-    if (status != DSV4_ERROR_INVALID_ARGUMENT && status != DSV4_ERROR_UNSUPPORTED) return status;
-    return error->status = DSV4_ERROR_BAD_FILE;
 }
 
 int dsv4_cmd_eval(const dsv4_options *options)

@@ -29,9 +29,15 @@ static double divergence(const float *logits, const unsigned char *known, int64_
     return weighted / y_sum + log(x_sum) - log(y_sum);
 }
 
+double dsv4_cosine(double xx, double yy, double xy)
+{
+    if (xx == 0 || yy == 0) return xx == yy;
+    return xy / (sqrt(xx) * sqrt(yy));
+}
+
 dsv4_eval_row dsv4_eval_compare(const float *logits, const unsigned char *known, int64_t n_vocab)
 {
-    dsv4_eval_row row = {0};
+    dsv4_eval_row row = {.is_finite = true};
     double xx = 0, yy = 0, xy = 0;
     for (int64_t i = 0; i < n_vocab; i++) {
         double x = (double)logits[i], y = known_at(known, i);
@@ -39,23 +45,27 @@ dsv4_eval_row dsv4_eval_compare(const float *logits, const unsigned char *known,
         yy += y * y;
         xy += x * y;
         row.max_abs = fmax(row.max_abs, fabs(x - y));
-        row.has_nan = row.has_nan || isnan(x) || isnan(y);
+        row.is_finite = row.is_finite && isfinite(x) && isfinite(y);
         if (logits[i] > logits[row.largest]) row.largest = i;
         if (y > known_at(known, row.known_largest)) row.known_largest = i;
     }
-    row.cosine = xx == 0 && yy == 0 ? 1 : xy / (sqrt(xx) * sqrt(yy));
-    row.kl = divergence(logits, known, n_vocab, (double)logits[row.largest],
-                        known_at(known, row.known_largest));
+    row.cosine = row.is_finite ? dsv4_cosine(xx, yy, xy) : NAN;
+    row.kl = NAN;
+    if (row.is_finite) {
+        row.kl = divergence(logits, known, n_vocab, (double)logits[row.largest],
+                            known_at(known, row.known_largest));
+    }
     return row;
 }
 
 void dsv4_eval_add(dsv4_eval_errors *errors, const dsv4_eval_row *row)
 {
-    if (errors->n_rows == 0 || row->cosine < errors->min_cosine) errors->min_cosine = row->cosine;
+    /* fmin and fmax pass over NaN, which n_not_finite tells of. */
+    errors->min_cosine = errors->n_rows == 0 ? row->cosine : fmin(errors->min_cosine, row->cosine);
     errors->n_rows++;
     errors->n_agree += row->largest == row->known_largest;
     errors->n_close += row->max_abs <= DSV4_EVAL_CLOSE;
-    errors->n_nan += row->has_nan;
+    errors->n_not_finite += !row->is_finite;
     errors->max_abs = fmax(errors->max_abs, row->max_abs);
     errors->cosine_sum += row->cosine;
     errors->kl_sum += row->kl;

@@ -12,6 +12,7 @@
 #include "base/parallel.h"
 #include "bench_clock.h"
 #include "bench_machine.h"
+#include "json_text.h"
 #include "model_call.h"
 #include "model_size.h"
 #include "number_list.h"
@@ -21,7 +22,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_PP = 512, DEFAULT_TG = 128, DEFAULT_REPS = 5, MAX_REPS = 1000, NAME_BYTES = 64 };
+enum {
+    DEFAULT_PP = 512,
+    DEFAULT_TG = 128,
+    DEFAULT_REPS = 5,
+    MAX_REPS = 1000,
+    NAME_BYTES = 64,
+    FILE_NAME_BYTES = 256
+};
 
 typedef struct bench {
     const dsv4_options *options;
@@ -30,7 +38,7 @@ typedef struct bench {
     dsv4_model_options model_options;
     int64_t pp, tg, reps;
     dsv4_number_list depths;
-    char name[NAME_BYTES]; /* last part of the directory's name */
+    char name[FILE_NAME_BYTES]; /* last part of the directory's name */
     int64_t n_bytes, n_parameters;
     int32_t *tokens; /* [largest depth, pp, tg] random */
     float *logits;   /* [n_vocab] */
@@ -155,13 +163,14 @@ static dsv4_status print_json(const bench *b, const bench_test *test, dsv4_error
     }
     return dsv4_bench_print_json_line(
         json_pack(
-            "{s:s, s:s, s:o, s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:f, s:f, s:o}",
+            "{s:s, s:s, s:o, s:o, s:I, s:I, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:f, s:f, s:o}",
             "bench", "model", "version", dsv4_version(), "machine", dsv4_bench_machine_json(),
-            "model", b->name, "n_bytes", (json_int_t)b->n_bytes, "n_parameters",
-            (json_int_t)b->n_parameters, "backend", "cpu", "cpu_level", level_name(b), "numerics",
-            numerics_name(b), "n_threads", (json_int_t)b->model_options.n_threads, "test", name,
-            "n_tokens", (json_int_t)test->n_tokens, "depth", (json_int_t)test->depth, "mean_per_s",
-            test->mean, "deviation_per_s", test->deviation, "rates_per_s", rates),
+            "model", dsv4_json_text(b->name, strlen(b->name)), "n_bytes", (json_int_t)b->n_bytes,
+            "n_parameters", (json_int_t)b->n_parameters, "backend", "cpu", "cpu_level",
+            level_name(b), "numerics", numerics_name(b), "n_threads",
+            (json_int_t)b->model_options.n_threads, "test", name, "n_tokens",
+            (json_int_t)test->n_tokens, "depth", (json_int_t)test->depth, "mean_per_s", test->mean,
+            "deviation_per_s", test->deviation, "rates_per_s", rates),
         error);
 }
 

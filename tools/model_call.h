@@ -14,7 +14,8 @@
 void dsv4_model_call_options(const dsv4_options *options, dsv4_model_options *model_options);
 
 /*
- * Opens the model of --model; on a terminal a bar shows while that takes time. A directory that this program cannot run counts as a bad file.
+ * Opens the model of --model; on a terminal a bar shows while that takes time. A directory that this program
+ * cannot run counts as a bad file.
  * Errors: those of dsv4_model_open; UNSUPPORTED (--isa) when this CPU lacks the level.
  */
 dsv4_status dsv4_model_call_open(const dsv4_options *options,

@@ -61,10 +61,11 @@ int32_t dsv4_options_find_command(char *const *words, int32_t n_words)
         const char *rest = dsv4_commands[i].name;
         bool matches = true;
         for (int32_t w = 0; w < n_words && matches; w++) {
-            size_t len_bytes = strlen(words[w]);
-            if (w > 0 && *rest == ' ') rest++;
-            matches = len_bytes > 0 && strncmp(rest, words[w], len_bytes) == 0;
-            rest += matches ? len_bytes : 0;
+            size_t len_bytes = strcspn(rest, " ");
+            matches = len_bytes > 0 && strlen(words[w]) == len_bytes &&
+                      strncmp(rest, words[w], len_bytes) == 0;
+            rest += len_bytes;
+            if (*rest == ' ') rest++;
         }
         if (matches && *rest == '\0') return i;
     }
@@ -231,22 +232,26 @@ static dsv4_status check_arguments(const dsv4_options *options, dsv4_error *erro
     }
     if (options->n_arguments < command->min_arguments) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "%s: an argument is missing; expected %s", command->name,
-                              command->arguments);
+                              "an argument is missing; expected %s", command->arguments);
     }
     if (options->n_arguments > command->max_arguments) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "%s: unexpected argument '%.80s'; expected %s", command->name,
+                              "unexpected argument '%.80s'; expected %s",
                               options->arguments[command->max_arguments],
                               command->arguments[0] != '\0' ? command->arguments : "none");
+    }
+    for (int32_t i = 0; i < options->n_arguments; i++) {
+        if (options->arguments[i][0] != '\0') continue;
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "argument '' is wrong; expected %s", command->arguments);
     }
     for (int32_t i = 0; i < DSV4_N_OPTIONS; i++) {
         const dsv4_option_spec *spec = &dsv4_options_table[i];
         if (!(spec->required & (1u << options->command))) continue;
         if (options->given[i]) continue;
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "%s: option --%s is missing; expected --%s %s", command->name,
-                              spec->name, spec->name, spec->value_name);
+                              "option --%s is missing; expected --%s %s", spec->name, spec->name,
+                              spec->value_name);
     }
     return DSV4_OK;
 }

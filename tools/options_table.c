@@ -145,7 +145,9 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
             .summary = "talk with a model",
             .description =
                 "Each line is a message; the answer follows as it is made. On a terminal lines can "
-                "be edited and recalled, and the model's reasoning is dimmed. /think switches "
+                "be edited and recalled, the model's reasoning is dimmed, Ctrl-C stops an answer, "
+                "which "
+                "stays as far as it came, and an error does not end the talk. /think switches "
                 "reasoning on or off, /reset forgets the talk, /quit ends it.",
         },
     [DSV4_COMMAND_TOKENIZE] =
@@ -179,7 +181,7 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
                 "every position with those in the file: largest absolute error, cosine, share of "
                 "positions with the same largest logit, share within 2e-3, mean Kullback-Leibler "
                 "divergence from the file's distribution. Fails when a bound is broken or a logit "
-                "is NaN.",
+                "is NaN or infinite.",
         },
     [DSV4_COMMAND_BENCH] =
         {

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,8 +69,10 @@ dsv4_status dsv4_text_read(FILE *file, char **text, size_t *len_bytes, dsv4_erro
     }
     if (bytes == NULL) return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory for text");
     if (ferror(file)) {
+        int read_errno = errno;
         free(bytes);
-        return dsv4_error_set(error, DSV4_ERROR_IO, "cannot read standard input");
+        return dsv4_error_set(error, DSV4_ERROR_IO, "cannot read standard input: %s",
+                              strerror(read_errno));
     }
     bytes[used_bytes] = '\0';
     *text = bytes;

@@ -33,13 +33,15 @@ enum { DSV4_MODEL_OFFICIAL = 1, DSV4_MODEL_EXACT = 2 };
 typedef void dsv4_open_progress(void *context, int64_t n_done, int64_t n_total);
 
 typedef struct dsv4_model_options {
-    uint64_t size;       /* sizeof(dsv4_model_options) of the caller */
-    int32_t numerics;    /* DSV4_MODEL_* */
-    int32_t cpu_level;   /* DSV4_CPU_LEVEL_*: AUTO, or a level to use instead of the best one */
-    int32_t n_threads;   /* 1 .. 1024; 0: as many as OpenMP would use */
-    int32_t n_sessions;  /* sessions at one time, forks included */
-    int64_t n_tokens;    /* tokens that all sessions together can hold: decides the cache memory */
-    int64_t step_tokens; /* most tokens of one session that one internal step runs */
+    uint64_t size;      /* sizeof(dsv4_model_options) of the caller */
+    int32_t numerics;   /* DSV4_MODEL_* */
+    int32_t cpu_level;  /* DSV4_CPU_LEVEL_*: AUTO, or a level to use instead of the best one */
+    int32_t n_threads;  /* 1 .. 1024; 0: as many as OpenMP would use */
+    int32_t n_sessions; /* sessions at one time, forks included */
+    /* Tokens that all sessions together can hold: decides the cache memory. What is more than the longest
+     * sessions of the checkpoint could hold does not count: INT32_MAX asks for all of it. */
+    int64_t n_tokens;
+    int64_t step_tokens;          /* most tokens of one session that one internal step runs */
     int64_t rewind_tokens;        /* how far back a rewind costs nothing */
     dsv4_open_progress *progress; /* or NULL */
     void *progress_context;

@@ -95,8 +95,18 @@ static dsv4_status open_text(dsv4_model *model, const char *dir, dsv4_error *err
     return DSV4_OK;
 }
 
+/* More than all sessions can hold would be memory for nothing. */
+static void bound_tokens(dsv4_model *model)
+{
+    int64_t most;
+    int64_t max_positions = model->weights.config.max_positions;
+    if (!dsv4_checked_mul_i64(model->options.n_sessions, max_positions, &most)) return;
+    if (model->options.n_tokens > most) model->options.n_tokens = most;
+}
+
 static dsv4_status open_caches(dsv4_model *model, dsv4_error *error)
 {
+    bound_tokens(model);
     const dsv4_model_options *options = &model->options;
     const dsv4_compute compute = {.cpu_level = options->cpu_level, .n_threads = options->n_threads};
     DSV4_TRY(

@@ -93,8 +93,9 @@ typedef struct dsv4_metadata_entry {
 /*
  * Writes a file: tensors in the order given, packed without holes as the format demands. The data
  * starts at a multiple of 8 bytes in the file, so a tensor is 8-byte aligned when the sizes of all
- * tensors before it are multiples of 8. Replaces an existing file only after everything was written
- * (temporary file beside it, then rename; not synced to the disk).
+ * tensors before it are multiples of 8. Replaces an existing file, or the one that a link names, only
+ * after everything was written (temporary file beside it, then rename; not synced to the disk). What is
+ * there must be a regular file: no device and no pipe is replaced.
  * Errors: INVALID_ARGUMENT (len_bytes does not match dtype and shape; a tensor name that is empty,
  * used twice or "__metadata__"; a metadata key used twice; text that is not UTF-8; a header over
  * the limit), IO, OUT_OF_MEMORY.

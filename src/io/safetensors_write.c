@@ -2,8 +2,9 @@
  * safetensors_write.c - the safetensors writer.
  *
  * Place: io, on Jansson for the header. What it writes, the reader of safetensors.c accepts. The
- * target is replaced by a rename, so a reader never sees half a file.
+ * target is replaced by a rename, so a reader never sees half a file; it must be a regular file.
  */
+#define _DEFAULT_SOURCE /* realpath */
 #include "io/safetensors.h"
 
 #include "base/checked.h"
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define LENGTH_FIELD_BYTES 8 /* the header length before the header */
@@ -238,6 +240,24 @@ static bool write_all(int fd, const char *bytes, size_t len_bytes)
 }
 
 /*
+ * The file that a write to `path` replaces: where that is a link, what it names. *target is malloc'ed. A
+ * rename would replace a device or a pipe too, which no one who names one wants.
+ */
+static dsv4_status find_target(const char *path, char **target, dsv4_error *error)
+{
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
+        return dsv4_error_set(error, DSV4_ERROR_IO, "%s: cannot replace: expected a regular file",
+                              dsv4_shorten(path).text);
+    }
+    bool is_link = lstat(path, &info) == 0 && S_ISLNK(info.st_mode);
+    *target = is_link ? realpath(path, NULL) : strdup(path);
+    if (*target != NULL) return DSV4_OK;
+    return errno == ENOMEM ? dsv4_error_set_memory(path, error)
+                           : dsv4_error_set_io(path, "replace", errno, error);
+}
+
+/*
  * Opens a new file beside `path` and writes its name to temporary_path, which holds name_bytes.
  * Not mkstemp: that would give the file mode 0600 instead of the umask's.
  */
@@ -294,7 +314,12 @@ dsv4_status dsv4_safetensors_write(const char *path, const dsv4_tensor_view *ten
     size_t header_bytes = 0;
     DSV4_TRY(create_header(path, tensors, n_tensors, metadata, n_metadata, &header, &header_bytes,
                            error));
-    dsv4_status status = write_file(path, header, header_bytes, tensors, n_tensors, error);
+    char *target = NULL;
+    dsv4_status status = find_target(path, &target, error);
+    if (status == DSV4_OK) {
+        status = write_file(target, header, header_bytes, tensors, n_tensors, error);
+    }
+    free(target);
     free(header);
     return status;
 }

@@ -161,6 +161,9 @@ run 0 help; out "Usage: dsv4 COMMAND"
 run 0 help attn; out "attn run"
 run 0 help attn run; out "Usage: dsv4 attn run"; cp "$work/out" "$work/help"
 run 0 attn run --help; cmp -s "$work/out" "$work/help" || fail "differs from dsv4 help attn run"
+run 2 in fo; err "unknown command 'in'"
+run 2 help in fo; err "unknown command 'in fo'"
+run 2 inspect ""; err "dsv4 inspect: argument '' is wrong; expected DIR"; no_output
 run 2 help attn fly; err "unknown command 'attn fly'"
 run 0 help --man; out ".TH DSV4 1"; out ".SH EXIT STATUS"; silent
 run 0 info; out "cpu level"; out "attn "; out "devices"; silent
@@ -272,6 +275,20 @@ edit "$good" "$work/wrong" f32 lse 0 nan
 run 1 attn check "$good" "$work/wrong"; out "1 passed, 1 failed"
 run 3 attn check "$work/wrong" "$work/missing"; out "0 passed, 1 failed, 1 not checked"
 
+# An answer of zeros: the cosine is a number all the same.
+python3 - "$good" "$work/wrong" <<'PYTHON'
+import json
+import struct
+import sys
+
+raw = bytearray(open(sys.argv[1], "rb").read())
+size = struct.unpack("<Q", raw[:8])[0]
+begin, end = (8 + size + offset for offset in json.loads(raw[8:8 + size])["out"]["data_offsets"])
+raw[begin:end] = bytes(end - begin)
+open(sys.argv[2], "wb").write(raw)
+PYTHON
+run 1 attn check "$work/wrong"; out "cosine 0.00000000"
+
 # A row of zeros in the answer that is not zero in ours, while the relative error stays small.
 words=
 i=0
@@ -299,6 +316,9 @@ run 0 attn run --out-dtype bf16 "$good" -o "$work/answer"
 edit "$work/question" "$work/case" from "$work/answer"
 run 3 attn check "$work/case"; err "tensor out has dtype BF16; expected F32"
 run 3 attn run "$good" -o "$work/missing/x"; err "$work/missing/x"
+mkfifo "$work/pipe"
+run 3 attn run "$good" -o "$work/pipe"; err "$work/pipe: cannot replace: expected a regular file"
+[ -p "$work/pipe" ] || fail "the pipe is gone"
 
 # Measuring.
 run 0 attn bench --quick --shape h8-k128-b1 --threads 1; out "h8-k128-b1 "; out "ceilings"; silent

@@ -139,6 +139,27 @@ printf 'one\ntwo\nthree\n' >"$work/in"
 run 0 chat -m "$model" -n 90 --temp 0 --thinking; silent
 printf '\377 broken \303\n' >"$work/in"
 run 0 chat -m "$model" -n 3; silent
+# A NUL byte does not end a message: it counts as any other byte that is no UTF-8.
+printf 'a\377b\n' >"$work/in"
+run 0 chat -m "$model" -n 12 --temp 0; keep broken
+printf 'a\0b\n' >"$work/in"
+run 0 chat -m "$model" -n 12 --temp 0; same_as "$work/broken"
+printf 'a\n' >"$work/in"
+run 0 chat -m "$model" -n 12 --temp 0; differs_from "$work/broken"
+# Nothing for terminals goes elsewhere.
+printf 'hi\n' >"$work/in"
+run 0 chat -m "$model" -n 40 --thinking --temp 0
+if grep -qF "$(printf '\033[')" "$work/out"; then fail "escape sequences in a file"; fi
+
+# A standard input that cannot be read: a directory.
+for command in run chat tokenize; do
+    n_tests=$((n_tests + 1))
+    last="dsv4 $command </"
+    "$dsv4" $command -m "$model" </ >"$work/out" 2>"$work/err"
+    code=$?
+    [ $code -eq 3 ] || fail "exit code $code, expected 3"
+    err "cannot read standard input: Is a directory"
+done
 
 # What a checkpoint is made of.
 run 0 inspect "$model"; silent
@@ -205,17 +226,24 @@ source, target, action, name = sys.argv[1:5]
 raw = bytearray(open(source, "rb").read())
 size = struct.unpack("<Q", raw[:8])[0]
 head, data = json.loads(raw[8:8 + size]), raw[8 + size:]
-begin = head[name]["data_offsets"][0]
+begin = head[name]["data_offsets"][0] if name in head else 0
 if action == "drop":
     head["unused"] = head.pop(name)
 elif action == "dtype":
     head[name]["dtype"] = sys.argv[5]
 elif action == "shape":
     head[name]["shape"] = [int(n) for n in sys.argv[5].split(",")]
-elif action == "nan":
-    struct.pack_into("<f", data, begin + 4 * int(sys.argv[5]), float("nan"))
+elif action == "value":
+    struct.pack_into("<f", data, begin + 4 * int(sys.argv[5]), float(sys.argv[6]))
 elif action == "id":
-    struct.pack_into("<i", data, begin, int(sys.argv[5]))
+    struct.pack_into("<i", data, begin + 4 * int(sys.argv[6]), int(sys.argv[5]))
+elif action == "fill":
+    count = head[name]["data_offsets"][1] - begin >> 2
+    data[begin:begin + 4 * count] = struct.pack("<f", float(sys.argv[5])) * count
+elif action == "tokens":  # the last tensor of the file
+    begin, length = head["tokens"]["data_offsets"][0], 4 * int(name)
+    head["tokens"].update(shape=[int(name)], data_offsets=[begin, begin + length])
+    data[begin:] = bytes(length)
 text = json.dumps(head).encode()
 text += b" " * (-len(text) % 8)
 open(target, "wb").write(struct.pack("<Q", len(text)) + text + data)
@@ -237,12 +265,23 @@ refused "tensor logits is missing" drop logits
 refused "tensor tokens is F32 of rank 1, first size 300; expected I32 [T]" dtype tokens F32
 refused "tensor logits is I32 of rank 2, first size 300; expected F32 [300][2021]" dtype logits I32
 refused "expected F32 [300][2021]" shape logits 2021,300
-refused "id 2021, expected 0 .. 2020" id tokens 2021
+refused "$work/changed: tensor tokens[0]: id 2021, expected 0 .. 2020" id tokens 2021 0
+refused "$work/changed: tensor tokens[299]: id -1, expected 0 .. 2020" id tokens -1 299
+no_output
+refused "tensor tokens holds 4097 tokens; expected at most 4096 (max_position_embeddings)" tokens 4097
 change drop mtp_logits
 run 3 eval -m "$model" -g "$work/changed" --mtp; err "tensor mtp_logits is missing"
-change nan logits 5000
+for value in nan inf -inf; do
+    change value logits 5000 $value
+    # shellcheck disable=SC2086
+    run 1 eval -m "$model" -g "$work/changed" $exact; out "FAILED: NaN or infinity at 1 positions"
+done
+# Zeros are unlike any logits, however small.
+change fill logits 0
 # shellcheck disable=SC2086
-run 1 eval -m "$model" -g "$work/changed" $exact; out "FAILED: NaN at 1 positions"
+run 0 eval -m "$model" -g "$work/changed" $exact; out "cosine       mean 0.0000000, smallest 0.0000000"
+# shellcheck disable=SC2086
+run 1 eval -m "$model" -g "$work/changed" $exact --min-cosine 0.1; out "FAILED: 0 breaks --min-cosine"
 
 # Measuring.
 run 0 bench -m "$model" --pp 5 --tg 2 --depth 0,40 --reps 2 --threads 1; silent
@@ -275,6 +314,24 @@ assert len(line["rates_per_s"]) == 3 and line["depth"] == 0
 assert abs(statistics.mean(line["rates_per_s"]) / line["mean_per_s"] - 1) < 1e-4
 assert abs(statistics.stdev(line["rates_per_s"]) - line["deviation_per_s"]) < 1e-2 * line["mean_per_s"]
 PYTHON
+# Names of directories that are long, or no UTF-8.
+long=$(python3 -c 'print("x" + 100 * "é")')
+for name in "$long" "$(printf 'a\377b')"; do
+    mkdir "$work/$name.d"
+    cp "$model"/* "$work/$name.d"
+    run 0 bench -m "$work/$name.d" --pp 1 --tg 0 --reps 1 --json; silent
+    keep json
+    run 0 bench -m "$work/$name.d" --pp 1 --tg 0 --reps 1; out "| $name.d "
+    python3 - "$work/json" "$name.d" <<'PYTHON' || fail "wrong name"
+import json
+import os
+import sys
+
+name = os.fsencode(sys.argv[2]).decode(errors="replace")
+assert json.load(open(sys.argv[1]))["model"] == name
+PYTHON
+done
+run 2 bench -m "$model" --depth 999999999; err "option --depth: 999999999 tokens"; no_output
 run 2 bench -m "$model" --depth 5000; err "option --depth: 5000 tokens"; no_output
 run 2 bench -m "$model" --depth 1,x; err "option --depth: '1,x' is wrong; expected 1 .. 64 whole"
 run 2 bench -m "$model" --pp 0 --tg 0; err "option --pp 0 with --tg 0"
@@ -330,6 +387,12 @@ if [ -c /dev/full ]; then
     n_tests=$((n_tests + 1))
     last="dsv4 run >/dev/full"
     "$dsv4" run -m "$model" -p Hello -n 20 >/dev/full 2>"$work/err"
+    code=$?
+    [ $code -eq 3 ] || fail "exit code $code, expected 3"
+    err "cannot write to standard output"
+    # A talk ends with the first answer that is lost.
+    last="dsv4 chat >/dev/full"
+    yes hi | head -n 1000 | "$dsv4" chat -m "$model" -n 20 --context 200 >/dev/full 2>"$work/err"
     code=$?
     [ $code -eq 3 ] || fail "exit code $code, expected 3"
     err "cannot write to standard output"

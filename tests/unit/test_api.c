@@ -141,6 +141,27 @@ static void a_model_tells_what_it_is(void **state)
     dsv4_model_close(NULL);
 }
 
+/* However many tokens are asked for: sessions hold no more than the checkpoint's positions. */
+static void cache_memory_is_bounded(void **state)
+{
+    (void)state;
+    dsv4_model_options options = make_options(DSV4_MODEL_EXACT);
+    options.n_sessions = 2;
+    options.n_tokens = 2 * small.max_positions;
+    dsv4_model *model = open_with(&options);
+    int64_t n_bytes = dsv4_model_cache_bytes(model);
+    dsv4_model_close(model);
+    options.n_tokens = INT32_MAX;
+    model = open_with(&options);
+    assert_int_equal(dsv4_model_cache_bytes(model), n_bytes);
+    assert_int_equal(dsv4_model_max_tokens(model), small.max_positions);
+    dsv4_model_close(model);
+    options.n_tokens = small.max_positions;
+    model = open_with(&options);
+    assert_true(dsv4_model_cache_bytes(model) < n_bytes);
+    dsv4_model_close(model);
+}
+
 static void without_a_tokenizer_there_is_no_text(void **state)
 {
     (void)state;
@@ -512,6 +533,7 @@ int main(void)
         WITH_MODEL(a_tokenizer_of_more_ids_is_refused),
         WITH_MODEL(text_becomes_tokens),
         WITH_MODEL(a_model_tells_what_it_is),
+        WITH_MODEL(cache_memory_is_bounded),
         WITH_MODEL(without_a_tokenizer_there_is_no_text),
         cmocka_unit_test(chats_become_prompts),
         WITH_MODEL(splitting_a_prompt_changes_nothing),

@@ -145,11 +145,51 @@ static void long_talks_are_refused(void **state)
     dsv4_model_close(model);
 }
 
+static int64_t n_looks, n_looks_before_stop;
+
+static bool stop_later(void)
+{
+    return n_looks++ == n_looks_before_stop;
+}
+
+/* A question that is stopped before its answer leaves no trace in the talk; what was computed serves. */
+static void stopped_questions_are_forgotten(void **state)
+{
+    (void)state;
+    dsv4_model *model = open_text_model();
+    dsv4_chat_talk talk;
+    dsv4_sampling sampling;
+    char question[MAX_CONTEXT - 300];
+    memset(question, 'x', sizeof question - 1);
+    question[sizeof question - 1] = '\0';
+    dsv4_sampling_default(&sampling);
+    assert_int_equal(dsv4_chat_talk_open(model, MAX_CONTEXT, 64, &talk, NULL), DSV4_OK);
+    ask(&talk, "one", false, 4);
+    talk.is_stopped = stop_later;
+    for (n_looks_before_stop = 0; n_looks_before_stop < 4; n_looks_before_stop++) {
+        answer a = {.n = 0};
+        n_looks = 0;
+        assert_int_equal(dsv4_chat_talk_ask(&talk, question, false, &sampling, 4, take, &a, NULL),
+                         DSV4_OK);
+        bool is_stopped = n_looks > n_looks_before_stop;
+        assert_int_equal(is_stopped, n_looks_before_stop < 3);
+        assert_int_equal(json_array_size(talk.messages), is_stopped ? 2 : 4);
+        assert_int_equal(a.n > 0, !is_stopped);
+        if (is_stopped) ask(&talk, "two", false, 0);
+        while (json_array_size(talk.messages) > 2) json_array_remove(talk.messages, 2);
+    }
+    talk.is_stopped = NULL;
+    ask(&talk, "three", false, 4);
+    dsv4_chat_talk_close(&talk);
+    dsv4_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_DIRECTORY(sessions_hold_the_talk),
         IN_DIRECTORY(long_talks_are_refused),
+        IN_DIRECTORY(stopped_questions_are_forgotten),
     };
     return cmocka_run_group_tests(tests, fill_tokens, NULL);
 }

@@ -120,6 +120,13 @@ static void commands_are_found_by_their_words(void **state)
     assert_int_equal(dsv4_options_find_command((char *[]){prefix}, 1), -1);
     assert_int_equal(dsv4_options_find_command((char *[]){both}, 1), -1);
     assert_int_equal(dsv4_options_find_command((char *[]){info, run}, 2), -1);
+    char in[] = "in", fo[] = "fo", tn_run[] = "tn run", at[] = "at", one[] = "attn run",
+         none[] = "";
+    assert_int_equal(dsv4_options_find_command((char *[]){in, fo}, 2), -1);
+    assert_int_equal(dsv4_options_find_command((char *[]){at, tn_run}, 2), -1);
+    assert_int_equal(dsv4_options_find_command((char *[]){one}, 1), -1);
+    assert_int_equal(dsv4_options_find_command((char *[]){none}, 1), -1);
+    assert_int_equal(dsv4_options_find_command((char *[]){info, none}, 2), -1);
     assert_int_equal(dsv4_options_find_command((char *[]){attn, run, info}, 3), -1);
 }
 
@@ -266,13 +273,13 @@ static void wrong_commands_and_arguments_are_refused(void **state)
     refuse("unknown command 'chek'; expected attn check, attn run, attn bench, run, chat, "
            "tokenize, inspect, eval, bench, info or help",
            "chek", "--help", NULL);
-    refuse("attn check: an argument is missing; expected FILE...", "attn", "check", NULL);
-    refuse("attn run: an argument is missing; expected FILE", "attn", "run", "-o", "x", NULL);
-    refuse("attn run: option --output is missing; expected --output FILE", "attn", "run", "f",
-           NULL);
-    refuse("attn run: unexpected argument 'g'; expected FILE", "attn", "run", "f", "g", "-o", "x",
-           NULL);
-    refuse("info: unexpected argument 'x'; expected none", "info", "x", NULL);
+    refuse("an argument is missing; expected FILE...", "attn", "check", NULL);
+    refuse("an argument is missing; expected FILE", "attn", "run", "-o", "x", NULL);
+    refuse("option --output is missing; expected --output FILE", "attn", "run", "f", NULL);
+    refuse("unexpected argument 'g'; expected FILE", "attn", "run", "f", "g", "-o", "x", NULL);
+    refuse("unexpected argument 'x'; expected none", "info", "x", NULL);
+    refuse("argument '' is wrong; expected DIR", "inspect", "", NULL);
+    refuse("argument '' is wrong; expected FILE...", "attn", "check", "f", "", NULL);
 }
 
 /* A failure still says which command was meant, so that a hint can name it. */

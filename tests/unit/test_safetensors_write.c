@@ -291,6 +291,38 @@ static void test_fail_to_create(void **state)
     assert_int_equal(visit_files(false), 1);
 }
 
+/* A rename would put a file in the place of a pipe, a device, a link. */
+static void test_replace_only_files(void **state)
+{
+    (void)state;
+    struct stat info;
+    dsv4_error error = {0};
+    assert_int_equal(mkfifo("pipe", 0600), 0);
+    assert_int_equal(symlink("pipe", "to_pipe"), 0);
+    const char *const paths[] = {"pipe", "to_pipe"};
+    for (size_t i = 0; i < LENGTH_OF(paths); i++) {
+        assert_int_equal(dsv4_safetensors_write(paths[i], &good, 1, NULL, 0, &error),
+                         DSV4_ERROR_IO);
+        assert_contains(error.text, "pipe: cannot replace: expected a regular file");
+    }
+    assert_int_equal(lstat("pipe", &info), 0);
+    assert_true(S_ISFIFO(info.st_mode));
+    assert_int_equal(unlink("to_pipe"), 0);
+    assert_int_equal(unlink("pipe"), 0);
+
+    write_bytes("x.st", "old", 3);
+    assert_int_equal(symlink("x.st", "link"), 0);
+    assert_int_equal(dsv4_safetensors_write("link", &good, 1, NULL, 0, &error), DSV4_OK);
+    assert_file_holds("x.st", good_file, sizeof good_file - 1);
+    assert_int_equal(lstat("link", &info), 0);
+    assert_true(S_ISLNK(info.st_mode));
+    assert_int_equal(unlink("x.st"), 0);
+    assert_int_equal(dsv4_safetensors_write("link", &good, 1, NULL, 0, &error), DSV4_ERROR_IO);
+    assert_contains(error.text, "link: cannot replace: No such file");
+    assert_int_equal(unlink("link"), 0);
+    assert_int_equal(visit_files(false), 0);
+}
+
 /* With a limit on file sizes as a full disk: header and some data fit, the rest does not. */
 static void test_fail_to_write(void **state)
 {
@@ -370,8 +402,9 @@ int main(void)
         IN_DIRECTORY(test_written_mode),        IN_DIRECTORY(test_write_nothing),
         cmocka_unit_test(test_refuse_tensors),  cmocka_unit_test(test_refuse_tensor_set),
         cmocka_unit_test(test_refuse_metadata), IN_DIRECTORY(test_utf8),
-        IN_DIRECTORY(test_fail_to_create),      IN_DIRECTORY(test_fail_to_write),
-        IN_DIRECTORY(test_step_over_temporary), IN_DIRECTORY(test_out_of_memory),
+        IN_DIRECTORY(test_fail_to_create),      IN_DIRECTORY(test_replace_only_files),
+        IN_DIRECTORY(test_fail_to_write),       IN_DIRECTORY(test_step_over_temporary),
+        IN_DIRECTORY(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
