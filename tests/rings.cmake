@@ -53,11 +53,12 @@ include(ProcessorCount)
 ProcessorCount(n_processors)
 set(programs "")
 foreach(program check_attn test_base test_num test_cache test_safetensors test_safetensors_write
-    test_attn_params test_attn_choice test_attn test_kv check_model check_ops)
+    test_attn_params test_attn_choice test_attn test_kv test_generate check_model check_ops)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
 list(JOIN programs ",\n    " programs)
-set(link_options ${OpenMP_C_FLAGS} ${JANSSON_LINK_LIBRARIES} ${CMOCKA_LINK_LIBRARIES} -lm)
+set(link_options ${OpenMP_C_FLAGS} ${JANSSON_LINK_LIBRARIES} ${PCRE2_LINK_LIBRARIES}
+  ${CMOCKA_LINK_LIBRARIES} -lm)
 list(JOIN link_options "\", \"" link_options)
 file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/variants.json CONTENT "{
   \"source_dir\": \"${PROJECT_SOURCE_DIR}\",

@@ -33,14 +33,21 @@ static double per_second(int64_t n, double time_s)
     return time_s > 0 ? (double)n / time_s : 0;
 }
 
-/* The prompt is processed when the first token comes; what follows is one step per token. */
-static void report_speed(const run *r, double start_s, int64_t n_prompt, int64_t n_new)
+/* The prompt is processed when the first token comes. */
+static void report_speed(const dsv4_model *model, const run *r, double start_s, int64_t n_prompt,
+                         int64_t n_new)
 {
     double end_s = dsv4_bench_now_s(), first_s = n_new > 0 ? r->first_s : end_s;
     fprintf(stderr, "prompt %" PRId64 " tokens, %.2f tokens/s", n_prompt,
             per_second(n_prompt, first_s - start_s));
-    fprintf(stderr, "; generation %" PRId64 " tokens, %.2f tokens/s\n", n_new,
+    fprintf(stderr, "; generation %" PRId64 " tokens, %.2f tokens/s", n_new,
             per_second(n_new, end_s - first_s));
+    int64_t n_drafted, n_accepted;
+    dsv4_model_draft_counts(model, &n_drafted, &n_accepted);
+    if (n_drafted > 0) {
+        fprintf(stderr, "; drafts %" PRId64 " of %" PRId64 " kept", n_accepted, n_drafted);
+    }
+    fprintf(stderr, "\n");
 }
 
 /* The text of --prompt, or of standard input; *owned is to be freed. */
@@ -108,7 +115,7 @@ static dsv4_status generate(const dsv4_options *options, dsv4_model *model, dsv4
                                        write_token, &r, &n_new, error);
         dsv4_text_stream_end(&r.out);
         printf("\n");
-        if (status == DSV4_OK) report_speed(&r, start_s, (int64_t)n_ids, n_new);
+        if (status == DSV4_OK) report_speed(model, &r, start_s, (int64_t)n_ids, n_new);
     }
     dsv4_session_free(session);
     free(ids);
@@ -123,6 +130,7 @@ int dsv4_cmd_run(const dsv4_options *options)
     dsv4_model_options_default(&model_options);
     dsv4_model_call_options(options, &model_options);
     model_options.n_sessions = 1;
+    model_options.n_draft = options->given[DSV4_OPTION_DRAFT];
     if (options->given[DSV4_OPTION_CONTEXT]) {
         model_options.n_tokens = options->values[DSV4_OPTION_CONTEXT];
     }

@@ -258,6 +258,14 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .max = INT32_MAX,
             .help = "tokens that fit, prompt and answers together; without it 8192",
         },
+    [DSV4_OPTION_DRAFT] =
+        {
+            .name = "draft",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(RUN),
+            .help = "have the MTP block guess a token ahead, and keep what the model confirms: the "
+                    "same text in fewer steps",
+        },
     [DSV4_OPTION_TEMP] =
         {
             .name = "temp",

@@ -45,15 +45,17 @@ typedef struct dsv4_model_options {
     int64_t rewind_tokens;        /* how far back a rewind costs nothing */
     dsv4_open_progress *progress; /* or NULL */
     void *progress_context;
+    int32_t
+        n_draft; /* 0 or 1: tokens that dsv4_session_generate drafts per step with the MTP block */
 } dsv4_model_options;
 
-/* OFFICIAL, best level, all threads, 4 sessions, 8192 tokens, steps of 256, rewinds of 64. */
+/* OFFICIAL, best level, all threads, 4 sessions, 8192 tokens, steps of 256, rewinds of 64, no drafts. */
 DSV4_API void dsv4_model_options_default(dsv4_model_options *options);
 
 /*
  * Opens a directory. *model is set on success only.
- * Errors: IO, BAD_FILE, UNSUPPORTED (another architecture, an unknown key, by name), OUT_OF_MEMORY,
- * INVALID_ARGUMENT (an option, by name).
+ * Errors: IO, BAD_FILE, UNSUPPORTED (another architecture, an unknown key, by name; drafts of a model
+ * without an MTP block), OUT_OF_MEMORY, INVALID_ARGUMENT (an option, by name).
  */
 DSV4_API dsv4_status dsv4_model_open(const char *dir, const dsv4_model_options *options,
                                      dsv4_model **model, dsv4_error *error);
@@ -69,6 +71,10 @@ DSV4_API int32_t dsv4_model_eos(const dsv4_model *model);
 /* Bytes reserved for caches, and bytes that sessions hold now (what forks share counts once). */
 DSV4_API int64_t dsv4_model_cache_bytes(const dsv4_model *model);
 DSV4_API int64_t dsv4_model_cache_used_bytes(const dsv4_model *model);
+
+/* Tokens that generation has drafted since the model was opened, and how many of them it kept. */
+DSV4_API void dsv4_model_draft_counts(const dsv4_model *model, int64_t *n_drafted,
+                                      int64_t *n_accepted);
 
 /* ---- text ---- */
 
@@ -168,7 +174,8 @@ typedef int32_t dsv4_on_token(void *context, int32_t id, const char *bytes, size
 /*
  * Appends prompt tokens to the session, then samples until max_new tokens, the end-of-sentence token (which
  * is neither reported nor kept), or the callback stops. *n_new says how many were reported; all of them are
- * in the session.
+ * in the session. With drafts (n_draft) several tokens may come of one step; the text and the session are
+ * the same without them.
  */
 DSV4_API dsv4_status dsv4_session_generate(dsv4_session *session, const int32_t *prompt,
                                            int64_t n_prompt, const dsv4_sampling *sampling,

@@ -16,12 +16,13 @@
 
 /* Memory of one round: the step that all entries of a call take together. It only grows. */
 typedef struct dsv4_round {
-    int64_t max_tokens; /* room of the five arrays below */
+    int64_t max_tokens; /* room of the six arrays below */
     int32_t *tokens;
     int64_t *positions;
     int32_t *sequences;    /* index into views */
     int32_t *logit_tokens; /* index into tokens */
     float **logit_rows;    /* where each of them belongs: [n_vocab] f32 of an entry */
+    int32_t *next_tokens;  /* for the MTP block */
 
     dsv4_cache_view *views; /* [n_sessions] */
     int64_t *n_done;        /* [n_sessions] tokens of each entry that are in its session */
@@ -39,8 +40,9 @@ struct dsv4_model {
     dsv4_forward *forward;
     dsv4_pool *pool;
     int64_t n_sessions; /* open now */
+    int64_t n_drafted, n_accepted;
     dsv4_round round;
-    float *sample_logits; /* [n_vocab] */
+    float *sample_logits; /* [3, n_vocab] a step's rows, and those of the MTP block */
     void *sample_scratch; /* [n_vocab * DSV4_SAMPLE_SCRATCH_BYTES] */
 };
 
@@ -55,13 +57,27 @@ dsv4_status dsv4_model_check_tokens(const dsv4_model *model, const char *name,
 
 /*
  * One step of one session with the MTP block behind it; entry->n_tokens is at most step_tokens.
- *   next_tokens  [entry->n_tokens] each token's successor, -1: unknown
- *   mtp_logits   [entry->n_logits, n_vocab] f32, written; zero where the successor is unknown
+ *   next_tokens  [entry->n_tokens] each token's successor, -1: unknown; NULL: the entry's own, the last
+ *                one's unknown
+ *   mtp_logits   [entry->n_logits, n_vocab] f32, written; zero where the successor is unknown. Or NULL
  * Errors: those of dsv4_model_forward; UNSUPPORTED when the model has no MTP block.
  */
 dsv4_status dsv4_model_forward_mtp(dsv4_model *model, const dsv4_forward_entry *entry,
                                    const int32_t *next_tokens, float *mtp_logits,
                                    dsv4_error *error);
+
+/*
+ * The MTP block on the last tokens of a session, after the forward call that ran them in one step and
+ * nothing else since but rewinding. Of the step's n_fed tokens the session still holds all, or all but one.
+ *   n_rows  1: `last` follows the step's last token
+ *           2: the step ended in a draft. It was kept (confirmed is that token) and `last` follows it; or
+ *           it was not (confirmed is -1) and `last` follows the token before it
+ *   logits  [n_vocab] f32, written: what may follow `last`
+ * Errors: those of dsv4_forward_mtp.
+ */
+dsv4_status dsv4_model_draft(dsv4_model *model, const dsv4_session *session, int64_t n_fed,
+                             int64_t n_rows, int32_t confirmed, int32_t last, float *logits,
+                             dsv4_error *error);
 
 /* How often the memory of steps has grown: stands still in steady state. */
 int64_t dsv4_model_n_growths(const dsv4_model *model);

@@ -15,7 +15,12 @@
 #include "base/parallel.h"
 #include "engine/sampler.h"
 
-enum { MAX_THREADS = 1024, ALIGN_BYTES = 8 };
+enum {
+    MAX_THREADS = 1024,
+    ALIGN_BYTES = 8,
+    N_SAMPLE_ROWS = 3,   /* two of a step, one of the MTP block */
+    MIN_DRAFT_REWIND = 8 /* tokens */
+};
 
 _Static_assert(DSV4_MODEL_OFFICIAL == (int)DSV4_NUMERICS_OFFICIAL, "the same numbers");
 _Static_assert(DSV4_MODEL_EXACT == (int)DSV4_NUMERICS_EXACT, "the same numbers");
@@ -45,6 +50,7 @@ static dsv4_status check_ranges(const dsv4_model_options *options, dsv4_error *e
         {"n_tokens", options->n_tokens, 1, INT32_MAX},
         {"step_tokens", options->step_tokens, 1, INT32_MAX},
         {"rewind_tokens", options->rewind_tokens, 0, INT32_MAX},
+        {"n_draft", options->n_draft, 0, 1},
     };
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (rules[i].value >= rules[i].low && rules[i].value <= rules[i].high) continue;
@@ -73,12 +79,25 @@ static dsv4_status resolve_options(const dsv4_model_options *options, dsv4_model
                               dsv4_cpu_level_name(options->cpu_level), dsv4_cpu_level_name(best));
     }
     *resolved = *options;
+    /* A refused draft is rewound, and the MTP block looks back from the token before it. */
+    if (options->n_draft > 0 && options->rewind_tokens < MIN_DRAFT_REWIND) {
+        resolved->rewind_tokens = MIN_DRAFT_REWIND;
+    }
     if (options->cpu_level == DSV4_CPU_LEVEL_AUTO) resolved->cpu_level = best;
     if (options->n_threads == 0) {
         int32_t n_threads = dsv4_parallel_default_threads();
         resolved->n_threads = n_threads < MAX_THREADS ? n_threads : MAX_THREADS;
     }
     return DSV4_OK;
+}
+
+static dsv4_status check_drafts(const dsv4_model *model, const char *dir, dsv4_error *error)
+{
+    if (model->options.n_draft == 0 || model->weights.config.n_mtp_blocks > 0) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                          "options: n_draft: %" PRId32 ", but %.300s has no MTP block "
+                          "(num_nextn_predict_layers of config.json)",
+                          model->options.n_draft, dir);
 }
 
 static dsv4_status open_text(dsv4_model *model, const char *dir, dsv4_error *error)
@@ -127,7 +146,7 @@ static dsv4_status allocate(dsv4_model *model, dsv4_error *error)
     size_t n_vocab = (size_t)dsv4_model_n_vocab(model), scratch_bytes;
     if (dsv4_checked_mul(n_vocab, DSV4_SAMPLE_SCRATCH_BYTES, &scratch_bytes)) {
         model->sample_scratch = aligned_alloc(ALIGN_BYTES, scratch_bytes);
-        model->sample_logits = calloc(n_vocab, sizeof *model->sample_logits);
+        model->sample_logits = calloc(N_SAMPLE_ROWS * n_vocab, sizeof *model->sample_logits);
         model->round.views = calloc(n_sessions, sizeof *model->round.views);
         model->round.n_done = calloc(n_sessions, sizeof *model->round.n_done);
     }
@@ -155,6 +174,7 @@ dsv4_status dsv4_model_open(const char *dir, const dsv4_model_options *options, 
     dsv4_status status =
         dsv4_model_dir_open(dir, resolved.progress, resolved.progress_context, &made->dir, error);
     if (status == DSV4_OK) status = dsv4_weights_open(made->dir, &made->weights, error);
+    if (status == DSV4_OK) status = check_drafts(made, dir, error);
     if (status == DSV4_OK) status = open_text(made, dir, error);
     if (status == DSV4_OK) status = allocate(made, error);
     if (status == DSV4_OK) status = open_caches(made, error);
@@ -199,6 +219,12 @@ int32_t dsv4_model_bos(const dsv4_model *model)
 int32_t dsv4_model_eos(const dsv4_model *model)
 {
     return model->weights.config.eos_id;
+}
+
+void dsv4_model_draft_counts(const dsv4_model *model, int64_t *n_drafted, int64_t *n_accepted)
+{
+    *n_drafted = model->n_drafted;
+    *n_accepted = model->n_accepted;
 }
 
 int64_t dsv4_model_cache_bytes(const dsv4_model *model)

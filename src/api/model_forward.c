@@ -21,7 +21,8 @@ typedef struct call {
     dsv4_model *model;
     const dsv4_forward_entry *entries;
     int64_t n_entries;
-    const int32_t *next_tokens; /* NULL: without the MTP block */
+    bool with_mtp;
+    const int32_t *next_tokens; /* NULL: those of the entry itself */
     float *mtp_logits;
 } call;
 
@@ -32,6 +33,7 @@ void dsv4_round_free(dsv4_round *round)
     free(round->sequences);
     free(round->logit_tokens);
     free(round->logit_rows);
+    free(round->next_tokens);
     free(round->views);
     free(round->n_done);
     free(round->logits);
@@ -124,8 +126,9 @@ static dsv4_status grow_tokens(dsv4_round *round, int64_t n_tokens, dsv4_error *
     round->sequences = renew(round->sequences, n, sizeof *round->sequences);
     round->logit_tokens = renew(round->logit_tokens, n, sizeof *round->logit_tokens);
     round->logit_rows = renew(round->logit_rows, n, sizeof *round->logit_rows);
+    round->next_tokens = renew(round->next_tokens, n, sizeof *round->next_tokens);
     if (round->tokens == NULL || round->positions == NULL || round->sequences == NULL ||
-        round->logit_tokens == NULL || round->logit_rows == NULL) {
+        round->logit_tokens == NULL || round->logit_rows == NULL || round->next_tokens == NULL) {
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
                               "forward: no memory for a step of %" PRId64 " tokens", n_tokens);
     }
@@ -224,9 +227,14 @@ static dsv4_status run_batch(const call *c, dsv4_batch *batch, dsv4_error *error
         batch->logits = round->logit_rows[0];
     }
     DSV4_TRY(dsv4_forward_step(model->forward, cache, batch, error));
-    if (c->next_tokens != NULL) {
-        DSV4_TRY(
-            dsv4_forward_mtp(model->forward, cache, batch, c->next_tokens, c->mtp_logits, error));
+    if (c->with_mtp) {
+        for (int64_t i = 0; i < batch->n_tokens; i++) {
+            bool is_last = i + 1 == batch->n_tokens;
+            round->next_tokens[i] = is_last ? -1 : batch->tokens[i + 1];
+            if (c->next_tokens != NULL) round->next_tokens[i] = c->next_tokens[i];
+        }
+        DSV4_TRY(dsv4_forward_mtp(model->forward, cache, batch, round->next_tokens, c->mtp_logits,
+                                  error));
     }
     for (int64_t i = 0; copies && i < batch->n_logits; i++) {
         memcpy(round->logit_rows[i], round->logits + i * n_vocab,
@@ -306,6 +314,7 @@ dsv4_status dsv4_model_forward_mtp(dsv4_model *model, const dsv4_forward_entry *
     const call c = {.model = model,
                     .entries = entry,
                     .n_entries = 1,
+                    .with_mtp = true,
                     .next_tokens = next_tokens,
                     .mtp_logits = mtp_logits};
     if (entry->n_tokens > model->options.step_tokens) {
@@ -314,4 +323,29 @@ dsv4_status dsv4_model_forward_mtp(dsv4_model *model, const dsv4_forward_entry *
                               entry->n_tokens, model->options.step_tokens);
     }
     return run_call(&c, error);
+}
+
+dsv4_status dsv4_model_draft(dsv4_model *model, const dsv4_session *session, int64_t n_fed,
+                             int64_t n_rows, int32_t confirmed, int32_t last, float *logits,
+                             dsv4_error *error)
+{
+    dsv4_round *round = &model->round;
+    int64_t at = n_fed - 1 - (n_rows == 2 && confirmed < 0);
+    for (int64_t i = 0; i < n_fed; i++) round->next_tokens[i] = -1;
+    if (confirmed >= 0) round->next_tokens[at - 1] = confirmed;
+    round->next_tokens[at] = last;
+    round->views[0] = dsv4_sequence_view(session->sequence);
+    round->logit_tokens[0] = (int32_t)at;
+    const dsv4_batch batch = {
+        .n_tokens = n_fed,
+        .tokens = round->tokens,
+        .positions = round->positions,
+        .sequences = round->sequences,
+        .views = round->views,
+        .logit_tokens = round->logit_tokens,
+        .n_logits = 1,
+        .logits = logits,
+    };
+    return dsv4_forward_mtp(model->forward, dsv4_pool_cache(model->pool), &batch,
+                            round->next_tokens, logits, error);
 }

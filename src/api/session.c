@@ -1,5 +1,5 @@
 /*
- * session.c - sessions: their life, rewinding, generation.
+ * session.c - sessions: their life, rewinding.
  *
  * Place: api. A session is a sequence of the model's pool; what it computes goes through
  * dsv4_model_forward.
@@ -10,7 +10,6 @@
 #include <stdlib.h>
 
 #include "base/error.h"
-#include "engine/sampler.h"
 
 static dsv4_status make_session(dsv4_model *model, dsv4_session **session, dsv4_error *error)
 {
@@ -87,80 +86,4 @@ dsv4_status dsv4_session_rewind(dsv4_session *session, int64_t n_tokens, dsv4_er
         .n_tokens = n_tokens - n_computed,
     };
     return dsv4_model_forward(session->model, &again, 1, error);
-}
-
-/* ---- generation ---- */
-
-/* Appends tokens; the last one's logits go to the model's memory when they are wanted. */
-static dsv4_status append(dsv4_session *session, const int32_t *tokens, int64_t n_tokens,
-                          bool wants_logits, dsv4_error *error)
-{
-    const dsv4_forward_entry entry = {
-        .session = session,
-        .tokens = tokens,
-        .n_tokens = n_tokens,
-        .n_logits = wants_logits,
-        .logits = wants_logits ? session->model->sample_logits : NULL,
-    };
-    return dsv4_model_forward(session->model, &entry, 1, error);
-}
-
-/* A token that is reported must find room: asks for it before. */
-static dsv4_status reserve_token(dsv4_session *session, dsv4_error *error)
-{
-    int64_t max_tokens = dsv4_model_max_tokens(session->model);
-    if (dsv4_session_n_tokens(session) >= max_tokens) {
-        return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
-                              "session: full: %" PRId64 " tokens, expected at most that many",
-                              max_tokens);
-    }
-    return dsv4_sequence_reserve(session->sequence, 1, error);
-}
-
-/* Samples, reports and appends one token; *goes_on is false after the last one. */
-static dsv4_status generate_token(dsv4_session *session, const dsv4_sampling *sampling,
-                                  uint64_t *state, bool is_last, dsv4_on_token *on_token,
-                                  void *context, int64_t *n_new, bool *goes_on, dsv4_error *error)
-{
-    dsv4_model *model = session->model;
-    int32_t id = dsv4_sample(sampling, model->sample_logits, dsv4_model_n_vocab(model), state,
-                             model->sample_scratch);
-    *goes_on = false;
-    if (id == DSV4_SAMPLE_NONE) {
-        return dsv4_error_set(error, DSV4_ERROR_BAD_FILE,
-                              "generate: every logit after token %" PRId64
-                              " is NaN: the weights are damaged",
-                              dsv4_session_n_tokens(session));
-    }
-    if (id == dsv4_model_eos(model)) return DSV4_OK;
-    DSV4_TRY(reserve_token(session, error));
-    size_t len_bytes;
-    const char *bytes = dsv4_model_token_bytes(model, id, &len_bytes);
-    bool stops = on_token != NULL && on_token(context, id, bytes, len_bytes) != 0;
-    *goes_on = !stops && !is_last;
-    DSV4_TRY(append(session, &id, 1, *goes_on, error));
-    *n_new += 1;
-    return DSV4_OK;
-}
-
-dsv4_status dsv4_session_generate(dsv4_session *session, const int32_t *prompt, int64_t n_prompt,
-                                  const dsv4_sampling *sampling, int64_t max_new,
-                                  dsv4_on_token *on_token, void *context, int64_t *n_new,
-                                  dsv4_error *error)
-{
-    *n_new = 0;
-    DSV4_TRY(dsv4_sampling_check(sampling, error));
-    DSV4_TRY(dsv4_model_check_tokens(session->model, "prompt", prompt, n_prompt, error));
-    if (max_new < 0) {
-        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "max_new: %" PRId64 ", expected 0 or more", max_new);
-    }
-    DSV4_TRY(append(session, prompt, n_prompt, max_new > 0, error));
-    uint64_t state = sampling->seed;
-    bool goes_on = max_new > 0;
-    while (goes_on) {
-        DSV4_TRY(generate_token(session, sampling, &state, *n_new + 1 == max_new, on_token, context,
-                                n_new, &goes_on, error));
-    }
-    return DSV4_OK;
 }

@@ -41,6 +41,7 @@ typedef struct tensors {
     char names[MAX_TENSORS][DSV4_TENSOR_NAME_BYTES];
     int64_t n;
     uint64_t random;
+    bool repeats;
 } tensors;
 
 static uint32_t draw(tensors *all)
@@ -77,6 +78,7 @@ static void fill_floats(tensors *all, const dsv4_tensor_view *view, unsigned cha
 {
     float center, width;
     choose_spread(view->name, &center, &width);
+    if (all->repeats && strcmp(view->name, "head.weight") == 0) width = 0.0f;
     bool is_bf16 = view->dtype == DSV4_SAFETENSORS_BF16;
     int64_t element_bytes = dsv4_safetensors_dtype_bytes(view->dtype);
     for (int64_t at = 0; at < view->len_bytes; at += element_bytes) {
@@ -154,6 +156,7 @@ dsv4_status random_model_write(const char *dir, const random_model *model, dsv4_
 
     tensors *all = calloc(1, sizeof *all);
     if (all == NULL) return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "no memory");
+    all->repeats = model->repeats;
     dsv4_status status = dsv4_tensor_rules_visit(&config, add_tensor, all);
     if (status == DSV4_OK) {
         (void)snprintf(path, sizeof path, "%s/model.safetensors", dir);

@@ -7,6 +7,8 @@
 #ifndef DSV4_TESTS_RANDOM_MODEL_H
 #define DSV4_TESTS_RANDOM_MODEL_H
 
+#include <stdbool.h>
+
 #include "dsv4/base.h"
 
 typedef struct random_model {
@@ -14,6 +16,7 @@ typedef struct random_model {
     int32_t n_mtp_blocks; /* 0 or 1 */
     int32_t eos_id;
     int64_t max_positions;
+    bool repeats; /* the head is zero: all logits are equal, and greedy decoding gives 0 for ever */
 } random_model;
 
 /* Writes config.json and model.safetensors into an existing directory. */

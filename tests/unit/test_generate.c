@@ -228,6 +228,83 @@ static void a_full_session_ends_generation(void **state)
     dsv4_model_close(model);
 }
 
+/* Drafts change neither what is reported nor what is kept, whatever the sampling and wherever it stops. */
+static void drafts_change_nothing(void **state)
+{
+    (void)state;
+    dsv4_model_options options = make_options(DSV4_MODEL_OFFICIAL);
+    int64_t n_drafted, n_accepted;
+    for (int i = 0; i < 24; i++) {
+        static const float temperatures[] = {0, 0.01f, 3};
+        static heard heard_of[2];
+        int64_t n_prompt = 1 + i * 13 % 70, max_new = i % 5 == 4 ? 2 : 30;
+        options.numerics = i % 2 == 0 ? DSV4_MODEL_OFFICIAL : DSV4_MODEL_EXACT;
+        dsv4_sampling sampling = greedy();
+        sampling.temperature = temperatures[i % 3];
+        sampling.seed = (uint64_t)i;
+        for (int32_t n_draft = 0; n_draft <= 1; n_draft++) {
+            options.n_draft = n_draft;
+            options.rewind_tokens = i % 4 == 0 ? 0 : 64;
+            dsv4_model *model = open_with(&options);
+            dsv4_session *session = open_session(model);
+            heard *h = &heard_of[n_draft];
+            *h = (heard){.stop_after = i % 3 == 1 ? 1 + i : -1};
+            generate(session, n_prompt, &sampling, max_new, h);
+            assert_kept(session, n_prompt, h);
+            dsv4_model_draft_counts(model, &n_drafted, &n_accepted);
+            if (n_draft == 0) assert_int_equal(n_drafted, 0);
+            if (n_draft == 1 && h->n > 2) assert_true(n_drafted > 0);
+            assert_true(n_accepted <= n_drafted);
+            dsv4_session_free(session);
+            dsv4_model_close(model);
+        }
+        assert_memory_equal(&heard_of[0], &heard_of[1], sizeof heard_of[0]);
+    }
+}
+
+/* The steps of a text whose drafts are always right are half as many; of one that repeats a token. */
+static void right_drafts_are_kept(void **state)
+{
+    (void)state;
+    random_model constant = small;
+    constant.repeats = true;
+    assert_int_equal(random_model_write(".", &constant, NULL), DSV4_OK);
+    dsv4_model_options options = make_options(DSV4_MODEL_EXACT);
+    options.n_draft = 1;
+    dsv4_model *model = open_with(&options);
+    dsv4_session *session = open_session(model);
+    const dsv4_sampling sampling = greedy();
+    heard h = {.stop_after = -1};
+    generate(session, 40, &sampling, 21, &h);
+    assert_int_equal(h.n, 21);
+    assert_kept(session, 40, &h);
+    int64_t n_drafted, n_accepted;
+    dsv4_model_draft_counts(model, &n_drafted, &n_accepted);
+    assert_int_equal(n_drafted, 10);
+    assert_int_equal(n_accepted, 10);
+    dsv4_session_free(session);
+    dsv4_model_close(model);
+}
+
+static void drafts_want_an_mtp_block(void **state)
+{
+    (void)state;
+    random_model plain = small;
+    plain.n_mtp_blocks = 0;
+    assert_int_equal(random_model_write(".", &plain, NULL), DSV4_OK);
+    dsv4_model_options options = make_options(DSV4_MODEL_OFFICIAL);
+    options.n_draft = 1;
+    dsv4_model *model = NULL;
+    dsv4_error error = {0};
+    assert_int_equal(dsv4_model_open(".", &options, &model, &error), DSV4_ERROR_UNSUPPORTED);
+    assert_contains(error.text, "n_draft: 1");
+    assert_contains(error.text, "num_nextn_predict_layers");
+    assert_null(model);
+    options.n_draft = 2;
+    assert_int_equal(dsv4_model_open(".", &options, &model, &error), DSV4_ERROR_INVALID_ARGUMENT);
+    assert_contains(error.text, "n_draft: 2");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +313,9 @@ int main(void)
         WITH_MODEL(seeds_repeat),
         WITH_MODEL(generation_refuses_by_name),
         WITH_MODEL(a_full_session_ends_generation),
+        WITH_MODEL(drafts_change_nothing),
+        WITH_MODEL(right_drafts_are_kept),
+        WITH_MODEL(drafts_want_an_mtp_block),
     };
     return cmocka_run_group_tests(tests, fill_tokens, NULL);
 }
