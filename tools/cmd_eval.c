@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "eval_errors.h"
+#include "eval_task.h"
 #include "io/safetensors.h"
 #include "model_call.h"
 #include "number_list.h"
@@ -224,6 +225,29 @@ static dsv4_status open_model(eval *e, int64_t n_tokens, dsv4_error *error)
     return dsv4_session_create(e->model, &e->session, error);
 }
 
+/* --golden belongs to --task logits, the options of the other tasks to them. */
+static dsv4_status check_task(const dsv4_options *options, dsv4_error *error)
+{
+    static const int of_logits[] = {
+        DSV4_OPTION_GOLDEN,     DSV4_OPTION_MTP,       DSV4_OPTION_CHUNK,  DSV4_OPTION_MAX_ABS,
+        DSV4_OPTION_MIN_COSINE, DSV4_OPTION_MIN_AGREE, DSV4_OPTION_VERBOSE};
+    static const int of_tasks[] = {DSV4_OPTION_TEXT, DSV4_OPTION_SAMPLES, DSV4_OPTION_CHAT,
+                                   DSV4_OPTION_MIN_RIGHT};
+    bool is_logits = options->values[DSV4_OPTION_TASK] == DSV4_TASK_LOGITS;
+    const int *others = is_logits ? of_tasks : of_logits;
+    size_t n_others =
+        is_logits ? sizeof of_tasks / sizeof *of_tasks : sizeof of_logits / sizeof *of_logits;
+    for (size_t i = 0; i < n_others; i++) {
+        if (!options->given[others[i]]) continue;
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "option --%s: expected only %s --task recall or sums",
+                              dsv4_options_table[others[i]].name, is_logits ? "with" : "without");
+    }
+    if (!is_logits || options->given[DSV4_OPTION_GOLDEN]) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "expected --golden FILE, or --task recall or sums");
+}
+
 int dsv4_cmd_eval(const dsv4_options *options)
 {
     eval e = {.options = options,
@@ -231,7 +255,10 @@ int dsv4_cmd_eval(const dsv4_options *options)
               .chunks = {.values = {DEFAULT_CHUNK}, .n = 1}};
     dsv4_error error;
     dsv4_safetensors *file = NULL;
-    dsv4_status status = dsv4_number_list_read(options, DSV4_OPTION_CHUNK, 1, &e.chunks, &error);
+    dsv4_status status = check_task(options, &error);
+    if (status != DSV4_OK) return dsv4_command_fail(options, &error);
+    if (options->values[DSV4_OPTION_TASK] != DSV4_TASK_LOGITS) return dsv4_eval_task(options);
+    status = dsv4_number_list_read(options, DSV4_OPTION_CHUNK, 1, &e.chunks, &error);
     if (status == DSV4_OK) {
         e.largest_chunk = dsv4_number_list_largest(&e.chunks);
         status = dsv4_safetensors_open(options->texts[DSV4_OPTION_GOLDEN], &file, &error);

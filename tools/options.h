@@ -46,6 +46,11 @@ enum {
     DSV4_OPTION_THINKING,
     DSV4_OPTION_IDS,
     DSV4_OPTION_GOLDEN,
+    DSV4_OPTION_TASK,
+    DSV4_OPTION_TEXT,
+    DSV4_OPTION_SAMPLES,
+    DSV4_OPTION_CHAT,
+    DSV4_OPTION_MIN_RIGHT,
     DSV4_OPTION_MTP,
     DSV4_OPTION_CHUNK,
     DSV4_OPTION_MAX_ABS,
@@ -85,6 +90,9 @@ enum {
     DSV4_OPTION_KIND_REAL,     /* decimal, min .. max */
     DSV4_OPTION_KIND_TEXT      /* anything but the empty string */
 };
+
+/* Values of --task. */
+enum { DSV4_TASK_LOGITS = 0, DSV4_TASK_RECALL = 1, DSV4_TASK_SUMS = 2 };
 
 /* Values of --part. */
 enum { DSV4_BENCH_PART_LINEARS = 1, DSV4_BENCH_PART_LAYERS = 2 };

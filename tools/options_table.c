@@ -45,6 +45,13 @@ static const dsv4_option_choice math_choices[] = {
     {NULL, 0},
 };
 
+static const dsv4_option_choice task_choices[] = {
+    {"logits", DSV4_TASK_LOGITS},
+    {"recall", DSV4_TASK_RECALL},
+    {"sums", DSV4_TASK_SUMS},
+    {NULL, 0},
+};
+
 /* Indices of dsv4_layer_shapes in layer_model.c, ratios of layers, DSV4_BENCH_PART_*; -1: all. */
 static const dsv4_option_choice model_shape_choices[] = {
     {"all", -1}, {"flash", 0}, {"pro", 1}, {"tiny", 2}, {NULL, 0},
@@ -175,13 +182,13 @@ const dsv4_command_spec dsv4_commands[DSV4_N_COMMANDS] = {
         {
             .name = "eval",
             .arguments = "",
-            .summary = "compare a model's logits with known ones",
+            .summary = "compare a model's logits with known ones, or count its right answers",
             .description =
                 "Runs the tokens of a file through a session in chunks and compares the logits of "
                 "every position with those in the file: largest absolute error, cosine, share of "
                 "positions with the same largest logit, share within 2e-3, mean Kullback-Leibler "
                 "divergence from the file's distribution. Fails when a bound is broken or a logit "
-                "is NaN or infinite.",
+                "is NaN or infinite. With --task, asks questions whose answers are known.",
         },
     [DSV4_COMMAND_BENCH] =
         {
@@ -337,9 +344,53 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .letter = 'g',
             .kind = DSV4_OPTION_KIND_TEXT,
             .commands = BIT(EVAL),
-            .required = BIT(EVAL),
             .value_name = "FILE",
             .help = "safetensors file with tokens I32 [T] and logits F32 [T][vocabulary]",
+        },
+    [DSV4_OPTION_TASK] =
+        {
+            .name = "task",
+            .kind = DSV4_OPTION_KIND_CHOICE,
+            .commands = BIT(EVAL),
+            .choices = task_choices,
+            .help = "logits compares with --golden; recall asks for codes told 0 to 3000 tokens "
+                    "before, sums for sums up to 20+20, as models/nano was trained to answer",
+        },
+    [DSV4_OPTION_TEXT] =
+        {
+            .name = "text",
+            .kind = DSV4_OPTION_KIND_TEXT,
+            .commands = BIT(EVAL),
+            .value_name = "FILE",
+            .help = "with --task recall: lines that stand between; without it heldout.txt of the "
+                    "model's directory",
+        },
+    [DSV4_OPTION_SAMPLES] =
+        {
+            .name = "samples",
+            .kind = DSV4_OPTION_KIND_INTEGER,
+            .commands = BIT(EVAL),
+            .value_name = "N",
+            .min = 1,
+            .max = 100000,
+            .help = "with --task recall: texts for each range of distances; without it 20",
+        },
+    [DSV4_OPTION_CHAT] =
+        {
+            .name = "chat",
+            .kind = DSV4_OPTION_KIND_FLAG,
+            .commands = BIT(EVAL),
+            .help = "with --task: ask in the form of a chat",
+        },
+    [DSV4_OPTION_MIN_RIGHT] =
+        {
+            .name = "min-right",
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = BIT(EVAL),
+            .value_name = "X",
+            .min = 0,
+            .max = 1,
+            .help = "with --task: smallest share of right answers to accept",
         },
     [DSV4_OPTION_MTP] =
         {

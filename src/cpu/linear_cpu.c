@@ -6,6 +6,7 @@
  */
 #include "linear_cpu.h"
 
+#include "base/checked.h"
 #include "base/parallel.h"
 #include "dsv4/base.h"
 #include "linear_kernels.h"
@@ -13,9 +14,10 @@
 enum {
     MIN_TASK_OUT = 16,          /* rows of W: a task packs its rows of x once for all of them ... */
     MIN_TASK_BYTES = 128 << 10, /* ... but so many bytes of W are work enough */
-    MAX_TASK_OUT = 128,         /* so that a task's part of W stays in L2 for the next rows of x */
-    TASKS_PER_THREAD = 8,       /* of rows of W: slack for threads that are disturbed */
-    ROW_CHUNK_MULTIPLE = 6      /* rows of x in a register tile of the widest levels */
+    MIN_SHARED_BYTES = 128 << 10, /* of W times rows of x: less is done before other threads wake */
+    MAX_TASK_OUT = 128,    /* so that a task's part of W stays in L2 for the next rows of x */
+    TASKS_PER_THREAD = 8,  /* of rows of W: slack for threads that are disturbed */
+    ROW_CHUNK_MULTIPLE = 6 /* rows of x in a register tile of the widest levels */
 };
 
 _Static_assert(DSV4_LINEAR_MAX_ROWS % ROW_CHUNK_MULTIPLE == 0, "a chunk fits in a task");
@@ -110,9 +112,13 @@ void dsv4_linear_cpu(const dsv4_compute *compute, const dsv4_linear *linear, con
                                  .x_stride = x_stride,
                                  .y_stride = y_stride,
                                  .n_rows = n_rows};
-    work.task_out = choose_task_out(linear, compute->n_threads);
+    int64_t work_bytes;
+    bool is_small = dsv4_checked_mul_i64(dsv4_linear_bytes(linear), n_rows, &work_bytes) &&
+                    work_bytes < MIN_SHARED_BYTES;
+    int32_t n_threads = is_small ? 1 : compute->n_threads;
+    work.task_out = choose_task_out(linear, n_threads);
     work.chunk_rows = choose_chunk_rows(n_rows);
     work.n_chunks = ceil_div(n_rows, work.chunk_rows);
     int64_t n_tasks = ceil_div(linear->n_out, work.task_out) * work.n_chunks;
-    dsv4_parallel_for(compute->n_threads, n_tasks, run_task, &work);
+    dsv4_parallel_for(n_threads, n_tasks, run_task, &work);
 }

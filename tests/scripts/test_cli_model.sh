@@ -62,7 +62,7 @@ run 2 run -m "$model" -p x --top-p 1.5; err "a number from 0 to 1"
 run 2 run -m "$model" -p x --seed 1.5; err "a whole number"
 run 2 run -m "$model" -p x --ids; err "unknown option '--ids'"
 run 2 inspect; err "expected DIR"
-run 2 eval -m "$model"; err "option --golden is missing"
+run 2 eval -m "$model"; err "expected --golden FILE, or --task"
 for chunk in 0 x 1, ,1 1,,2 -3 1000000000; do
     run 2 eval -m "$model" -g "$golden" --chunk "$chunk"; err "option --chunk: '$chunk' is wrong"
 done
