@@ -6,7 +6,7 @@
 #include "chat_talk.h"
 
 #include "base/error.h"
-#include "json_text.h"
+#include "json_string.h"
 #include "model_call.h"
 #include "text/dsml.h"
 #include "text/text_buffer.h"
@@ -67,10 +67,10 @@ static dsv4_status add_message(dsv4_chat_talk *talk, const char *role, const cha
 {
     json_t *message = json_object();
     int failed = json_object_set_new(message, "role", json_string(role));
-    failed |= json_object_set_new(message, "content", dsv4_json_text(content, strlen(content)));
+    failed |= json_object_set_new(message, "content", dsv4_json_string(content, strlen(content)));
     if (reasoning != NULL) {
         failed |= json_object_set_new(message, "reasoning_content",
-                                      dsv4_json_text(reasoning, strlen(reasoning)));
+                                      dsv4_json_string(reasoning, strlen(reasoning)));
     }
     if (failed) {
         json_decref(message);
