@@ -6,7 +6,7 @@
 #include "chat_talk.h"
 
 #include "base/error.h"
-#include "json_text.h"
+#include "json_string.h"
 #include "model_call.h"
 #include "text/dsml.h"
 #include "text/text_buffer.h"
@@ -67,10 +67,10 @@ static dsv4_status add_message(dsv4_chat_talk *talk, const char *role, const cha
 {
     json_t *message = json_object();
     int failed = json_object_set_new(message, "role", json_string(role));
-    failed |= json_object_set_new(message, "content", dsv4_json_text(content, strlen(content)));
+    failed |= json_object_set_new(message, "content", dsv4_json_string(content, strlen(content)));
     if (reasoning != NULL) {
         failed |= json_object_set_new(message, "reasoning_content",
-                                      dsv4_json_text(reasoning, strlen(reasoning)));
+                                      dsv4_json_string(reasoning, strlen(reasoning)));
     }
     if (failed) {
         json_decref(message);
@@ -129,14 +129,23 @@ static dsv4_status choose_session(dsv4_chat_talk *talk, const int32_t *ids, int6
     return dsv4_session_rewind(talk->answered, common_tokens(talk->answered, ids, n_ids), error);
 }
 
+/* Makes `asked` another session where `answered` stands. */
+static dsv4_status keep_here(dsv4_chat_talk *talk, dsv4_error *error)
+{
+    dsv4_session_free(talk->asked);
+    talk->asked = NULL;
+    return dsv4_session_fork(talk->answered, &talk->asked, error);
+}
+
 /*
- * Computes the prompt but for its last token, and keeps a session there. *is_stopped: what was computed
- * stays in `answered` for the next question.
+ * Computes the prompt but for its last token, and keeps a session there; when it is stopped or fails, where
+ * the talk so far ends.
  */
 static dsv4_status process_prompt(dsv4_chat_talk *talk, const int32_t *ids, int64_t n_ids,
                                   bool *is_stopped, dsv4_error *error)
 {
     DSV4_TRY(choose_session(talk, ids, n_ids, error));
+    DSV4_TRY(keep_here(talk, error));
     int64_t n_done = dsv4_session_n_tokens(talk->answered);
     while (n_done < n_ids - 1) {
         *is_stopped = talk->is_stopped != NULL && talk->is_stopped();
@@ -147,7 +156,7 @@ static dsv4_status process_prompt(dsv4_chat_talk *talk, const int32_t *ids, int6
         DSV4_TRY(dsv4_model_forward(talk->model, &entry, 1, error));
         n_done += n_tokens;
     }
-    return dsv4_session_fork(talk->answered, &talk->asked, error);
+    return keep_here(talk, error);
 }
 
 /* ---- answers ---- */

@@ -3,7 +3,8 @@
  *
  * Place: program. Every answer begins from the whole talk as prompt text; what a session already holds
  * of it is not computed again. Two sessions are kept, one behind the last question and one behind the last
- * answer, since a release may write old answers without their reasoning.
+ * answer, since a release may write old answers without their reasoning. While a question is computed, the
+ * first one waits behind what was before it.
  */
 #ifndef DSV4_TOOLS_CHAT_TALK_H
 #define DSV4_TOOLS_CHAT_TALK_H

@@ -12,7 +12,7 @@
 #include "base/parallel.h"
 #include "bench_clock.h"
 #include "bench_machine.h"
-#include "json_text.h"
+#include "json_string.h"
 #include "model_call.h"
 #include "model_size.h"
 #include "number_list.h"
@@ -165,7 +165,7 @@ static dsv4_status print_json(const bench *b, const bench_test *test, dsv4_error
         json_pack(
             "{s:s, s:s, s:o, s:o, s:I, s:I, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:f, s:f, s:o}",
             "bench", "model", "version", dsv4_version(), "machine", dsv4_bench_machine_json(),
-            "model", dsv4_json_text(b->name, strlen(b->name)), "n_bytes", (json_int_t)b->n_bytes,
+            "model", dsv4_json_string(b->name, strlen(b->name)), "n_bytes", (json_int_t)b->n_bytes,
             "n_parameters", (json_int_t)b->n_parameters, "backend", "cpu", "cpu_level",
             level_name(b), "numerics", numerics_name(b), "n_threads",
             (json_int_t)b->model_options.n_threads, "test", name, "n_tokens",

@@ -9,7 +9,8 @@
  *   dsv4_model_open -> dsv4_session_create -> dsv4_model_forward or dsv4_session_generate
  *
  * Threads: one model and its sessions belong to one thread at a time. Several models in one process are
- * independent. Every function that can fail takes a dsv4_error (dsv4/base.h), which may be NULL.
+ * independent. Calls block until they are done. Every function that can fail takes a dsv4_error
+ * (dsv4/base.h), which may be NULL; other pointers may be NULL only where that is said.
  */
 #ifndef DSV4_DSV4_H
 #define DSV4_DSV4_H
@@ -29,7 +30,7 @@ typedef struct dsv4_session dsv4_session;
  */
 enum { DSV4_MODEL_OFFICIAL = 1, DSV4_MODEL_EXACT = 2 };
 
-/* Called while a model opens: n_done of n_total files. */
+/* Called while a model opens, on the thread that opens it: n_done of n_total files. */
 typedef void dsv4_open_progress(void *context, int64_t n_done, int64_t n_total);
 
 typedef struct dsv4_model_options {
@@ -65,8 +66,8 @@ DSV4_API void dsv4_model_close(dsv4_model *model);
 
 DSV4_API int64_t dsv4_model_n_vocab(const dsv4_model *model);
 DSV4_API int64_t dsv4_model_max_tokens(const dsv4_model *model); /* longest session */
-DSV4_API int32_t dsv4_model_bos(const dsv4_model *model);
-DSV4_API int32_t dsv4_model_eos(const dsv4_model *model);
+DSV4_API int32_t dsv4_model_bos(const dsv4_model *model);        /* begin-of-sentence token */
+DSV4_API int32_t dsv4_model_eos(const dsv4_model *model);        /* end-of-sentence token */
 
 /* Bytes reserved for caches, and bytes that sessions hold now (what forks share counts once). */
 DSV4_API int64_t dsv4_model_cache_bytes(const dsv4_model *model);
@@ -81,7 +82,7 @@ DSV4_API void dsv4_model_draft_counts(const dsv4_model *model, int64_t *n_drafte
 /*
  * Token ids of text; nothing is added at the ends. parse_special != 0: special tokens written in the text
  * become their ids. At most max_ids are written to ids (NULL with 0 to count); *n_ids says how many there
- * are. Errors: UNSUPPORTED when the directory has no tokenizer.json.
+ * are. Errors: UNSUPPORTED when the directory has no tokenizer.json, OUT_OF_MEMORY.
  */
 DSV4_API dsv4_status dsv4_model_tokenize(const dsv4_model *model, const char *text,
                                          size_t len_bytes, int32_t parse_special, int32_t *ids,
@@ -96,19 +97,26 @@ DSV4_API int32_t dsv4_model_token_is_special(const dsv4_model *model, int32_t id
 /*
  * The prompt text of a chat: messages as a JSON list in the shape of the OpenAI chat API, or an object
  * with "messages" and "tools". thinking != 0: the answer begins with the model's reasoning.
- * *text is malloc'ed and NUL-terminated; free it with dsv4_text_free.
+ * *text is malloc'ed and NUL-terminated; free it with dsv4_text_free. Its special tokens become ids when it
+ * is tokenized with parse_special. Errors: BAD_FILE (broken JSON; a message or field, by name),
+ * OUT_OF_MEMORY.
  */
 DSV4_API dsv4_status dsv4_chat_prompt(const char *messages_json, size_t len_bytes, int32_t thinking,
                                       char **text, size_t *text_len_bytes, dsv4_error *error);
+
+/* Accepts NULL. */
 DSV4_API void dsv4_text_free(char *text);
 
 /* ---- sessions ---- */
 
-/* Errors: OUT_OF_MEMORY, INVALID_ARGUMENT when n_sessions are open. */
+/*
+ * An empty session, to be freed before its model is closed; *session is set on success only.
+ * Errors: OUT_OF_MEMORY, INVALID_ARGUMENT when n_sessions are open.
+ */
 DSV4_API dsv4_status dsv4_session_create(dsv4_model *model, dsv4_session **session,
                                          dsv4_error *error);
 
-/* Accepts NULL. */
+/* Gives back what the session holds; forks of it are not touched. Accepts NULL. */
 DSV4_API void dsv4_session_free(dsv4_session *session);
 
 DSV4_API int64_t dsv4_session_n_tokens(const dsv4_session *session);
@@ -116,13 +124,18 @@ DSV4_API int64_t dsv4_session_n_tokens(const dsv4_session *session);
 /* The session's tokens; valid until it changes. */
 DSV4_API const int32_t *dsv4_session_tokens(const dsv4_session *session);
 
-/* A second session with the same past; cached state is shared until one of them writes. */
+/*
+ * A second session with the same past; cached state is shared until one of them writes. *fork is set on
+ * success only. Errors: those of dsv4_session_create.
+ */
 DSV4_API dsv4_status dsv4_session_fork(const dsv4_session *session, dsv4_session **fork,
                                        dsv4_error *error);
 
 /*
  * Forgets tokens from n_tokens on. What follows is as if they had never been. Within rewind_tokens of the
  * end this is immediate, further back the remaining tokens are computed again.
+ * Errors: INVALID_ARGUMENT (n_tokens, with nothing changed), those of dsv4_model_forward; after these the
+ * session holds fewer tokens than n_tokens.
  */
 DSV4_API dsv4_status dsv4_session_rewind(dsv4_session *session, int64_t n_tokens,
                                          dsv4_error *error);
@@ -163,19 +176,25 @@ DSV4_API void dsv4_sampling_default(dsv4_sampling *sampling);
  * One token from logits [n_vocab] f32. The order is temperature, top_k, top_p, min_p; *state is the random
  * state, seeded by the caller from sampling->seed, advanced by one draw. Greedy takes the smallest id of
  * equals; -1 when every logit is NaN. logits are not changed; scratch is n_vocab times 8 bytes, 8-byte
- * aligned.
+ * aligned. The settings are not checked. Thread-safe: it knows no model.
  */
 DSV4_API int32_t dsv4_sample(const dsv4_sampling *sampling, const float *logits, int64_t n_vocab,
                              uint64_t *state, void *scratch);
 
-/* Called for every new token; returns 0 to go on, anything else to stop. bytes may end inside a character. */
+/*
+ * Called for every new token; returns 0 to go on, anything else to stop. bytes [len_bytes] may end inside a
+ * character; NULL and 0 for an id without text. The session must not be used meanwhile.
+ */
 typedef int32_t dsv4_on_token(void *context, int32_t id, const char *bytes, size_t len_bytes);
 
 /*
  * Appends prompt tokens to the session, then samples until max_new tokens, the end-of-sentence token (which
- * is neither reported nor kept), or the callback stops. *n_new says how many were reported; all of them are
- * in the session. With drafts (n_draft) several tokens may come of one step; the text and the session are
- * the same without them.
+ * is neither reported nor kept), or the callback stops. *n_new says how many were reported and are in
+ * the session, after an error too: all, unless memory ran out in the step of the last one. on_token may be
+ * NULL. With drafts (n_draft) several tokens may come of one step; the text and the session are the same
+ * without them.
+ * Errors: INVALID_ARGUMENT (a setting, max_new or a token id, by name, with nothing changed), BAD_FILE (all
+ * logits are NaN), OUT_OF_MEMORY (the cache is full, or the session as long as it can be).
  */
 DSV4_API dsv4_status dsv4_session_generate(dsv4_session *session, const int32_t *prompt,
                                            int64_t n_prompt, const dsv4_sampling *sampling,

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import termios
+import time
 
 DIM, PLAIN = b"\033[2m", b"\033[0m"
 PROMPT = b"\r\n> "
@@ -27,7 +29,7 @@ class Talk:
         self.child, self.terminal = pty.fork()
         if self.child == 0:
             os.execve(program, [program, "chat", "-m", model, *arguments], environment)
-        self.wait(PROMPT)
+        self.wait_prompt()
 
     def read(self):
         """Adds what comes next; False at the end."""
@@ -47,13 +49,21 @@ class Talk:
         before, _, self.seen = self.seen.partition(text)
         return before
 
+    def wait_prompt(self):
+        """As wait, until keys are the editor's: before that the terminal would edit the line itself."""
+        before, end_s = self.wait(PROMPT), time.monotonic() + LIMIT_S
+        while termios.tcgetattr(self.terminal)[3] & termios.ICANON:
+            assert time.monotonic() < end_s, "the editor does not take over the terminal"
+            time.sleep(0.005)
+        return before
+
     def type(self, text):
         os.write(self.terminal, text)
 
     def ask(self, text):
         """Types a line and returns the answer, echo and all."""
         self.type(text.encode() + b"\r")
-        return self.wait(PROMPT)
+        return self.wait_prompt()
 
     def end(self):
         """Ends the talk by Ctrl-D; returns what was still written."""
@@ -71,11 +81,11 @@ def test_lines_are_edited_and_recalled():
     talk.type(b"abc\033[D\x7fX")
     talk.wait(b"aXc")
     talk.type(b"\r")
-    talk.wait(PROMPT)
+    talk.wait_prompt()
     talk.type(UP)
     talk.wait(b"aXc")
     talk.type(b"\r")
-    talk.wait(PROMPT)
+    talk.wait_prompt()
     assert talk.end().endswith(b"\r\n"), "the shell's prompt would follow on the same line"
 
 
@@ -85,22 +95,20 @@ def test_utf8_is_read_in_any_locale():
         talk.type("aé日z".encode())
         talk.wait("aé日z".encode())
         talk.type(b"\r")
-        talk.wait(PROMPT)
+        talk.wait_prompt()
         talk.end()
 
 
 def test_interrupt_stops_an_answer():
-    talk = Talk("--thinking")
-    for _ in range(3):
-        talk.type(b"hello\r")
-        talk.wait(DIM)
-        while len(talk.seen) < 20:
-            talk.read()
-        talk.type(CTRL_C)
-        answer = talk.wait(PROMPT)
-        assert answer.count(PLAIN) == 1, "the terminal stays dim"
-    talk.type(b"/reset\r")
-    talk.wait(b"The talk is forgotten.")
+    talk = Talk("--thinking", "--seed", "0")  # whose first answer is a long one
+    talk.type(b"hello\r")
+    talk.wait(DIM)
+    while len(talk.seen) < 20:
+        talk.read()
+    talk.type(CTRL_C)
+    answer = talk.wait_prompt()
+    assert answer.count(PLAIN) == 1, "the terminal stays dim"
+    talk.ask("/reset")
     talk.end()
 
 
@@ -111,7 +119,7 @@ def test_interrupt_drops_a_line():
     talk.type(b"never asked")
     talk.wait(b"asked")
     talk.type(CTRL_C)
-    talk.wait(PROMPT)
+    talk.wait_prompt()
     assert talk.ask("hello") == first
     talk.end()
 

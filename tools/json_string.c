@@ -1,16 +1,16 @@
 /*
- * json_text.c - makes JSON strings of any bytes.
+ * json_string.c - makes JSON strings of any bytes.
  *
  * Place: program.
  */
-#include "json_text.h"
+#include "json_string.h"
 
 #include "text/text_buffer.h"
 #include "text/utf8.h"
 
 #include <stdlib.h>
 
-json_t *dsv4_json_text(const char *text, size_t len_bytes)
+json_t *dsv4_json_string(const char *text, size_t len_bytes)
 {
     dsv4_text_buffer clean = {0};
     while (len_bytes > 0) {
