@@ -13,8 +13,11 @@ from tokenizers import Tokenizer
 
 import tasks
 
-TEXT, NEAR, FAR = 0, 1, 2  # kinds of token: no answer; an answer; a digit from FAR_TOKENS or more back
-FAR_TOKENS = 160
+# Kinds of token: no answer; an answer; a digit from FAR_TOKENS or more back; text that is read but
+# not learned, so that the same text can be filler many times without being learned by heart.
+TEXT, NEAR, FAR, UNLEARNED = 0, 1, 2, 3
+FAR_TOKENS = 136
+UNLEARNED_SHARE = .6
 
 
 def pack_text(text_path, tokenizer_path, out_path):
@@ -79,9 +82,9 @@ class Row:
             kind = rng.random()
             if kind < text_share:
                 self.put_text(round(math.exp(rng.uniform(math.log(20), math.log(1500)))))
-            elif kind < text_share + .12:
+            elif kind < text_share + .15:
                 self.put_chat()
-            elif kind < text_share + .22:
+            elif kind < text_share + .25:
                 for _ in range(rng.randint(1, 3)):
                     self.put_sum()
             elif len(self.known) < n_facts and (not self.known or rng.random() < .45):
@@ -103,7 +106,8 @@ class Row:
         self.put(self.corpus.encode(text if is_first else " " + text), kind)
 
     def put_text(self, n_tokens):
-        self.put(self.corpus.text(self.rng, n_tokens))
+        kind = UNLEARNED if self.rng.random() < UNLEARNED_SHARE else TEXT
+        self.put(self.corpus.text(self.rng, n_tokens), kind)
 
     def new_thing(self):
         for _ in range(20):

@@ -32,8 +32,11 @@ class Evaluation:
         self.device = device
         self.tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
         with open(held_out, encoding="utf-8") as file:
-            text = " " + " ".join(file.read().split("\n"))
-        self.text = self.encode(text)
+            lines = [self.encode(" " + line) for line in file.read().splitlines()]
+        self.starts, self.text = [], []
+        for line in lines:
+            self.starts.append(len(self.text))
+            self.text += line
         self.ids = {name: self.tokenizer.token_to_id(token) for name, token in (
             ("bos", "<｜begin▁of▁sentence｜>"), ("eos", "<｜end▁of▁sentence｜>"),
             ("user", "<｜User｜>"), ("assistant", "<｜Assistant｜>"), ("think", "<think>"),
@@ -52,7 +55,7 @@ class Evaluation:
                 other = tasks.new_thing(rng)
                 if other != thing:
                     ids += self.encode(" " + tasks.fact(other, tasks.new_code(rng)))
-            begin = rng.randrange(len(self.text) - 400)
+            begin = rng.choice(self.starts[:-20])
             ids += self.text[begin:begin + rng.randint(30, 200)]
         return ids[:n]
 

@@ -24,6 +24,7 @@ class Run:
     """What one forward pass shares with the replaced methods."""
     topk = None          # of compressed-4 keys; None: all visible
     rounds = False       # activations and caches as in the official numerics
+    entering = None      # streams that entered the last layer
     index_losses = None  # a list: compressed-4 layers append their indexer's
     real_rows = None     # rows whose compressed keys are rotated right; None: all
     # [batch] or None: 1 where main (shift) or index keys (index_shift) are rotated at the last token
@@ -311,6 +312,7 @@ class Nano(nn.Module):
         embedded = embedded.to(dtype)
         streams = embedded[:, :-1].unsqueeze(2).expand(-1, -1, 4, -1).contiguous()
         for block in model.layers:
+            Run.entering = streams
             streams = block(streams, input_ids=ids[:, :-1], **positions)
         return (model.norm(model.hc_head(streams)),
                 self.mtp(streams, embedded[:, 1:], positions))
