@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains models/nano on one GPU, in a given time, and writes the checkpoint.
+"""Trains models/nano on one GPU, in a given time, and writes config.json and model.safetensors.
 
 The schedule goes by the share f of the time that is over:
   length       1,024 tokens, from f = .15 2,048, from .45 4,096; 32,768 tokens a step throughout
@@ -39,12 +39,10 @@ def parse_args():
     parser.add_argument("--text", required=True)
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--minutes", type=float, default=8.3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--workers", type=int, default=12)
-    parser.add_argument("--resume", help="exact weights of an earlier run (exact-*.pt)")
-    parser.add_argument("--from-share", type=float, default=0.0, help="where the schedule begins")
     parser.add_argument("--every", type=int, default=50, help="steps between lines of the log")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--step-tokens", type=int, default=STEP_TOKENS)
@@ -72,7 +70,7 @@ class Data:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("fork"),
                                         data.open_corpus, (args.text, args.tokenizer))
-        self.fill(args.from_share)
+        self.fill(0)
 
     def fill(self, f):
         length, text_share = plan(f)
@@ -85,7 +83,8 @@ class Data:
     def take(self, f):
         ids, kinds = self.queue.pop(0).result()
         self.fill(f)
-        return torch.from_numpy(ids).to(self.args.device), torch.from_numpy(kinds).to(self.args.device)
+        device = self.args.device
+        return torch.from_numpy(ids).to(device), torch.from_numpy(kinds).to(device)
 
 
 def set_run(f, n_rows, device):
@@ -112,7 +111,8 @@ def probe_loss(probe, wrong):
     truth = wrong[:, None].float().expand_as(seen)
     told = ((seen > 0) == (truth > 0)).float()
     each = F.binary_cross_entropy_with_logits(seen, truth, reduction="none")
-    return .5 * (each[wrong].mean() + each[~wrong].mean()), told[wrong].mean() + told[~wrong].mean() - 1
+    return (.5 * (each[wrong].mean() + each[~wrong].mean()),
+            told[wrong].mean() + told[~wrong].mean() - 1)
 
 
 def losses(model, ids, kinds, wrong, zero, probe):
@@ -145,7 +145,8 @@ def losses(model, ids, kinds, wrong, zero, probe):
             ("near", right, (kind == data.NEAR) & ~wrong[:, None]),
             ("far", right, (kind == data.FAR) & ~wrong[:, None]),
             ("wrong", right, is_spoiled), ("draft", agreed, kind[:, 1:] == data.UNLEARNED))}
-    return {"total": main + .3 * mtp + .2 * index + .1 * seen, "told": told, "main": main, "mtp": mtp, "index": index}, report
+    total = main + .3 * mtp + .2 * index + .1 * seen
+    return {"total": total, "main": main, "mtp": mtp, "index": index, "told": told}, report
 
 
 def balance(model, step_size):
@@ -157,32 +158,12 @@ def balance(model, step_size):
             gate.e_score_correction_bias += step_size * torch.sign(load.mean() - load)
 
 
-def save_exact(model, folder):
-    """Exact weights in bf16 to go on from, in parts below 16 MB."""
-    state = {k: v if v.dtype == torch.int64 else v.to(torch.bfloat16)
-             for k, v in model.state_dict().items() if "inv_freq" not in k}
-    parts, size = [{}], 0
-    for name, w in state.items():
-        if size + w.nbytes > 15_000_000:
-            parts.append({})
-            size = 0
-        parts[-1][name] = w.cpu()
-        size += w.nbytes
-    for i, part in enumerate(parts):
-        torch.save(part, f"{folder}/exact-{i}.pt")
-
-
 def main():
     args = parse_args()
     batches = Data(args)
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
     model = Nano().to(args.device)
-    if args.resume:
-        state = {}
-        for i in range(3):
-            state.update(torch.load(f"{args.resume}/exact-{i}.pt", map_location=args.device))
-        model.load_state_dict(state, strict=False)
     if args.device == "cuda":
         compile_parts()
     stored = StoredWeights(model)
@@ -193,7 +174,7 @@ def main():
                                    {"params": others, "weight_decay": 0.}],
                                   lr=args.rate, betas=(.9, .95), fused=args.device == "cuda")
     zero = torch.tensor(data.Corpus(args.text, args.tokenizer).id_of("0"), device=args.device)
-    begin, step, f, n_tokens = time.time(), 0, args.from_share, 0
+    begin, step, f, n_tokens = time.time(), 0, 0, 0
     sums = {}
     while f < 1 and step < args.max_steps:
         ids, kinds = batches.take(f)
@@ -222,7 +203,7 @@ def main():
                 sums[name] = old[0] + (value * mask).sum(), old[1] + mask.sum()
         elapsed = time.time() - begin
         if step >= N_WARM:
-            f = args.from_share + (1 - args.from_share) * elapsed / (60 * args.minutes)
+            f = elapsed / (60 * args.minutes)
         if step % args.every == 0 or step == 10:
             means = "  ".join(f"{name} {float(a) / max(float(n), 1):.3f}"
                               for name, (a, n) in sums.items())
@@ -236,7 +217,6 @@ def main():
           flush=True)
     os.makedirs(args.out, exist_ok=True)
     export.write(args.out, model.config, model.state_dict())
-    save_exact(model, args.out)
     batches.pool.shutdown(cancel_futures=True)
 
 
