@@ -210,7 +210,8 @@ def main():
             gpu = torch.cuda.max_memory_allocated() / 2**30 if args.device == "cuda" else 0
             print(f"step {step}  {elapsed:.0f} s  f {f:.3f}  length {ids.shape[1] - 2}  "
                   f"rate {optimizer.param_groups[0]['lr']:.1e}  loss {loss['total'].item():.3f}  "
-                  f"mtp {loss['mtp'].item():.3f}  index {loss['index'].item():.3f}  told {float(loss['told']):.2f}  {means}  "
+                  f"mtp {loss['mtp'].item():.3f}  index {loss['index'].item():.3f}  "
+                  f"told {float(loss['told']):.2f}  {means}  "
                   f"{gpu:.0f} GB", flush=True)
             sums = {}
     print(f"{step} steps, {n_tokens / 1e6:.1f} M tokens, {n_tokens / elapsed:.0f} tokens/s",
