@@ -16,8 +16,7 @@ $(BUILD)/build.ninja:
 	cmake --preset release -B $(BUILD)
 
 run: all
-	$(BUILD)/dsv4 attn check tests/fixtures/attn/*.safetensors
-	$(BUILD)/dsv4 attn bench --quick
+	@scripts/demo.sh $(BUILD)/dsv4
 
 test:
 	scripts/install-deps.sh test
@@ -52,7 +51,7 @@ clean:
 
 help:
 	@echo 'make               build $(BUILD)/dsv4, $(BUILD)/libdsv4.so and $(BUILD)/libdsv4.a'
-	@echo 'make run           check the decode cases in tests/fixtures/attn, then a short benchmark'
+	@echo 'make run           the small model in models/nano answers questions'
 	@echo 'make bench         the full benchmarks: attention, matrices, layers'
 	@echo 'make test          the whole proof: all tests, compilers, sanitizers and fuzzers'
 	@echo 'make test-long     longer: five minutes of each fuzzer, the long kernel check'

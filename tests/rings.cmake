@@ -48,17 +48,41 @@ endforeach()
 # A short benchmark runs; its numbers are not judged.
 dsv4_test(bench dsv4_program attn bench --quick)
 
+# The model in the box: what models/nano/README.md and docs/nano.md claim, in both numerics.
+set(nano ${PROJECT_SOURCE_DIR}/models/nano)
+set(nano_fixtures ${CMAKE_CURRENT_SOURCE_DIR}/fixtures/nano)
+foreach(numerics exact official)
+  set(eval dsv4_program eval -m ${nano} --numerics ${numerics})
+  dsv4_test(nano.sums_${numerics} ${eval} --task sums --min-right 0.95)
+  dsv4_test(nano.recall_${numerics} ${eval} --task recall --samples 10 --min-right 0.95)
+  dsv4_test(nano.drafts_${numerics} ${eval} --task drafts --min-right 0.5
+    -g ${nano_fixtures}/text.safetensors)
+endforeach()
+dsv4_test(nano.sums_in_chats dsv4_program eval -m ${nano} --task sums --chat --min-right 0.95)
+dsv4_test(nano.recall_in_chats dsv4_program eval -m ${nano} --task recall --chat --samples 6
+  --min-right 0.8)
+dsv4_test(nano.text_exact dsv4_program eval -m ${nano} --numerics exact --task text
+  --max-apart 0.0001 -g ${nano_fixtures}/text.safetensors)
+dsv4_test(nano.text_official dsv4_program eval -m ${nano} --numerics official --task text
+  --max-apart 0.01 -g ${nano_fixtures}/text.safetensors)
+dsv4_test(nano.golden dsv4_program eval -m ${nano} --numerics exact
+  -g ${nano_fixtures}/golden.safetensors --max-abs 1e-3 --min-cosine 0.99999 --min-agree 0.999)
+dsv4_test(nano.golden_mtp dsv4_program eval -m ${nano} --numerics exact --mtp
+  -g ${nano_fixtures}/mtp.safetensors --max-abs 1e-3 --min-cosine 0.99999 --min-agree 0.999)
+dsv4_test(nano.demo sh ${scripts}/test_demo.sh ${PROJECT_SOURCE_DIR} $<TARGET_FILE:dsv4_program>)
+
 # Broken variants: the tests notice each of them.
 include(ProcessorCount)
 ProcessorCount(n_processors)
 set(programs "")
 foreach(program check_attn test_base test_num test_cache test_safetensors test_safetensors_write
-    test_attn_params test_attn_choice test_attn test_kv test_generate check_model check_ops)
+    test_attn_params test_attn_choice test_attn test_kv test_generate check_model check_ops
+    dsv4_program)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
 list(JOIN programs ",\n    " programs)
 set(link_options ${OpenMP_C_FLAGS} ${JANSSON_LINK_LIBRARIES} ${PCRE2_LINK_LIBRARIES}
-  ${CMOCKA_LINK_LIBRARIES} -lm)
+  ${CMOCKA_LINK_LIBRARIES} ${LIBEDIT_LINK_LIBRARIES} -lm)
 list(JOIN link_options "\", \"" link_options)
 file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/variants.json CONTENT "{
   \"source_dir\": \"${PROJECT_SOURCE_DIR}\",

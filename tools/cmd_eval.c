@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "eval_errors.h"
 #include "eval_task.h"
+#include "eval_text.h"
 #include "io/safetensors.h"
 #include "model_call.h"
 #include "number_list.h"
@@ -225,25 +226,38 @@ static dsv4_status open_model(eval *e, int64_t n_tokens, dsv4_error *error)
     return dsv4_session_create(e->model, &e->session, error);
 }
 
-/* --golden belongs to --task logits, the options of the other tasks to them. */
+#define TASK(task) (1u << DSV4_TASK_##task)
+
+/* Options that not all tasks take. */
+static const struct {
+    int option;
+    unsigned tasks;
+} task_options[] = {
+    {DSV4_OPTION_GOLDEN, TASK(LOGITS) | TASK(TEXT) | TASK(DRAFTS)},
+    {DSV4_OPTION_MTP, TASK(LOGITS)},
+    {DSV4_OPTION_CHUNK, TASK(LOGITS)},
+    {DSV4_OPTION_MAX_ABS, TASK(LOGITS)},
+    {DSV4_OPTION_MIN_COSINE, TASK(LOGITS)},
+    {DSV4_OPTION_MIN_AGREE, TASK(LOGITS)},
+    {DSV4_OPTION_VERBOSE, TASK(LOGITS)},
+    {DSV4_OPTION_TEXT, TASK(RECALL)},
+    {DSV4_OPTION_SAMPLES, TASK(RECALL)},
+    {DSV4_OPTION_CHAT, TASK(RECALL) | TASK(SUMS)},
+    {DSV4_OPTION_MIN_RIGHT, TASK(RECALL) | TASK(SUMS) | TASK(DRAFTS)},
+    {DSV4_OPTION_MAX_APART, TASK(TEXT)},
+};
+
 static dsv4_status check_task(const dsv4_options *options, dsv4_error *error)
 {
-    static const int of_logits[] = {
-        DSV4_OPTION_GOLDEN,     DSV4_OPTION_MTP,       DSV4_OPTION_CHUNK,  DSV4_OPTION_MAX_ABS,
-        DSV4_OPTION_MIN_COSINE, DSV4_OPTION_MIN_AGREE, DSV4_OPTION_VERBOSE};
-    static const int of_tasks[] = {DSV4_OPTION_TEXT, DSV4_OPTION_SAMPLES, DSV4_OPTION_CHAT,
-                                   DSV4_OPTION_MIN_RIGHT};
-    bool is_logits = options->values[DSV4_OPTION_TASK] == DSV4_TASK_LOGITS;
-    const int *others = is_logits ? of_tasks : of_logits;
-    size_t n_others =
-        is_logits ? sizeof of_tasks / sizeof *of_tasks : sizeof of_logits / sizeof *of_logits;
-    for (size_t i = 0; i < n_others; i++) {
-        if (!options->given[others[i]]) continue;
+    unsigned task = 1u << options->values[DSV4_OPTION_TASK];
+    for (size_t i = 0; i < sizeof task_options / sizeof *task_options; i++) {
+        int option = task_options[i].option;
+        if (!options->given[option] || (task_options[i].tasks & task) != 0) continue;
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "option --%s: expected only %s --task recall or sums",
-                              dsv4_options_table[others[i]].name, is_logits ? "with" : "without");
+                              "option --%s: the task does not take it",
+                              dsv4_options_table[option].name);
     }
-    if (!is_logits || options->given[DSV4_OPTION_GOLDEN]) return DSV4_OK;
+    if (options->given[DSV4_OPTION_GOLDEN] || (task_options[0].tasks & task) == 0) return DSV4_OK;
     return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                           "expected --golden FILE, or --task recall or sums");
 }
@@ -257,7 +271,13 @@ int dsv4_cmd_eval(const dsv4_options *options)
     dsv4_safetensors *file = NULL;
     dsv4_status status = check_task(options, &error);
     if (status != DSV4_OK) return dsv4_command_fail(options, &error);
-    if (options->values[DSV4_OPTION_TASK] != DSV4_TASK_LOGITS) return dsv4_eval_task(options);
+    switch (options->values[DSV4_OPTION_TASK]) {
+    case DSV4_TASK_RECALL:
+    case DSV4_TASK_SUMS: return dsv4_eval_task(options);
+    case DSV4_TASK_TEXT:
+    case DSV4_TASK_DRAFTS: return dsv4_eval_text(options);
+    default: break;
+    }
     status = dsv4_number_list_read(options, DSV4_OPTION_CHUNK, 1, &e.chunks, &error);
     if (status == DSV4_OK) {
         e.largest_chunk = dsv4_number_list_largest(&e.chunks);

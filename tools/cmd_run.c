@@ -16,6 +16,7 @@
 
 typedef struct run {
     dsv4_text_stream out;
+    double open_s;  /* what opening the model took */
     double first_s; /* when the first token came; 0: none yet */
 } run;
 
@@ -38,8 +39,8 @@ static void report_speed(const dsv4_model *model, const run *r, double start_s, 
                          int64_t n_new)
 {
     double end_s = dsv4_bench_now_s(), first_s = n_new > 0 ? r->first_s : end_s;
-    fprintf(stderr, "prompt %" PRId64 " tokens, %.2f tokens/s", n_prompt,
-            per_second(n_prompt, first_s - start_s));
+    fprintf(stderr, "opened in %.3f s; prompt %" PRId64 " tokens, %.2f tokens/s", r->open_s,
+            n_prompt, per_second(n_prompt, first_s - start_s));
     fprintf(stderr, "; generation %" PRId64 " tokens, %.2f tokens/s", n_new,
             per_second(n_new, end_s - first_s));
     int64_t n_drafted, n_accepted;
@@ -97,7 +98,8 @@ static dsv4_status choose_max_new(const dsv4_options *options, const dsv4_model 
                           dsv4_model_max_tokens(model));
 }
 
-static dsv4_status generate(const dsv4_options *options, dsv4_model *model, dsv4_error *error)
+static dsv4_status generate(const dsv4_options *options, dsv4_model *model, double open_s,
+                            dsv4_error *error)
 {
     int32_t *ids = NULL;
     size_t n_ids = 0;
@@ -109,7 +111,7 @@ static dsv4_status generate(const dsv4_options *options, dsv4_model *model, dsv4
     dsv4_status status = choose_max_new(options, model, (int64_t)n_ids, &max_new, error);
     if (status == DSV4_OK) status = dsv4_session_create(model, &session, error);
     if (status == DSV4_OK) {
-        run r = {.out = {.file = stdout}};
+        run r = {.out = {.file = stdout}, .open_s = open_s};
         double start_s = dsv4_bench_now_s();
         status = dsv4_session_generate(session, ids, (int64_t)n_ids, &sampling, max_new,
                                        write_token, &r, &n_new, error);
@@ -134,8 +136,10 @@ int dsv4_cmd_run(const dsv4_options *options)
     if (options->given[DSV4_OPTION_CONTEXT]) {
         model_options.n_tokens = options->values[DSV4_OPTION_CONTEXT];
     }
+    double start_s = dsv4_bench_now_s();
     dsv4_status status = dsv4_model_call_open(options, &model_options, &model, &error);
-    if (status == DSV4_OK) status = generate(options, model, &error);
+    double open_s = dsv4_bench_now_s() - start_s;
+    if (status == DSV4_OK) status = generate(options, model, open_s, &error);
     dsv4_model_close(model);
     return status == DSV4_OK ? DSV4_EXIT_OK : dsv4_command_fail(options, &error);
 }

@@ -46,10 +46,8 @@ static const dsv4_option_choice math_choices[] = {
 };
 
 static const dsv4_option_choice task_choices[] = {
-    {"logits", DSV4_TASK_LOGITS},
-    {"recall", DSV4_TASK_RECALL},
-    {"sums", DSV4_TASK_SUMS},
-    {NULL, 0},
+    {"logits", DSV4_TASK_LOGITS}, {"recall", DSV4_TASK_RECALL}, {"sums", DSV4_TASK_SUMS},
+    {"text", DSV4_TASK_TEXT},     {"drafts", DSV4_TASK_DRAFTS}, {NULL, 0},
 };
 
 /* Indices of dsv4_layer_shapes in layer_model.c, ratios of layers, DSV4_BENCH_PART_*; -1: all. */
@@ -354,7 +352,9 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .commands = BIT(EVAL),
             .choices = task_choices,
             .help = "logits compares with --golden; recall asks for codes told 0 to 3000 tokens "
-                    "before, sums for sums up to 20+20, as models/nano was trained to answer",
+                    "before, sums for sums up to 20+20, as models/nano was trained to answer; text "
+                    "compares perplexity with the losses F32 [n][T-1] of --golden's tokens I32 "
+                    "[n][T]; drafts goes on from them with and without drafts of the MTP block",
         },
     [DSV4_OPTION_TEXT] =
         {
@@ -380,7 +380,7 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .name = "chat",
             .kind = DSV4_OPTION_KIND_FLAG,
             .commands = BIT(EVAL),
-            .help = "with --task: ask in the form of a chat",
+            .help = "with --task recall or sums: ask in the form of a chat",
         },
     [DSV4_OPTION_MIN_RIGHT] =
         {
@@ -390,7 +390,17 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .value_name = "X",
             .min = 0,
             .max = 1,
-            .help = "with --task: smallest share of right answers to accept",
+            .help = "with --task: smallest share of right answers, or of drafts kept, to accept",
+        },
+    [DSV4_OPTION_MAX_APART] =
+        {
+            .name = "max-apart",
+            .kind = DSV4_OPTION_KIND_REAL,
+            .commands = BIT(EVAL),
+            .value_name = "X",
+            .min = 0,
+            .max = 1,
+            .help = "with --task text: largest relative difference of perplexities to accept",
         },
     [DSV4_OPTION_MTP] =
         {
