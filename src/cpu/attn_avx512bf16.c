@@ -385,18 +385,18 @@ static void score_rows(const uint32_t *q, const uint16_t *keys, int32_t n_heads,
 
 /* ---- at most 8 heads: scores straight from the registers that hold the dequantized rows ---- */
 
-/* acc [8 heads][2 rows] of lane sums += q . k over one group. */
+/* acc [2 rows][8 heads] of lane sums += q . k over one group, for n_heads (a constant) of the heads. */
 static DSV4_ALWAYS_INLINE void score_group(const uint32_t *q, group_values even, group_values odd,
-                                           vf acc[2 * FEW_HEADS])
+                                           const int n_heads, vf acc[2 * FEW_HEADS])
 {
-    DSV4_UNROLL for (int h = 0; h < FEW_HEADS; h++)
+    DSV4_UNROLL for (int h = 0; h < n_heads; h++)
     {
         __m512i q_vec = _mm512_load_si512(q + h * VF_LANES);
         acc[h] = dot_pairs(acc[h], q_vec, even.low);
         acc[FEW_HEADS + h] = dot_pairs(acc[FEW_HEADS + h], q_vec, odd.low);
     }
     q += FEW_HEADS * VF_LANES;
-    DSV4_UNROLL for (int h = 0; h < FEW_HEADS; h++)
+    DSV4_UNROLL for (int h = 0; h < n_heads; h++)
     {
         __m512i q_vec = _mm512_load_si512(q + h * VF_LANES);
         acc[h] = dot_pairs(acc[h], q_vec, even.high);
@@ -426,9 +426,13 @@ static DSV4_ALWAYS_INLINE vf sum_lanes(vf a[VF_LANES])
     return vf_add(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
 }
 
-/* Two rows by 8 heads: their values go to `values`, their scores to scores [2][16]. */
+/*
+ * Two rows by 8 heads, of which n_heads (a constant) exist: their values go to `values`, their scores to
+ * scores [2][16].
+ */
 static DSV4_ALWAYS_INLINE void score_pair(const row_pair *pair, const bool is_plain,
-                                          const uint32_t *q, uint16_t *values, float *scores)
+                                          const int n_heads, const uint32_t *q, uint16_t *values,
+                                          float *scores)
 {
     enum { GROUP_Q_WORDS = 2 * FEW_HEADS * VF_LANES };
     group_values even, odd;
@@ -437,26 +441,28 @@ static DSV4_ALWAYS_INLINE void score_pair(const row_pair *pair, const bool is_pl
     for (int g = 0; g < FP8_GROUPS; g++) {
         read_group(pair, g, is_plain, &even, &odd);
         store_values(values + g * VALUE_GROUP, even, odd);
-        score_group(q + g * GROUP_Q_WORDS, even, odd, acc);
+        score_group(q + g * GROUP_Q_WORDS, even, odd, n_heads, acc);
     }
     even = read_tail(pair->even, pair->near_even);
     odd = read_tail(pair->odd, pair->near_odd);
     store_values(values + FP8_GROUPS * VALUE_GROUP, even, odd);
-    score_group(q + FP8_GROUPS * GROUP_Q_WORDS, even, odd, acc);
+    score_group(q + FP8_GROUPS * GROUP_Q_WORDS, even, odd, n_heads, acc);
     vf sums = sum_lanes(acc);
     vf_store(scores, _mm512_maskz_mov_ps(0x00ff, sums));
     vf_store(scores + VF_LANES, _mm512_maskz_shuffle_f32x4(0x00ff, sums, sums, 0x0e));
 }
 
-static void score_few(const dsv4_attn_row *rows, int32_t n_rows, const uint32_t *q,
+static void score_few(const dsv4_attn_row *rows, int32_t n_rows, int32_t n_heads, const uint32_t *q,
                       uint16_t *values, float *scores)
 {
     for (int32_t row = 0; row < n_rows; row += 2) {
         row_pair pair = pair_of(rows, row, n_rows);
-        if (pair.is_plain) {
-            score_pair(&pair, true, q, values, scores);
+        if (!pair.is_plain) {
+            score_pair(&pair, false, FEW_HEADS, q, values, scores);
+        } else if (n_heads > FEW_HEADS / 2) {
+            score_pair(&pair, true, FEW_HEADS, q, values, scores);
         } else {
-            score_pair(&pair, false, q, values, scores);
+            score_pair(&pair, true, FEW_HEADS / 2, q, values, scores);
         }
         values += 2 * GROUP_DIM;
         scores += 2 * VF_LANES;
@@ -469,7 +475,7 @@ static void score_block(const dsv4_attn_row *rows, int32_t n_rows, const void *p
     uint16_t *keys = kv, *values = keys + KEY_VALUES;
     int32_t stride = dsv4_attn_pad_heads(n_heads);
     if (n_heads <= FEW_HEADS) {
-        score_few(rows, n_rows, packed_q, values, scores);
+        score_few(rows, n_rows, n_heads, packed_q, values, scores);
         return;
     }
     for (int32_t row = 0; row < n_rows; row += TILE_ROWS) {

@@ -19,7 +19,8 @@ enum {
     TASKS_PER_THREAD = 2,   /* fewer than this, and the work is cut finer */
     MIN_TASK_HEADS = 32,    /* heads that make up for a task's own dequantization */
     FINEST_TASK_HEADS = 16, /* the same when lists are too short to split */
-    FOLD_HEADS = 16,        /* heads of a task that folds splits */
+    MAX_SLOTS = 12,   /* blocks that two passes keep between them: about 1 MB, what L2 holds */
+    FOLD_HEADS = 16,  /* heads of a task that folds splits */
     MAX_TASK_ROWS = 8 /* queries of a task: enough to prefetch across, few enough to balance */
 };
 
@@ -34,7 +35,8 @@ typedef struct task_shape {
     int32_t split_lists;   /* 1: a query's splits are shared out */
     int64_t n_parts;       /* at most so many tasks per query and head group then */
     int32_t two_passes;    /* 1: official math, the maximum over all keys comes first */
-    int64_t max_splits;    /* most splits that a query of these shapes can have */
+    int64_t n_slots; /* blocks that a worker has room for; the last slot is used again and again */
+    int64_t max_splits; /* most splits that a query of these shapes can have */
 } task_shape;
 
 typedef struct plan_request {
@@ -54,8 +56,8 @@ typedef struct cpu_plan {
 /* One worker's memory. */
 typedef struct scratch {
     void *packed_q;
-    void *kv;
-    float *scores;       /* [64, task_heads_pad] */
+    unsigned char *kv;   /* [n_slots] blocks, kv_bytes apart */
+    float *scores;       /* [n_slots, 64, task_heads_pad] */
     float *alpha, *beta; /* [task_heads_pad] */
     float *block_max, *block_sum, *block_weight;
     float *query_max; /* [task_heads_pad] two passes: over all keys */
@@ -122,6 +124,7 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
     int64_t n_groups =
         min_i64(ceil_div(n_wanted, n_rows), ceil_div(params->n_heads, MIN_TASK_HEADS));
     shape.two_passes = params->math == DSV4_ATTN_MATH_OFFICIAL;
+    shape.n_slots = shape.two_passes ? min_i64(n_blocks + 1, MAX_SLOTS) : 1;
     /* Heads first: splits leave states of 2 KB a head that must be folded. */
     bool is_even = n_rows * n_groups % n_threads == 0;
     shape.split_lists =
@@ -170,15 +173,16 @@ static dsv4_attn_state place_state(unsigned char *memory, int32_t n_heads)
 }
 
 /* Lays a worker's scratch out from `memory` (which may be NULL) and returns its size. */
-static size_t place_scratch(const dsv4_attn_kernels *kernels, int32_t n_heads,
+static size_t place_scratch(const dsv4_attn_kernels *kernels, const task_shape *shape,
                             unsigned char *memory, scratch *placed)
 {
-    size_t n_pad = (size_t)dsv4_attn_pad_heads(n_heads);
+    int32_t n_heads = shape->most_heads;
+    size_t n_pad = (size_t)dsv4_attn_pad_heads(n_heads), n_slots = (size_t)shape->n_slots;
     size_t head_bytes = n_pad * sizeof(float);
     size_t at[5];
     at[0] = round_up_64(n_pad * kernels->q_head_bytes);
-    at[1] = at[0] + round_up_64(kernels->kv_bytes);
-    at[2] = at[1] + round_up_64(BLOCK_ROWS * head_bytes);
+    at[1] = at[0] + n_slots * round_up_64(kernels->kv_bytes);
+    at[2] = at[1] + n_slots * round_up_64(BLOCK_ROWS * head_bytes);
     at[3] = at[2] + round_up_64(6 * head_bytes);
     at[4] = at[3] + round_up_64(state_bytes(n_heads));
     if (memory != NULL) {
@@ -215,7 +219,7 @@ bool dsv4_attn_cpu_plan_size(const dsv4_attn_params *params, const dsv4_attn_ker
         }
     }
     size_t scratch_bytes;
-    return dsv4_checked_mul((size_t)n_threads, place_scratch(kernels, shape.most_heads, NULL, NULL),
+    return dsv4_checked_mul((size_t)n_threads, place_scratch(kernels, &shape, NULL, NULL),
                             &scratch_bytes) &&
            dsv4_checked_add(scratch_bytes, partial_bytes, workspace_bytes);
 }
@@ -311,26 +315,36 @@ static void clear_state(const dsv4_attn_state *state, int32_t n_heads)
     for (int32_t h = 0; h < n_pad; h++) state->max[h] = -INFINITY;
 }
 
-/* The keys of one block, on their way to acc, or, when that is NULL, to query_max. */
+/*
+ * The keys of one block, on their way to acc, or, when that is NULL, to query_max. What the first of two
+ * passes leaves in a slot of its own, dequantized rows and scores, serves the second.
+ */
 static void visit_block(const decode_context *context, const query_task *task, const scratch *own,
-                        const block_rows *block, dsv4_attn_ahead *ahead, const dsv4_attn_state *acc)
+                        int64_t index, const block_rows *block, dsv4_attn_ahead *ahead,
+                        const dsv4_attn_state *acc)
 {
+    int64_t slot = min_i64(index, context->plan->shape.n_slots - 1);
+    bool is_kept = index < context->plan->shape.n_slots - 1 && acc != NULL;
+    int32_t n_pad = dsv4_attn_pad_heads(context->plan->shape.most_heads);
+    void *kv = own->kv + (size_t)slot * round_up_64(context->kernels->kv_bytes);
+    float *scores = own->scores + slot * BLOCK_ROWS * n_pad;
     const dsv4_attn_kernels *kernels = context->kernels;
     const float log2_e = 1.442695040888963407f;
     float scale = context->params->softmax_scale * log2_e;
-    kernels->score_block(block->rows, block->n_rows, own->packed_q, task->n_heads, own->kv,
-                         own->scores);
+    if (!is_kept) {
+        kernels->score_block(block->rows, block->n_rows, own->packed_q, task->n_heads, kv, scores);
+    }
     if (acc == NULL) {
-        kernels->raise_max(scale, task->n_heads, block->n_rows, own->scores, own->query_max);
+        kernels->raise_max(scale, task->n_heads, block->n_rows, scores, own->query_max);
         return;
     }
     dsv4_attn_state part = {
         .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
     const float *fixed_max = context->plan->shape.two_passes ? own->query_max : NULL;
-    kernels->softmax(scale, task->n_heads, block->n_rows, fixed_max, own->scores, &part);
+    kernels->softmax(scale, task->n_heads, block->n_rows, fixed_max, scores, &part);
     kernels->fold_state(task->n_heads, &part, acc, own->alpha, own->beta);
-    kernels->add_values(own->scores, own->kv, task->n_heads, block->n_rows, own->alpha, own->beta,
-                        ahead, acc->values);
+    kernels->add_values(scores, kv, task->n_heads, block->n_rows, own->alpha, own->beta, ahead,
+                        acc->values);
 }
 
 /* A block to be prefetched: one of a task's; none when task is NULL. */
@@ -358,7 +372,7 @@ static void visit_blocks(const decode_context *context, const query_task *task, 
         }
         dsv4_attn_ahead ahead = {next->rows, next->n_rows, 0, 0};
         if (blocks[i & 1].n_rows > 0) {
-            visit_block(context, task, own, &blocks[i & 1], &ahead, acc);
+            visit_block(context, task, own, i, &blocks[i & 1], &ahead, acc);
         }
     }
 }
@@ -384,7 +398,7 @@ static query_task task_of(const decode_context *context, int64_t request, int64_
 static scratch scratch_of(const decode_context *context, int32_t worker)
 {
     scratch own;
-    place_scratch(context->kernels, context->plan->shape.most_heads,
+    place_scratch(context->kernels, &context->plan->shape,
                   context->scratches + (size_t)worker * context->scratch_bytes, &own);
     return own;
 }
@@ -596,7 +610,7 @@ void dsv4_attn_cpu_decode(const dsv4_attn_params *params, const dsv4_attn_kernel
     int32_t n_threads = plan->shape.n_threads;
     decode_context context = {.params = params, .kernels = kernels, .plan = plan};
     context.scratches = workspace;
-    context.scratch_bytes = place_scratch(kernels, plan->shape.most_heads, NULL, NULL);
+    context.scratch_bytes = place_scratch(kernels, &plan->shape, NULL, NULL);
     context.partials = context.scratches + (size_t)n_threads * context.scratch_bytes;
     context.state_bytes = round_up_64(state_bytes(plan->shape.most_heads));
 
