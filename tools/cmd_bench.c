@@ -10,7 +10,7 @@
 #include "model_bench.h"
 
 static const int32_t model_only[] = {DSV4_OPTION_PP, DSV4_OPTION_TG, DSV4_OPTION_DEPTH,
-                                     DSV4_OPTION_REPS};
+                                     DSV4_OPTION_REPS, DSV4_OPTION_DRAFT};
 static const int32_t layers_only[] = {
     DSV4_OPTION_MODEL_SHAPE, DSV4_OPTION_LAYER,        DSV4_OPTION_PART, DSV4_OPTION_BATCH,
     DSV4_OPTION_LENGTHS,     DSV4_OPTION_MEMORY_LIMIT, DSV4_OPTION_QUICK};

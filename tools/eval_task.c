@@ -112,6 +112,16 @@ static dsv4_status ask_lengths(const task *t, const dsv4_task_recall *recall,
     return status;
 }
 
+/* A chat of one message, as the encoder writes it. */
+static dsv4_status encode_chat(const char *message, char **encoded, dsv4_error *error)
+{
+    char messages[2 * DSV4_TASK_TEXT_BYTES];
+    size_t len_bytes;
+    int len =
+        snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%s\"}]", message);
+    return dsv4_chat_prompt(messages, (size_t)len, 0, encoded, &len_bytes, error);
+}
+
 static dsv4_status run_recall(const task *t, const dsv4_task_filler *filler, uint64_t seed,
                               int64_t n_between, int64_t n_right[N_LENGTHS], dsv4_error *error)
 {
@@ -119,12 +129,16 @@ static dsv4_status run_recall(const task *t, const dsv4_task_filler *filler, uin
     dsv4_task_tokens question = {0};
     char text[DSV4_TASK_TEXT_BYTES], expected[sizeof recall.code + 1];
     DSV4_TRY(dsv4_task_recall_make(t->model, filler, t->is_chat, seed, n_between, &recall, error));
-    (void)snprintf(text, sizeof text,
-                   t->is_chat ? " What is the code of the %s?<｜Assistant｜></think>"
-                              : " Question: What is the code of the %s? Answer:",
-                   recall.thing);
+    (void)snprintf(text, sizeof text, "%s What is the code of the %s?%s",
+                   t->is_chat ? "" : " Question:", recall.thing, t->is_chat ? "" : " Answer:");
     (void)snprintf(expected, sizeof expected, t->is_chat ? "%s" : " %s", recall.code);
-    dsv4_status status = dsv4_task_tokens_add(t->model, text, &question, error);
+    char *encoded = NULL;
+    dsv4_status status = DSV4_OK;
+    if (t->is_chat) status = encode_chat(text, &encoded, error);
+    /* The beginning of the turn is in recall.before. */
+    const char *rest = encoded != NULL ? strstr(encoded, text) : text;
+    if (status == DSV4_OK) status = dsv4_task_tokens_add(t->model, rest, &question, error);
+    dsv4_text_free(encoded);
     if (status == DSV4_OK) status = ask_lengths(t, &recall, &question, expected, n_right, error);
     dsv4_task_tokens_free(&question);
     dsv4_task_recall_free(&recall);
@@ -168,17 +182,12 @@ static dsv4_status recall_task(task *t, dsv4_error *error)
 /* The prompt of a sum, the begin of sentence included. */
 static dsv4_status add_sum(const task *t, int a, int b, dsv4_task_tokens *prompt, dsv4_error *error)
 {
-    char text[DSV4_TASK_TEXT_BYTES];
-    if (!t->is_chat) {
-        (void)snprintf(text, sizeof text, "<｜begin▁of▁sentence｜>What is %d+%d? Answer:", a, b);
-        return dsv4_task_tokens_add(t->model, text, prompt, error);
-    }
-    char *encoded;
-    size_t len_bytes;
-    int len =
-        snprintf(text, sizeof text, "[{\"role\":\"user\",\"content\":\"What is %d+%d?\"}]", a, b);
-    DSV4_TRY(dsv4_chat_prompt(text, (size_t)len, 0, &encoded, &len_bytes, error));
-    dsv4_status status = dsv4_task_tokens_add(t->model, encoded, prompt, error);
+    char text[DSV4_TASK_TEXT_BYTES], *encoded = NULL;
+    (void)snprintf(text, sizeof text, "%sWhat is %d+%d?%s",
+                   t->is_chat ? "" : "<｜begin▁of▁sentence｜>", a, b, t->is_chat ? "" : " Answer:");
+    if (t->is_chat) DSV4_TRY(encode_chat(text, &encoded, error));
+    dsv4_status status =
+        dsv4_task_tokens_add(t->model, encoded != NULL ? encoded : text, prompt, error);
     dsv4_text_free(encoded);
     return status;
 }

@@ -37,6 +37,7 @@ typedef struct bench {
     dsv4_session *session;
     dsv4_model_options model_options;
     int64_t pp, tg, reps;
+    bool drafts;
     dsv4_number_list depths;
     char name[FILE_NAME_BYTES]; /* last part of the directory's name */
     int64_t n_bytes, n_parameters;
@@ -48,6 +49,7 @@ typedef struct bench {
 /* One row of the table. */
 typedef struct bench_test {
     bool is_prompt;
+    bool drafts; /* greedy generation with drafts of the MTP block */
     int64_t n_tokens, depth;
     double mean, deviation; /* tokens per second */
 } bench_test;
@@ -66,11 +68,28 @@ static dsv4_status forward(bench *b, int64_t n_tokens, int64_t n_logits, dsv4_er
     return dsv4_model_forward(b->model, &entry, 1, error);
 }
 
+/* Generates greedily; where the model ends its text, a random token begins another. */
+static dsv4_status generate(bench *b, int64_t n_tokens, dsv4_error *error)
+{
+    dsv4_sampling greedy;
+    dsv4_sampling_default(&greedy);
+    greedy.temperature = 0;
+    for (int64_t n_done = 0; n_done < n_tokens;) {
+        int64_t n_new;
+        DSV4_TRY(dsv4_session_generate(b->session, b->tokens + n_done, 1, &greedy,
+                                       n_tokens - n_done - 1, NULL, NULL, &n_new, error));
+        n_done += 1 + n_new;
+    }
+    return DSV4_OK;
+}
+
 /* Leaves the session as it was. */
 static dsv4_status run_once(bench *b, const bench_test *test, double *time_s, dsv4_error *error)
 {
     double start_s = dsv4_bench_now_s();
-    if (test->is_prompt) {
+    if (test->drafts) {
+        DSV4_TRY(generate(b, test->n_tokens, error));
+    } else if (test->is_prompt) {
         DSV4_TRY(forward(b, test->n_tokens, 1, error));
     } else {
         for (int64_t i = 0; i < test->n_tokens; i++) DSV4_TRY(forward(b, 1, 1, error));
@@ -130,7 +149,8 @@ static void format_size(const bench *b, char size[static NAME_BYTES],
 
 static void format_test(const bench_test *test, char text[static NAME_BYTES])
 {
-    int n = snprintf(text, NAME_BYTES, "%s%" PRId64, test->is_prompt ? "pp" : "tg", test->n_tokens);
+    int n = snprintf(text, NAME_BYTES, "%s%" PRId64 "%s", test->is_prompt ? "pp" : "tg",
+                     test->n_tokens, test->drafts ? " draft" : "");
     if (test->depth > 0) {
         (void)snprintf(text + n, NAME_BYTES - (size_t)n, " @ d%" PRId64, test->depth);
     }
@@ -217,6 +237,7 @@ static dsv4_status open_model(bench *b, dsv4_error *error)
     options->n_sessions = 1;
     options->n_tokens = n_tokens <= INT32_MAX ? n_tokens : INT32_MAX;
     options->rewind_tokens = most_new(b);
+    options->n_draft = b->drafts;
     if (options->n_threads == 0) options->n_threads = dsv4_parallel_default_threads();
     DSV4_TRY(dsv4_model_call_open(b->options, options, &b->model, error));
     if (n_tokens > dsv4_model_max_tokens(b->model)) {
@@ -255,24 +276,43 @@ static dsv4_status dive(bench *b, int64_t depth, dsv4_error *error)
     return depth > 0 ? forward(b, depth, 0, error) : DSV4_OK;
 }
 
+/* Runs a test, unless it has no tokens, and prints its row. */
+static dsv4_status run_row(bench *b, bench_test test, dsv4_error *error)
+{
+    if (test.n_tokens == 0) return DSV4_OK;
+    DSV4_TRY(run_test(b, &test, error));
+    if (b->options->given[DSV4_OPTION_JSON]) return print_json(b, &test, error);
+    print_row(b, &test);
+    return DSV4_OK;
+}
+
+static void close_model(bench *b)
+{
+    dsv4_session_free(b->session);
+    dsv4_model_close(b->model);
+    b->session = NULL;
+    b->model = NULL;
+}
+
 static dsv4_status run_all(bench *b, dsv4_error *error)
 {
-    bool is_json = b->options->given[DSV4_OPTION_JSON];
-    if (!is_json) print_head();
+    if (!b->options->given[DSV4_OPTION_JSON]) print_head();
     for (int32_t i = 0; i < b->depths.n; i++) {
-        DSV4_TRY(dive(b, b->depths.values[i], error));
-        for (int is_prompt = 1; is_prompt >= 0; is_prompt--) {
-            bench_test test = {.is_prompt = is_prompt,
-                               .n_tokens = is_prompt ? b->pp : b->tg,
-                               .depth = b->depths.values[i]};
-            if (test.n_tokens == 0) continue;
-            DSV4_TRY(run_test(b, &test, error));
-            if (!is_json) {
-                print_row(b, &test);
-            } else {
-                DSV4_TRY(print_json(b, &test, error));
-            }
-        }
+        int64_t depth = b->depths.values[i];
+        DSV4_TRY(dive(b, depth, error));
+        DSV4_TRY(
+            run_row(b, (bench_test){.is_prompt = true, .n_tokens = b->pp, .depth = depth}, error));
+        DSV4_TRY(run_row(b, (bench_test){.n_tokens = b->tg, .depth = depth}, error));
+    }
+    if (!b->options->given[DSV4_OPTION_DRAFT]) return DSV4_OK;
+    close_model(b);
+    b->drafts = true;
+    DSV4_TRY(open_model(b, error));
+    for (int32_t i = 0; i < b->depths.n; i++) {
+        int64_t depth = b->depths.values[i];
+        DSV4_TRY(dive(b, depth, error));
+        DSV4_TRY(
+            run_row(b, (bench_test){.drafts = true, .n_tokens = b->tg, .depth = depth}, error));
     }
     return DSV4_OK;
 }

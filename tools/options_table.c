@@ -267,9 +267,10 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
         {
             .name = "draft",
             .kind = DSV4_OPTION_KIND_FLAG,
-            .commands = BIT(RUN),
-            .help = "have the MTP block guess a token ahead, and keep what the model confirms: the "
-                    "same text in fewer steps",
+            .commands = BIT(RUN) | BIT(BENCH),
+            .help =
+                "have the MTP block guess a token ahead, and keep what the model confirms: the "
+                "same text in fewer steps; bench --model then has a row for greedy text made so",
         },
     [DSV4_OPTION_TEMP] =
         {

@@ -16,7 +16,7 @@ DEVICES = {"cpu", "cuda", "hip"}
 C_FOLDERS = ("include", "src", "tools", "tests", "examples", "bench")
 SKIPPED_FOLDERS = re.compile(r"^(\.git|__pycache__|build|build-.*)$")
 # Inputs of fuzzers are named by their content, and some file names are fixed by their readers.
-FREE_NAME_FOLDERS = ("tests/fuzz/corpus/", "tests/fixtures/model/")
+FREE_NAME_FOLDERS = ("tests/fuzz/corpus/", "tests/fixtures/model/", "models/")
 FREE_NAMES = {"CMakeLists.txt", "README.md", "__init__.py", ".gitignore"}
 
 MAX_FILE_LINES = 800
