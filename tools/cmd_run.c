@@ -117,6 +117,7 @@ static dsv4_status generate(const dsv4_options *options, dsv4_model *model, doub
                                        write_token, &r, &n_new, error);
         dsv4_text_stream_end(&r.out);
         printf("\n");
+        (void)fflush(stdout); /* before the speeds, where both go to one place */
         if (status == DSV4_OK) report_speed(model, &r, start_s, (int64_t)n_ids, n_new);
     }
     dsv4_session_free(session);
