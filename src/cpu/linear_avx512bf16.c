@@ -40,26 +40,47 @@ static DSV4_ALWAYS_INLINE vf multiply_add(vf sums, lanes w, lanes x)
     return _mm512_dpbf16_ps(sums, (__m512bh)w, (__m512bh)x);
 }
 
-/* bf16 of the codes 0 .. 15, twice: a lookup looks at five bits, the upper one telling the group.
- * */
-static const uint16_t e2m1_bits[32] = {
-    0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80,
-    0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0, 0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040,
-    0x4080, 0x40c0, 0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
+/*
+ * Weights are looked up with their scale in them: one row of a table for each of the 256 scales, of which a
+ * checkpoint has a dozen. `bits` of bf16 moves by the scale's power of two; zero and NaN do not. Rows of
+ * scales that are not plain hold nonsense and are not read.
+ */
+#define MOVED(s, bits)    ((uint32_t)(bits) + ((uint32_t)(s)-127u) * 128u)
+#define FOUR_ROWS(row, s) row(s), row((s) + 1), row((s) + 2), row((s) + 3)
+#define SIXTEEN_ROWS(row, s)                                                                       \
+    FOUR_ROWS(row, s), FOUR_ROWS(row, (s) + 4), FOUR_ROWS(row, (s) + 8), FOUR_ROWS(row, (s) + 12)
+#define ALL_ROWS(row)                                                                              \
+    SIXTEEN_ROWS(row, 0), SIXTEEN_ROWS(row, 16), SIXTEEN_ROWS(row, 32), SIXTEEN_ROWS(row, 48),     \
+        SIXTEEN_ROWS(row, 64), SIXTEEN_ROWS(row, 80), SIXTEEN_ROWS(row, 96),                       \
+        SIXTEEN_ROWS(row, 112), SIXTEEN_ROWS(row, 128), SIXTEEN_ROWS(row, 144),                    \
+        SIXTEEN_ROWS(row, 160), SIXTEEN_ROWS(row, 176), SIXTEEN_ROWS(row, 192),                    \
+        SIXTEEN_ROWS(row, 208), SIXTEEN_ROWS(row, 224), SIXTEEN_ROWS(row, 240)
 
+/* e2m1: codes 0 .. 7, then the negative ones. */
+#define FP4_WORD(s, bits) (uint16_t)(MOVED(s, bits) & 0xffffu)
+#define FP4_ROW(s)                                                                                 \
+    {                                                                                              \
+        0, FP4_WORD(s, 0x3f00), FP4_WORD(s, 0x3f80), FP4_WORD(s, 0x3fc0), FP4_WORD(s, 0x4000),     \
+            FP4_WORD(s, 0x4040), FP4_WORD(s, 0x4080), FP4_WORD(s, 0x40c0), 0x8000,                 \
+            FP4_WORD(s, 0xbf00), FP4_WORD(s, 0xbf80), FP4_WORD(s, 0xbfc0), FP4_WORD(s, 0xc000),    \
+            FP4_WORD(s, 0xc040), FP4_WORD(s, 0xc080), FP4_WORD(s, 0xc0c0)                          \
+    }
+
+static const uint16_t fp4_table[256][16] = {ALL_ROWS(FP4_ROW)};
+
+/* A step's codes lie in two groups: the lookup's fifth bit tells them apart. */
 static DSV4_ALWAYS_INLINE void load_fp4(const uint8_t *codes, const uint8_t *scales, lanes w[2])
 {
-    const __mmask32 nonzero = 0xfefefefe, second_group = 0xffff0000;
-    const __m512i group_bit = _mm512_maskz_set1_epi16(second_group, 16);
-    __m512i exponents = _mm512_set1_epi16((short)((scales[0] - 127) * 128));
-    exponents = _mm512_mask_set1_epi16(exponents, second_group, (short)((scales[1] - 127) * 128));
-    __m512i table = _mm512_loadu_si512(e2m1_bits);
-    table = _mm512_mask_add_epi16(table, nonzero, table, exponents);
+    const __m512i group_bit = _mm512_maskz_set1_epi16(0xffff0000, 16);
+    __m256i first = _mm256_loadu_si256((const __m256i *)fp4_table[scales[0]]);
+    __m256i second = _mm256_loadu_si256((const __m256i *)fp4_table[scales[1]]);
+    __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
     __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)codes));
-    __m512i low = _mm512_and_si512(pairs, _mm512_set1_epi16(0x0f));
-    __m512i high = _mm512_srli_epi16(pairs, 4);
-    w[0] = _mm512_permutexvar_epi16(_mm512_or_si512(low, group_bit), table);
-    w[1] = _mm512_permutexvar_epi16(_mm512_or_si512(high, group_bit), table);
+    /* The lookup takes the low five bits: those of the odd column are cleared of the even one's. */
+    __m512i low = _mm512_ternarylogic_epi64(pairs, _mm512_set1_epi16(0x0f), group_bit, 0xea);
+    __m512i high = _mm512_or_si512(_mm512_srli_epi16(pairs, 4), group_bit);
+    w[0] = _mm512_permutexvar_epi16(low, table);
+    w[1] = _mm512_permutexvar_epi16(high, table);
 }
 
 static DSV4_ALWAYS_INLINE void load_step(int kind, const uint8_t *codes, const uint8_t *scales,
