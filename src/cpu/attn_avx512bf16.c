@@ -147,7 +147,7 @@ static group_values convert_group_slowly(const uint8_t *codes, uint8_t scale)
     return (group_values){_mm512_loadu_si512(bits), _mm512_loadu_si512(bits + GROUP_DIM / 2)};
 }
 
-/* For a plain scale: `shifts` is e4m3_shift of it, twice. */
+/* For a plain scale: `shifts` is (scale - 127) * 128 - 1, twice. */
 static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint32_t shifts)
 {
     __m512i values[2];
@@ -155,7 +155,7 @@ static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint3
     return (group_values){values[0], values[1]};
 }
 
-/* shifts[g] holds e4m3_shift of group g's scale twice. False when a scale is not plain. */
+/* shifts[g] holds (scale - 127) * 128 - 1 of group g twice. False when a scale is not plain. */
 static DSV4_ALWAYS_INLINE bool read_scales(const dsv4_attn_row *row, uint32_t shifts[8])
 {
     const __m128i least = _mm_set1_epi8(DSV4_E4M3_LEAST_PLAIN_SCALE);

@@ -68,6 +68,43 @@ static DSV4_ALWAYS_INLINE vf multiply_add(vf sums, lanes w, lanes x)
 
 static const uint16_t fp4_table[256][16] = {ALL_ROWS(FP4_ROW)};
 
+/* e4m3: the high bytes of magnitudes 0 .. 127, then the low ones. */
+#define HIGH_BYTE(s, bits) (uint8_t)(MOVED(s, bits) >> 8 & 255u)
+#define LOW_BYTE(s, bits)  (uint8_t)(MOVED(s, bits) & 255u)
+#define EIGHT(byte, s, bits)                                                                       \
+    byte(s, bits), byte(s, (bits) + 16), byte(s, (bits) + 32), byte(s, (bits) + 48),               \
+        byte(s, (bits) + 64), byte(s, (bits) + 80), byte(s, (bits) + 96), byte(s, (bits) + 112)
+#define FP8_BYTES(byte, s, nan)                                                                    \
+    0, byte(s, 0x3b00), byte(s, 0x3b80), byte(s, 0x3bc0), byte(s, 0x3c00), byte(s, 0x3c20),        \
+        byte(s, 0x3c40), byte(s, 0x3c60), EIGHT(byte, s, 0x3c80), EIGHT(byte, s, 0x3d00),          \
+        EIGHT(byte, s, 0x3d80), EIGHT(byte, s, 0x3e00), EIGHT(byte, s, 0x3e80),                    \
+        EIGHT(byte, s, 0x3f00), EIGHT(byte, s, 0x3f80), EIGHT(byte, s, 0x4000),                    \
+        EIGHT(byte, s, 0x4080), EIGHT(byte, s, 0x4100), EIGHT(byte, s, 0x4180),                    \
+        EIGHT(byte, s, 0x4200), EIGHT(byte, s, 0x4280), EIGHT(byte, s, 0x4300), byte(s, 0x4380),   \
+        byte(s, 0x4390), byte(s, 0x43a0), byte(s, 0x43b0), byte(s, 0x43c0), byte(s, 0x43d0),       \
+        byte(s, 0x43e0), nan
+#define FP8_ROW(s)                                                                                 \
+    {                                                                                              \
+        FP8_BYTES(HIGH_BYTE, s, 0x7f), FP8_BYTES(LOW_BYTE, s, 0xc0)                                \
+    }
+
+static const uint8_t fp8_table[256][256] = {ALL_ROWS(FP8_ROW)};
+
+static DSV4_ALWAYS_INLINE void load_fp8(const uint8_t *codes, uint8_t scale, lanes w[2])
+{
+    const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m512i sign = _mm512_set1_epi8((char)0x80);
+    const uint8_t *table = fp8_table[scale];
+    __m512i ordered = _mm512_permutexvar_epi64(unpack_order, _mm512_loadu_si512(codes));
+    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), ordered,
+                                            _mm512_loadu_si512(table + 64));
+    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), ordered,
+                                           _mm512_loadu_si512(table + 192));
+    high = _mm512_or_si512(high, _mm512_and_si512(ordered, sign));
+    w[0] = _mm512_unpacklo_epi8(low, high);
+    w[1] = _mm512_unpackhi_epi8(low, high);
+}
+
 /* A step's codes lie in two groups: the lookup's fifth bit tells them apart. */
 static DSV4_ALWAYS_INLINE void load_fp4(const uint8_t *codes, const uint8_t *scales, lanes w[2])
 {
@@ -87,7 +124,7 @@ static DSV4_ALWAYS_INLINE void load_step(int kind, const uint8_t *codes, const u
                                          lanes w[2])
 {
     if (kind == DSV4_LINEAR_FP8) {
-        e4m3_to_bf16(codes, _mm512_set1_epi16((short)e4m3_shift(scales[0])), w);
+        load_fp8(codes, scales[0], w);
     } else if (kind == DSV4_LINEAR_FP4) {
         load_fp4(codes, scales, w);
     } else {

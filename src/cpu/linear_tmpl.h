@@ -176,6 +176,12 @@ static void add_sums(__m128 sums, int64_t n, bool is_first, float *y)
     for (int64_t r = 0; r < n; r++) y[r] = is_first ? values[r] : y[r] + values[r];
 }
 
+/* FP8 rows of a group share their scales: naming one of them lets a step load what depends on it once. */
+static DSV4_ALWAYS_INLINE int scale_row(int kind, int row)
+{
+    return kind == DSV4_LINEAR_FP8 ? 0 : row;
+}
+
 static DSV4_ALWAYS_INLINE void prefetch_step(int kind, const uint8_t *codes)
 {
     DSV4_UNROLL for (int64_t i = 0; i < code_bytes(kind, STEP_COLUMNS); i += 64)
@@ -207,7 +213,8 @@ static DSV4_ALWAYS_INLINE void direct_tile(const int kind, const int n_x, const 
                 const uint8_t *codes = run->codes[r] + code_bytes(kind, step * STEP_COLUMNS);
                 lanes w[LN_STEP_VECS];
                 prefetch_step(kind, codes + ahead_bytes);
-                load_step(kind, codes, run->scales[r] + scale_offset(kind, step), w);
+                load_step(kind, codes, run->scales[scale_row(kind, r)] + scale_offset(kind, step),
+                          w);
                 DSV4_UNROLL for (int v = 0; v < LN_STEP_VECS; v++)
                 {
                     DSV4_UNROLL for (int c = 0; c < LN_DIRECT_ROWS; c++)
@@ -292,7 +299,8 @@ static DSV4_ALWAYS_INLINE void fill_kind(const int kind, const weight_panel *pan
                 const uint8_t *codes = run->codes[r] + code_bytes(kind, step * STEP_COLUMNS);
                 lanes w[LN_STEP_VECS];
                 prefetch_step(kind, codes + ahead_bytes);
-                load_step(kind, codes, run->scales[r] + scale_offset(kind, step), w);
+                load_step(kind, codes, run->scales[scale_row(kind, r)] + scale_offset(kind, step),
+                          w);
                 DSV4_UNROLL for (int v = 0; v < LN_STEP_VECS; v++)
                 {
                     lanes_store(tile + (v * GROUP_ROWS + r) * (int)sizeof(lanes), w[v]);

@@ -35,13 +35,10 @@ static const uint8_t e4m3_high_bytes[128] = {
 static const uint8_t e4m3_low_bytes[128] = {
     0x00, 0x01, 0x81, 0xc1, 0x01, 0x21, 0x41, 0x61, E4M3_NORMALS(E4M3_LOW)};
 
-/* What a plain scale adds to marked bits. */
-static DSV4_ALWAYS_INLINE int e4m3_shift(uint8_t scale)
-{
-    return (scale - 127) * 128 - 1;
-}
-
-/* 64 codes to bf16, in order: 32 in values[0], 32 in values[1]. shift: e4m3_shift in each 16-bit word. */
+/*
+ * 64 codes to bf16, in order: 32 in values[0], 32 in values[1]. shift, in each 16-bit word, is what a plain
+ * scale adds to marked bits: (scale - 127) * 128 - 1.
+ */
 static DSV4_ALWAYS_INLINE void e4m3_to_bf16(const uint8_t *codes, __m512i shift, __m512i values[2])
 {
     const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
