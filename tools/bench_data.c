@@ -7,6 +7,8 @@
 #define _DEFAULT_SOURCE /* madvise */
 #include "bench_data.h"
 
+#include "random_bits.h"
+
 #include "dsv4/cache.h"
 
 #include "base/error.h"
@@ -20,20 +22,11 @@
 
 enum { PAGE_ROWS = 64, DISTINCT_ROWS = 4096, HUGE_PAGE_BYTES = 2 << 20 };
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t x = *state += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
 /* Box and Muller; of the two results one is used. */
 static float next_normal(uint64_t *state)
 {
-    float u = (float)((next_random(state) >> 40) + 1) * 0x1p-24f;
-    float angle = (float)(next_random(state) >> 40) * 0x1p-24f * 6.2831853f;
+    float u = (float)((dsv4_random_bits(state) >> 40) + 1) * 0x1p-24f;
+    float angle = (float)(dsv4_random_bits(state) >> 40) * 0x1p-24f * 6.2831853f;
     return sqrtf(-2 * logf(u)) * cosf(angle);
 }
 
@@ -81,7 +74,7 @@ dsv4_status dsv4_bench_pool_open(dsv4_bench_pool *pool, int64_t n_slots, uint64_
     fill_cache(pool, seed);
     for (int64_t i = 0; i < n_slots; i++) pool->slots[i] = (int32_t)i;
     for (int64_t i = n_slots - 1; i > 0; i--) {
-        int64_t j = (int64_t)(next_random(&seed) % (uint64_t)(i + 1));
+        int64_t j = (int64_t)(dsv4_random_bits(&seed) % (uint64_t)(i + 1));
         int32_t slot = pool->slots[i];
         pool->slots[i] = pool->slots[j];
         pool->slots[j] = slot;

@@ -7,7 +7,7 @@
  */
 #include "eval_text.h"
 
-#include "base/checked.h"
+#include "api/api_model.h"
 #include "base/error.h"
 #include "bench_clock.h"
 #include "commands.h"
@@ -119,14 +119,12 @@ static dsv4_status add_window(const text *t, const int32_t *tokens, float *logit
 
 static dsv4_status check_tokens(const text *t, dsv4_error *error)
 {
-    int64_t n_vocab = dsv4_model_n_vocab(t->model);
-    for (int64_t i = 0; i < t->n_windows * t->n_tokens; i++) {
-        if (t->tokens[i] >= 0 && t->tokens[i] < n_vocab) continue;
-        return dsv4_error_set(error, DSV4_ERROR_BAD_FILE,
-                              "%.300s: tensor tokens holds %" PRId32 ", expected 0 .. %" PRId64,
-                              t->options->texts[DSV4_OPTION_GOLDEN], t->tokens[i], n_vocab - 1);
-    }
-    return DSV4_OK;
+    char name[400];
+    (void)snprintf(name, sizeof name, "%.300s: tensor tokens",
+                   t->options->texts[DSV4_OPTION_GOLDEN]);
+    dsv4_status status =
+        dsv4_model_check_tokens(t->model, name, t->tokens, t->n_windows * t->n_tokens, error);
+    return status == DSV4_OK ? DSV4_OK : (error->status = DSV4_ERROR_BAD_FILE);
 }
 
 static dsv4_status run_text(text *t, bool *failed, dsv4_error *error)

@@ -8,6 +8,8 @@
 #define _DEFAULT_SOURCE /* madvise */
 #include "layer_model.h"
 
+#include "random_bits.h"
+
 #include "base/error.h"
 #include "model/layer_cache.h"
 
@@ -83,21 +85,12 @@ static unsigned char *take(arena *from, int64_t len_bytes)
     return from->memory == NULL ? NULL : from->memory + begin;
 }
 
-/* splitmix64 */
-static uint64_t draw(uint64_t *random)
-{
-    uint64_t x = *random += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
 /* Random bits where `mask` has ones, `fixed` elsewhere, in every 8 bytes. */
 static void fill(unsigned char *bytes, int64_t len_bytes, uint64_t mask, uint64_t fixed,
                  uint64_t *random)
 {
     for (int64_t i = 0; i < len_bytes; i += 8) {
-        uint64_t word = (draw(random) & mask) | fixed;
+        uint64_t word = (dsv4_random_bits(random) & mask) | fixed;
         memcpy(bytes + i, &word, (size_t)(len_bytes - i < 8 ? len_bytes - i : 8));
     }
 }
@@ -214,7 +207,7 @@ static void fill_hash_table(const dsv4_config *config, int32_t *table, uint64_t 
         for (int64_t i = 0; i < config->n_active_experts; i++) {
             bool is_new;
             do {
-                row[i] = (int32_t)(draw(random) % (uint64_t)config->n_experts);
+                row[i] = (int32_t)(dsv4_random_bits(random) % (uint64_t)config->n_experts);
                 is_new = true;
                 for (int64_t j = 0; j < i; j++) is_new &= row[j] != row[i];
             } while (!is_new);

@@ -6,6 +6,7 @@
 #include "task_prompt.h"
 
 #include "base/error.h"
+#include "random_bits.h"
 #include "text_stream.h"
 
 #include <errno.h>
@@ -35,14 +36,9 @@ static const char *const nouns[] = {
     "cabin",  "drum",  "flag",   "mill",  "tent",  "vault",  "wheel",  "candle", "ladder", "kettle",
 };
 
-/* splitmix64 */
 int64_t dsv4_task_draw(uint64_t *random, int64_t lowest, int64_t highest)
 {
-    uint64_t z = *random += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    z ^= z >> 31;
-    return lowest + (int64_t)(z % (uint64_t)(highest - lowest + 1));
+    return lowest + (int64_t)(dsv4_random_bits(random) % (uint64_t)(highest - lowest + 1));
 }
 
 /* ---- tokens ---- */
