@@ -38,7 +38,7 @@ extern "C" {
 #define DSV4_ATTN_MAX_HEADS 128
 
 /* Where to compute. AUTO takes the best that this machine can run. */
-enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2 };
+enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
 
 /*
  * Arithmetic. EXACT: f32 products and sums. BF16: bf16 products, f32 sums, probabilities rounded to
@@ -100,6 +100,8 @@ typedef struct dsv4_attn_params {
     int32_t n_threads;   /* CPU threads, 1 .. 1024; 0: as many as OpenMP would use */
     int32_t out_dtype;   /* DSV4_DTYPE_BF16 or DSV4_DTYPE_F32 */
     int32_t q_dtype;     /* the same; F32 with exact math only */
+    int32_t fixed_split; /* CUDA: 1: bit-equal whatever the batch, slower when it is small; 0 */
+    int32_t group_heads; /* CUDA: heads computed together, 8, 16, 32 or 64; 0: the fastest */
     int32_t reserved;    /* 0 */
 
     const void *q; /* [n_requests, n_queries, n_heads, 512] q_dtype, unit stride inside a head */

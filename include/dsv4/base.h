@@ -33,7 +33,8 @@ enum {
     DSV4_ERROR_OUT_OF_MEMORY = -2,    /* an allocation failed, or a size does not fit in size_t */
     DSV4_ERROR_IO = -3,               /* the operating system refused a file operation */
     DSV4_ERROR_BAD_FILE = -4,         /* a file's content breaks its format */
-    DSV4_ERROR_UNSUPPORTED = -5       /* valid, but this build or this machine cannot do it */
+    DSV4_ERROR_UNSUPPORTED = -5,      /* valid, but this build or this machine cannot do it */
+    DSV4_ERROR_DEVICE = -6            /* a call to a GPU failed; the text has its driver's words */
 };
 typedef int32_t dsv4_status;
 

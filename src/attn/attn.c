@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "cpu/attn_cpu.h"
+#include "cuda/attn_cuda.h"
 #include "dsv4/cache.h"
 #include "ref/attn_ref.h"
 
@@ -29,16 +30,17 @@ typedef struct plan_header {
     int64_t backend, cpu_level, math, asked_threads;
     int64_t n_requests, n_queries, n_heads, window_n_indices, extra_n_indices;
     int64_t n_threads;
-    uint64_t plan_bytes, workspace_bytes;
+    size_t plan_bytes, workspace_bytes;
 } plan_header;
 
 _Static_assert(sizeof(plan_header) <= PLAN_HEADER_BYTES, "the header must fit");
 
-/* A resolved choice: kernels is NULL for the reference. */
+/* A resolved choice. */
 typedef struct choice {
-    int32_t backend;
-    int32_t math; /* DSV4_ATTN_MATH_*, never AUTO */
-    const dsv4_attn_kernels *kernels;
+    int32_t backend;                  /* DSV4_BACKEND_*, never AUTO */
+    int32_t math;                     /* DSV4_ATTN_MATH_*, never AUTO */
+    const dsv4_attn_kernels *kernels; /* the CPU's, else NULL */
+    const char *kernel;               /* for a person */
     const char *reason;
 } choice;
 
@@ -133,12 +135,32 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
     }
     chosen->backend = DSV4_BACKEND_CPU;
     chosen->kernels = dsv4_attn_cpu_kernels(level);
+    chosen->kernel = dsv4_cpu_level_name(chosen->kernels->level);
     chosen->math = params->math == DSV4_ATTN_MATH_OFFICIAL ? params->math : chosen->kernels->math;
+    return DSV4_OK;
+}
+
+static dsv4_status choose_cuda(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
+{
+    if (has_f32_input(params)) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "backend: cuda, but the query or the cache is f32: expected bf16 queries and "
+                              "FP8 rows");
+    }
+    if (params->math != DSV4_ATTN_MATH_AUTO && params->math != DSV4_ATTN_MATH_BF16) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: %s, but the backend cuda computes bf16", math_name(params->math));
+    }
+    DSV4_TRY(dsv4_attn_cuda_choose(params, &chosen->kernel, error));
+    chosen->backend = DSV4_BACKEND_CUDA;
+    chosen->math = DSV4_ATTN_MATH_BF16;
+    chosen->reason = "the best kernel of this device";
     return DSV4_OK;
 }
 
 static dsv4_status resolve_choice(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
 {
+    if (params->backend == DSV4_BACKEND_CUDA) return choose_cuda(params, chosen, error);
     if (params->backend != DSV4_BACKEND_REF) return choose_cpu(params, chosen, error);
     if (params->math == DSV4_ATTN_MATH_BF16) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
@@ -150,7 +172,7 @@ static dsv4_status resolve_choice(const dsv4_attn_params *params, choice *chosen
     }
     chosen->math = params->math == DSV4_ATTN_MATH_AUTO ? DSV4_ATTN_MATH_EXACT : params->math;
     chosen->backend = DSV4_BACKEND_REF;
-    chosen->kernels = NULL;
+    chosen->kernel = "scalar";
     chosen->reason = "the reference was asked for";
     return DSV4_OK;
 }
@@ -161,8 +183,10 @@ dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *r
     DSV4_TRY(dsv4_attn_check_choice(params, result, error));
     choice chosen = {0};
     DSV4_TRY(resolve_choice(params, &chosen, error));
-    result->backend = chosen.kernels == NULL ? "ref" : "cpu";
-    result->kernel = chosen.kernels == NULL ? "scalar" : dsv4_cpu_level_name(chosen.kernels->level);
+    static const char *const names[] = {
+        [DSV4_BACKEND_REF] = "ref", [DSV4_BACKEND_CPU] = "cpu", [DSV4_BACKEND_CUDA] = "cuda"};
+    result->backend = names[chosen.backend];
+    result->kernel = chosen.kernel;
     result->math = math_name(chosen.math);
     result->reason = chosen.reason;
     return DSV4_OK;
@@ -179,6 +203,9 @@ static int64_t used_indices(const dsv4_attn_scope *scope)
 static dsv4_status describe_plan(const dsv4_attn_params *params, const choice *chosen,
                                  plan_header *header, dsv4_error *error)
 {
+    if (chosen->backend == DSV4_BACKEND_CUDA) {
+        return dsv4_attn_cuda_plan_size(params, &header->plan_bytes, &header->workspace_bytes, error);
+    }
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();
     *header = (plan_header){
@@ -232,12 +259,16 @@ dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *params, v
                                  size_t plan_bytes, dsv4_error *error)
 {
     DSV4_TRY(dsv4_attn_check_params(params, false, error));
-    DSV4_TRY(dsv4_attn_check_stream(stream, error));
+    DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
     choice chosen = {0};
     plan_header header;
     DSV4_TRY(resolve_choice(params, &chosen, error));
     DSV4_TRY(describe_plan(params, &chosen, &header, error));
     DSV4_TRY(dsv4_attn_check_memory("plan", plan, plan_bytes, header.plan_bytes, error));
+    if (chosen.backend == DSV4_BACKEND_CUDA) {
+        if (params->n_requests == 0) return DSV4_OK;
+        return dsv4_attn_cuda_plan_build(stream, params, plan, error);
+    }
     memcpy(plan, &header, sizeof header);
     if (chosen.kernels != NULL) {
         dsv4_attn_cpu_plan_build(params, (int32_t)header.n_threads,
@@ -295,18 +326,24 @@ dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params, const
                              dsv4_error *error)
 {
     DSV4_TRY(dsv4_attn_check_params(params, true, error));
-    DSV4_TRY(dsv4_attn_check_stream(stream, error));
+    DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
     choice chosen = {0};
     plan_header needed, built;
     DSV4_TRY(resolve_choice(params, &chosen, error));
     DSV4_TRY(describe_plan(params, &chosen, &needed, error));
-    DSV4_TRY(dsv4_attn_check_memory("plan", plan, plan_bytes, PLAN_HEADER_BYTES, error));
-    memcpy(&built, plan, sizeof built);
-    DSV4_TRY(check_plan(&built, &needed, error));
+    built = needed;
+    if (chosen.backend != DSV4_BACKEND_CUDA) {
+        DSV4_TRY(dsv4_attn_check_memory("plan", plan, plan_bytes, PLAN_HEADER_BYTES, error));
+        memcpy(&built, plan, sizeof built);
+        DSV4_TRY(check_plan(&built, &needed, error));
+    }
     DSV4_TRY(dsv4_attn_check_memory("plan", plan, plan_bytes, built.plan_bytes, error));
     DSV4_TRY(dsv4_attn_check_memory("workspace", workspace, workspace_bytes, built.workspace_bytes,
                                     error));
     if (params->n_requests == 0) return DSV4_OK;
+    if (chosen.backend == DSV4_BACKEND_CUDA) {
+        return dsv4_attn_cuda_decode(stream, params, plan, workspace, error);
+    }
     if (chosen.kernels == NULL) {
         dsv4_attn_ref_decode(params, workspace);
     } else {
@@ -331,7 +368,7 @@ static void merge_rows(void *shared, int64_t task, int32_t worker)
 dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params, dsv4_error *error)
 {
     DSV4_TRY(dsv4_attn_check_merge(params, error));
-    DSV4_TRY(dsv4_attn_check_stream(stream, error));
+    DSV4_TRY(dsv4_attn_check_stream(stream, DSV4_BACKEND_CPU, error));
     dsv4_attn_merge_params copy = *params;
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();

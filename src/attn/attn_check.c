@@ -201,7 +201,7 @@ static dsv4_status check_dtype(const char *field, int32_t dtype, dsv4_error *err
 
 static dsv4_status check_kernel_options(const dsv4_attn_params *params, dsv4_error *error)
 {
-    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CPU, error));
+    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CUDA, error));
     DSV4_TRY(
         check_range("math", params->math, DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_OFFICIAL, error));
     return check_range("cpu_level", params->cpu_level, DSV4_CPU_LEVEL_AUTO,
@@ -222,6 +222,12 @@ static dsv4_status check_options(const dsv4_attn_params *params, dsv4_error *err
     DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
     DSV4_TRY(check_dtype("out_dtype", params->out_dtype, error));
     DSV4_TRY(check_dtype("q_dtype", params->q_dtype, error));
+    DSV4_TRY(check_range("fixed_split", params->fixed_split, 0, 1, error));
+    int32_t group = params->group_heads;
+    if (group != 0 && group != 8 && group != 16 && group != 32 && group != 64) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "group_heads: %" PRId32 ", expected 0, 8, 16, 32 or 64", group);
+    }
     return check_range("reserved", params->reserved, 0, 0, error);
 }
 
@@ -347,9 +353,9 @@ dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_err
     return DSV4_OK;
 }
 
-dsv4_status dsv4_attn_check_stream(const void *stream, dsv4_error *error)
+dsv4_status dsv4_attn_check_stream(const void *stream, int32_t backend, dsv4_error *error)
 {
-    if (stream == NULL) return DSV4_OK;
+    if (stream == NULL || backend == DSV4_BACKEND_CUDA) return DSV4_OK;
     return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                           "stream: %p, expected NULL on the CPU", stream);
 }

@@ -21,7 +21,7 @@ dsv4_status dsv4_attn_check_choice(const dsv4_attn_params *params, const void *r
 dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_error *error);
 
 /* `stream` must be NULL where no device is used. */
-dsv4_status dsv4_attn_check_stream(const void *stream, dsv4_error *error);
+dsv4_status dsv4_attn_check_stream(const void *stream, int32_t backend, dsv4_error *error);
 
 /* `memory` of len_bytes serves as `name` when it is aligned to 64 and holds need_bytes. */
 dsv4_status dsv4_attn_check_memory(const char *name, const void *memory, size_t len_bytes,

@@ -17,6 +17,7 @@ const char *dsv4_status_name(dsv4_status status)
     case DSV4_ERROR_IO: return "input/output error";
     case DSV4_ERROR_BAD_FILE: return "bad file";
     case DSV4_ERROR_UNSUPPORTED: return "unsupported";
+    case DSV4_ERROR_DEVICE: return "device error";
     default: return "unknown status";
     }
 }

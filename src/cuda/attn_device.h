@@ -1,0 +1,92 @@
+/*
+ * attn_device.h - what the host, the plan kernel and the attention kernels say to each other.
+ *
+ * Place: cuda. Plain structs, passed to kernels by value or lying in the plan. A task is one query token
+ * and one group of its heads; a part is a run of a task's key blocks, computed by one thread block; a task of
+ * several parts leaves partial results in the workspace, and the part that arrives last merges them.
+ */
+#ifndef DSV4_CUDA_ATTN_DEVICE_H
+#define DSV4_CUDA_ATTN_DEVICE_H
+
+#include <stdint.h>
+
+enum {
+    ATTN_BLOCK_KEYS = 64, /* keys of one step */
+    ATTN_MAX_GROUP = 64,  /* heads that one thread block computes together */
+    ATTN_PLAN_THREADS = 1024,
+    /* bytes in front of a partial state: ref and sum of every head of a group */
+    ATTN_STATE_BYTES = 2 * ATTN_MAX_GROUP * (int)sizeof(float),
+};
+
+/* One scope of dsv4_attn_params; n_slots 0: absent. */
+typedef struct attn_scope_args {
+    const unsigned char *cache;
+    int64_t page_stride_bytes;
+    int64_t scale_plane_bytes; /* page_rows * 576 */
+    const char *indices;
+    int64_t indices_request_stride_bytes;
+    int64_t indices_query_stride_bytes;
+    uint32_t n_slots;   /* valid indices are below it, at most 2^31 */
+    uint32_t page_rows; /* page = umulhi(2 * slot, divide_factor) >> divide_shift */
+    uint32_t divide_factor;
+    uint32_t divide_shift;
+} attn_scope_args;
+
+/* A part, 32 bytes. */
+typedef struct attn_part {
+    int32_t request;
+    int32_t query_group; /* query << 8 | head group */
+    int32_t first_block;
+    int32_t end_block;
+    int32_t part_of;     /* number of this part << 16 | parts of the task */
+    int32_t first_slot;  /* partial state and counter of the task's first part; -1: a task of one part */
+    int32_t window_len;  /* entries of the window list that count */
+    int32_t total_len;   /* of both lists */
+} attn_part;
+
+/*
+ * The plan in device memory: this head, then `parts` in the order of ranks, then the order of requests
+ * (scratch of the plan kernel). Thread block i of n computes ranks i, 2n - 1 - i, 2n + i, 4n - 1 - i, ...
+ */
+typedef struct attn_plan_head {
+    uint64_t shape;  /* attn_plan_args.shape it was built for */
+    int32_t n_parts; /* ranks */
+    int32_t reserved[5];
+} attn_plan_head;
+
+typedef struct attn_plan_args {
+    uint64_t shape; /* a hash of everything that the plan depends on but lengths */
+    unsigned char *plan;
+    const int32_t *window_lengths; /* [n_requests], or NULL */
+    const int32_t *extra_lengths;
+    int32_t window_n_indices, extra_n_indices;
+    int32_t n_requests, n_queries, n_groups;
+    int32_t n_thread_blocks;
+    float split_cost; /* of leaving and of merging one partial state, in blocks; < 0: never split */
+} attn_plan_args;
+
+typedef struct attn_args {
+    uint64_t shape;
+    const unsigned char *plan;
+    unsigned char *states;  /* [n_thread_blocks] partial states */
+    int32_t *counters;      /* [n_thread_blocks] parts of a task that have arrived; 0 before and after */
+    int64_t state_bytes;    /* of one partial state */
+    int32_t n_queries, n_heads;
+    float scale_log2;       /* softmax_scale * log2(e) */
+    int32_t out_is_f32;
+    attn_scope_args window, extra;
+    const char *q;
+    int64_t q_request_stride_bytes, q_query_stride_bytes, q_head_stride_bytes;
+    const float *sink;
+    char *out;
+    int64_t out_request_stride_bytes, out_query_stride_bytes, out_head_stride_bytes;
+    char *lse;
+    int64_t lse_request_stride_bytes, lse_query_stride_bytes, lse_head_stride_bytes;
+    const float *rope_table;
+    int64_t n_rope_rows;
+    const int32_t *rope_rows;
+    int32_t q_is_aligned;   /* rows of 16-byte alignment */
+    int32_t out_is_aligned;
+} attn_args;
+
+#endif

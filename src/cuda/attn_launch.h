@@ -1,0 +1,28 @@
+/*
+ * attn_launch.h - the attention's kernels as C functions.
+ *
+ * Place: cuda. Each enqueues one kernel on `stream` (a cudaStream_t) and says what the launch said.
+ */
+#ifndef DSV4_CUDA_ATTN_LAUNCH_H
+#define DSV4_CUDA_ATTN_LAUNCH_H
+
+#include <cuda_runtime_api.h>
+
+#include "attn_device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* n_requests * n_queries * n_groups < 2^31 - ATTN_PLAN_THREADS, n_thread_blocks <= ATTN_PLAN_THREADS. */
+cudaError_t dsv4_attn_plan_launch(const attn_plan_args *args, cudaStream_t stream);
+
+/* group_heads: 8, 16, 32 or 64. n_thread_blocks as in the plan, at most one for each multiprocessor. */
+cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
+                                  cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

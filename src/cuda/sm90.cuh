@@ -1,0 +1,156 @@
+/*
+ * sm90.cuh - Hopper's barriers, fences and memory instructions under short names.
+ *
+ * Place: cuda, sm_90a only. Nothing here knows about attention. Shared memory is addressed by 32-bit
+ * addresses (shared_address).
+ */
+#ifndef DSV4_CUDA_SM90_CUH
+#define DSV4_CUDA_SM90_CUH
+
+#include <stdint.h>
+
+__device__ __forceinline__ uint32_t shared_address(const void *pointer)
+{
+    return (uint32_t)__cvta_generic_to_shared(pointer);
+}
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t n_arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(n_arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
+}
+
+/* Waits until the barrier's phase of this parity has ended; parity 1 of a fresh barrier has. */
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
+{
+    asm volatile("{ .reg .pred p;\n"
+                 "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@!p bra again;\n}\n" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* Makes this thread's stores to shared memory visible to matrix instructions, after a barrier. */
+__device__ __forceinline__ void fence_async_shared(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+/* A barrier of n_threads threads of the block; id 0 is __syncthreads'. */
+__device__ __forceinline__ void named_barrier(int id, int n_threads)
+{
+    asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(n_threads) : "memory");
+}
+
+/* The same, and tells every thread whether any of them said so. */
+__device__ __forceinline__ bool named_barrier_any(int id, int n_threads, bool said)
+{
+    int any;
+    asm volatile("{ .reg .pred p, q;\n setp.ne.b32 p, %3, 0;\n"
+                 "bar.red.or.pred q, %1, %2, p;\n selp.b32 %0, 1, 0, q;\n}\n"
+                 : "=r"(any)
+                 : "r"(id), "r"(n_threads), "r"((int)said)
+                 : "memory");
+    return any != 0;
+}
+
+/* 16 bytes that are read once: not kept in the first-level cache. */
+__device__ __forceinline__ uint4 load_once(const void *pointer)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(pointer));
+    return v;
+}
+
+__device__ __forceinline__ uint2 load_once8(const void *pointer)
+{
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n" : "=r"(v.x), "=r"(v.y) : "l"(pointer));
+    return v;
+}
+
+__device__ __forceinline__ void prefetch_l2(const void *pointer)
+{
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(pointer));
+}
+
+__device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
+
+__device__ __forceinline__ void store_shared4(uint32_t address, uint32_t v)
+{
+    asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ uint4 load_shared16(uint32_t address)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+
+/*
+ * Four 8x8 matrices of 2-byte values, transposed: lane 8 * i + r gives the address of 16 bytes that receive
+ * column r of matrix i; lane l holds row l / 4, columns 2 * (l % 4) and the next, of each.
+ */
+__device__ __forceinline__ void store_matrix4_transposed(uint32_t address, uint32_t m0, uint32_t m1,
+                                                         uint32_t m2, uint32_t m3)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
+                 "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+                 : "memory");
+}
+
+__device__ __forceinline__ void store_matrix2_transposed(uint32_t address, uint32_t m0, uint32_t m1)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};\n" ::"r"(address), "r"(m0),
+                 "r"(m1)
+                 : "memory");
+}
+
+/* Two f32 as a pair of bf16, low half first, nearest even. */
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+__device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b)
+{
+    uint32_t product;
+    asm("mul.rn.bf16x2 %0, %1, %2;\n" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
+template <int N_REGISTERS> __device__ __forceinline__ void registers_raise(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(N_REGISTERS));
+}
+
+template <int N_REGISTERS> __device__ __forceinline__ void registers_lower(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(N_REGISTERS));
+}
+
+#endif
