@@ -19,6 +19,12 @@ __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t n_arriva
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(n_arrivals) : "memory");
 }
 
+/* Lets other threads and the copy engine see barriers that this thread has initialized, after a barrier. */
+__device__ __forceinline__ void barrier_init_fence(void)
+{
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+
 __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
@@ -58,21 +64,29 @@ __device__ __forceinline__ bool named_barrier_any(int id, int n_threads, bool sa
     return any != 0;
 }
 
-/* 16 bytes that are read once: not kept in the first-level cache. */
-__device__ __forceinline__ uint4 load_once(const void *pointer)
+/* Arrives and announces bytes that copy_bulk will bring before the phase can end. */
+__device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t n_bytes)
 {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(pointer));
-    return v;
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(n_bytes) : "memory");
 }
 
-__device__ __forceinline__ uint2 load_once8(const void *pointer)
+/* Global to shared memory by the copy engine; addresses and n_bytes are multiples of 16. */
+__device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t n_bytes, uint32_t barrier)
 {
-    uint2 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n" : "=r"(v.x), "=r"(v.y) : "l"(pointer));
-    return v;
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(to),
+                 "l"(from), "r"(n_bytes), "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ void copy_async8(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+/* Arrives when this thread's copy_async8 so far are done; one of the barrier's expected arrivals. */
+__device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
 }
 
 __device__ __forceinline__ void prefetch_l2(const void *pointer)
@@ -80,31 +94,42 @@ __device__ __forceinline__ void prefetch_l2(const void *pointer)
     asm volatile("prefetch.global.L2 [%0];\n" ::"l"(pointer));
 }
 
-__device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
-{
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
-                 "r"(v.w)
-                 : "memory");
-}
-
 __device__ __forceinline__ void store_shared4(uint32_t address, uint32_t v)
 {
     asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(v) : "memory");
 }
 
+__device__ __forceinline__ uint32_t load_shared4(uint32_t address)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];\n" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+
+/* Not volatile, so that it can be moved ahead of arithmetic; only for memory that barriers protect. */
 __device__ __forceinline__ uint4 load_shared16(uint32_t address)
 {
     uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address)
-                 : "memory");
+    asm("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "r"(address)
+        : "memory");
     return v;
 }
 
 /*
- * Four 8x8 matrices of 2-byte values, transposed: lane 8 * i + r gives the address of 16 bytes that receive
- * column r of matrix i; lane l holds row l / 4, columns 2 * (l % 4) and the next, of each.
+ * Four 8x8 matrices of 2-byte values: lane 8 * i + r gives the address of 16 bytes that receive row r of matrix
+ * i; lane l holds row l / 4, columns 2 * (l % 4) and the next, of each.
+ */
+__device__ __forceinline__ void store_matrix4(uint32_t address, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(m0),
+                 "r"(m1), "r"(m2), "r"(m3)
+                 : "memory");
+}
+
+/*
+ * The same, transposed: the 16 bytes of lane 8 * i + r receive column r of matrix i.
  */
 __device__ __forceinline__ void store_matrix4_transposed(uint32_t address, uint32_t m0, uint32_t m1,
                                                          uint32_t m2, uint32_t m3)
@@ -141,6 +166,14 @@ __device__ __forceinline__ float exp2_fast(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
     return y;
+}
+
+/* Adds in global memory and returns what was there; orders what this thread knew before and reads after. */
+__device__ __forceinline__ int32_t add_acquire_release(int32_t *pointer, int32_t value)
+{
+    int32_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(pointer), "r"(value) : "memory");
+    return before;
 }
 
 template <int N_REGISTERS> __device__ __forceinline__ void registers_raise(void)
