@@ -4,10 +4,9 @@
  *
  * Place: cuda, sm_90a only. A thread block stays for all its parts (attn_device.h). Its warps:
  *
- *   load warp     one lane a row: follows the index lists and lets the copy engine bring rows
- *   key warps     one warpgroup: convert a block of 64 keys to bf16 in the registers of a matrix operand,
- *                 multiply them with the queries (keys on rows, heads on columns), store them as values, make
- *                 probabilities of the scores and store those
+ *   key warps     two warpgroups, half of the dimensions each: convert a block of 64 keys to bf16 in the registers
+ *                 of a matrix operand, multiply them with the queries (keys on rows, heads on columns), store them as
+ *                 values; then, half of the heads each, add up scores, make probabilities and store those
  *   value warps   two warpgroups, half of the dimensions each: sums in registers (+)= probabilities times values
  *
  * All heads of a group share a row's load and conversion. Softmax: probabilities are relative to a
@@ -24,16 +23,15 @@
 
 template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &s)
 {
-    for (int i = 0; i < ring_sizes<HEADS>::raw; i++) {
-        barrier_init(shared_address(&s.raw_full[i]), 1 + 32); /* the bytes' announcement, and each lane's scales */
-        barrier_init(shared_address(&s.raw_empty[i]), 2);     /* the key warps of this half of a block */
+    for (int i = 0; i < ring_sizes<HEADS>::raw; i++) { /* each warp's announcement of bytes, each row's scales */
+        barrier_init(shared_address(&s.raw_full[i]), N_KEY_WARPS + KEYS);
     }
     for (int i = 0; i < ring_sizes<HEADS>::values; i++) {
-        barrier_init(shared_address(&s.values_empty[i]), N_VALUE_THREADS / 32);
+        for (int half = 0; half < 2; half++) barrier_init(shared_address(&s.values_empty[half][i]), WARPGROUP / 32);
     }
-    barrier_init(shared_address(&s.full), WARPGROUP);
+    barrier_init(shared_address(&s.full), N_KEY_THREADS);
     barrier_init(shared_address(&s.probs_empty), N_VALUE_THREADS / 32);
-    barrier_init(shared_address(&s.part_full), WARPGROUP);
+    barrier_init(shared_address(&s.part_full), N_KEY_THREADS);
     barrier_init(shared_address(&s.part_empty), N_VALUE_THREADS);
     barrier_init_fence();
 }
@@ -45,15 +43,16 @@ __global__ void __launch_bounds__(N_THREADS, 1) attn_sm90_kernel(const __grid_co
     shared_memory<HEADS> &s = *(shared_memory<HEADS> *)(((uintptr_t)memory + 1023) & ~(uintptr_t)1023);
     if (threadIdx.x == 0) init_barriers(s);
     __syncthreads();
+    /* the four warpgroups start with 128 each; the sums of 64 heads take 128 */
     if (threadIdx.x < WARPGROUP) {
-        registers_raise<152>();
-        run_keys<HEADS>(a, s);
-    } else if (threadIdx.x < WARPGROUP + N_VALUE_THREADS) {
-        registers_raise<160>(); /* of which sums take up to 128 */
-        run_values<HEADS>(a, s);
+        if (HEADS == 64) registers_lower<96>();
+        run_keys<HEADS, 0>(a, s);
+    } else if (threadIdx.x < N_KEY_THREADS) {
+        if (HEADS == 64) registers_lower<96>();
+        run_keys<HEADS, 1>(a, s);
     } else {
-        registers_lower<40>();
-        if (threadIdx.x < WARPGROUP + N_VALUE_THREADS + 32) run_load<HEADS>(a, s);
+        if (HEADS == 64) registers_raise<160>();
+        run_values<HEADS>(a, s);
     }
 }
 

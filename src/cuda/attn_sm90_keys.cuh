@@ -1,5 +1,5 @@
 /*
- * attn_sm90_keys.cuh - the load warp and the key warps: from index lists to probabilities and bf16 values.
+ * attn_sm90_keys.cuh - the key warps: from index lists to probabilities and bf16 values.
  *
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
@@ -29,49 +29,44 @@ enum {
 /* What keys that lists do not name are read from. */
 __device__ static const uint4 zero_row[ROW_BYTES / 16] = {};
 
-/* ---- load warp ---- */
+/* ---- loading ---- */
 
-/* Where loading has got to; lane l of the warp takes entry l of a half block. */
-struct load_cursor {
+/* The next block to read indices of. */
+struct index_cursor {
     int32_t round, n_ranks;
-    int32_t half, end_half;
-    int32_t window_len, total_len;
-    const char *window_list, *extra_list;
+    int32_t block, end_block;
 };
 
-/* Goes on to the next part with keys; false when there is none. */
-__device__ __forceinline__ bool seek_part(const attn_args &a, load_cursor &c)
-{
-    while (c.half >= c.end_half) {
-        int32_t rank = rank_of_round(c.round);
-        if (rank >= c.n_ranks) return false;
-        c.round++;
-        attn_part p = read_part(a, rank);
-        int64_t query = part_query(p);
-        c.half = 2 * p.first_block;
-        c.end_half = 2 * p.end_block;
-        c.window_len = p.window_len;
-        c.total_len = p.total_len;
-        c.window_list = a.window.indices + p.request * a.window.indices_request_stride_bytes +
-                        query * a.window.indices_query_stride_bytes;
-        c.extra_list = a.extra.indices + p.request * a.extra.indices_request_stride_bytes +
-                       query * a.extra.indices_query_stride_bytes - 4 * (int64_t)p.window_len;
-    }
-    return true;
-}
-
+/* What a lane loads: an index that may still be on its way. */
 struct key_index {
     int32_t slot; /* negative: no key */
     bool is_extra;
+    bool has_block; /* false behind the last block of all */
 };
 
-__device__ __forceinline__ key_index load_index(const load_cursor &c)
+/* The index of this lane's row (0 .. 63) of the next block. */
+__device__ __forceinline__ key_index next_index(const attn_args &a, index_cursor &c, int row)
 {
-    int32_t entry = c.half * HALF_KEYS + threadIdx.x % 32;
-    key_index k = {-1, false};
-    if (entry >= c.total_len) return k;
-    k.is_extra = entry >= c.window_len;
-    k.slot = __ldg((const int32_t *)((k.is_extra ? c.extra_list : c.window_list) + 4 * (int64_t)entry));
+    key_index k = {-1, false, false};
+    attn_part p;
+    for (;;) {
+        int32_t rank = rank_of_round(c.round);
+        if (rank >= c.n_ranks) return k;
+        p = read_part(a, rank);
+        if (c.block < 0) c.block = p.first_block;
+        if (c.block < p.end_block) break;
+        c.round++;
+        c.block = -1;
+    }
+    k.has_block = true;
+    const int32_t entry = c.block * KEYS + row;
+    c.block++;
+    if (entry >= p.total_len) return k;
+    k.is_extra = entry >= p.window_len;
+    const attn_scope_args &scope = k.is_extra ? a.extra : a.window;
+    const char *list = scope.indices + p.request * scope.indices_request_stride_bytes +
+                       part_query(p) * scope.indices_query_stride_bytes;
+    k.slot = __ldg((const int32_t *)list + entry - (k.is_extra ? p.window_len : 0));
     return k;
 }
 
@@ -97,33 +92,44 @@ __device__ __forceinline__ key_row locate_row(const attn_args &a, key_index k)
     return row;
 }
 
-template <int HEADS> __device__ static void run_load(const attn_args &a, shared_memory<HEADS> &s)
-{
-    const int lane = threadIdx.x % 32;
-    load_cursor c = {};
-    ring_place<ring_sizes<HEADS>::raw> place = {};
-    c.n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
-    if (!seek_part(a, c)) return;
-    key_index index = load_index(c);
-    for (bool has_more = true; has_more;) {
-        key_row row = locate_row(a, index);
-        c.half++;
-        has_more = seek_part(a, c);
-        if (has_more) index = load_index(c);
+/* What loading keeps between blocks. */
+template <int HEADS> struct row_loader {
+    index_cursor cursor;
+    key_index next, after; /* of the next block to load and the one behind it */
+    ring_place<ring_sizes<HEADS>::raw> place;
+};
 
-        const uint32_t full = shared_address(&s.raw_full[place.slot]);
-        barrier_wait(shared_address(&s.raw_empty[place.slot]), (place.pass & 1) ^ 1);
-        uint32_t valid = __ballot_sync(0xffffffffu, row.is_valid);
-        if (lane == 0) {
-            s.valid[place.slot] = valid;
-            barrier_arrive_expect(full, HALF_KEYS * ROW_BYTES);
-        }
-        __syncwarp();
-        copy_bulk(shared_address(s.raw[place.slot]) + lane * ROW_BYTES, row.codes, ROW_BYTES, full);
-        copy_async8(shared_address(s.scales[place.slot]) + lane * SCALE_BYTES, row.scales);
-        copy_async_arrive(full);
-        place.advance(1);
+/* Row of a block that this lane loads; eight lanes of each key warp do. */
+__device__ __forceinline__ int loaded_row(void)
+{
+    return threadIdx.x / 32 * WARP_KEYS + threadIdx.x % WARP_KEYS;
+}
+
+/* Has the copy engine bring the next block; brings the one behind it to the second-level cache. All key warps call it. */
+template <int HEADS> __device__ static void load_block(const attn_args &a, row_loader<HEADS> &l, shared_memory<HEADS> &s)
+{
+    if (!l.next.has_block) return;
+    const int lane = threadIdx.x % 32, slot = l.place.slot, row = loaded_row();
+    const uint32_t full = shared_address(&s.raw_full[slot]);
+    const key_row from = locate_row(a, l.next);
+    const uint32_t valid = __ballot_sync(0xffffffffu, from.is_valid);
+    if (lane == 0) {
+        s.valid[slot][threadIdx.x / 32] = (unsigned char)valid;
+        barrier_arrive_expect(full, WARP_KEYS * ROW_BYTES);
     }
+    __syncwarp();
+    if (lane < WARP_KEYS) {
+        copy_bulk(shared_address(s.raw[slot]) + row * ROW_BYTES, from.codes, ROW_BYTES, full);
+        copy_async8(shared_address(s.scales[slot]) + row * SCALE_BYTES, from.scales);
+        copy_async_arrive(full);
+    }
+    l.next = l.after;
+    if (lane < WARP_KEYS && l.next.slot >= 0) {
+        const key_row near = locate_row(a, l.next);
+        if (near.is_valid) prefetch_bulk_l2(near.codes, ROW_BYTES);
+    }
+    l.after = next_index(a, l.cursor, row);
+    l.place.advance(1);
 }
 
 /* ---- key warps: queries ---- */
@@ -168,7 +174,7 @@ __device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, int
 /* Queries of a part's heads in the keys' order of dimensions, zeros behind the last head. */
 template <int HEADS> __device__ static void load_query(const attn_args &a, const attn_part &p, shared_memory<HEADS> &s)
 {
-    enum { N_PIECES = HEADS * 32 / WARPGROUP, BATCH = N_PIECES < 8 ? N_PIECES : 8 };
+    enum { N_PIECES = HEADS * 32 / N_KEY_THREADS, BATCH = N_PIECES < 4 ? N_PIECES : 4 };
     const int first_head = part_first_head(p, HEADS), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const char *q = a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
 #pragma unroll 1
@@ -176,7 +182,7 @@ template <int HEADS> __device__ static void load_query(const attn_args &a, const
         query_piece pieces[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) { /* a warp takes a group of dimensions of eight heads */
-            int tile = (begin + i) * 4 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
+            int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
             pieces[i].low = pieces[i].high = make_uint4(0, 0, 0, 0);
             if (first_head + head < a.n_heads) {
                 pieces[i] = load_piece(q + (first_head + head) * a.q_head_stride_bytes +
@@ -186,13 +192,13 @@ template <int HEADS> __device__ static void load_query(const attn_args &a, const
         }
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int tile = (begin + i) * 4 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
+            int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
             uint32_t row = shared_address(s.q) + (tile % N_DIM_GROUPS * HEADS + head) * 128;
             store_piece(pieces[i], row, lane / 4, lane % 4, tile % N_DIM_GROUPS == N_DIM_GROUPS - 1);
         }
     }
     fence_async_shared();
-    named_barrier(BARRIER_KEYS, WARPGROUP);
+    named_barrier(BARRIER_KEYS, N_KEY_THREADS);
 }
 
 /* ---- key warps: conversion ---- */
@@ -224,13 +230,20 @@ __device__ __forceinline__ bool has_big_scale(uint2 scales)
             (__vcmpgtu4(scales.y, 0x01010101u * BIG_SCALE) & 0x00ffffffu)) != 0;
 }
 
-/* One row's four words of codes as the matrix operand of four steps: a[4 * step + row] and [... + 2]. */
-__device__ __forceinline__ void convert_codes(uint4 codes, uint32_t factor, int row, uint32_t (&a)[16],
+/* This thread's share of two rows: where they lie, their scales, the largest magnitudes of codes. */
+struct key_pair {
+    uint32_t codes[2]; /* shared addresses of the thread's 16 codes of group 0 */
+    uint2 scales[2];
+    bool has_big; /* any row of the warp has a scale above BIG_SCALE */
+    uint32_t largest[2];
+};
+
+/* Two words of four codes as the matrix operand of two steps: a[4 * step + row] and [... + 2]. */
+__device__ __forceinline__ void convert_words(const uint32_t (&words)[2], uint32_t factor, int row, uint32_t (&a)[8],
                                               uint32_t &largest)
 {
-    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < 2; j++) {
         uint32_t odd = (words[j] >> 4) & 0x07f007f0u, even = (words[j] << 4) & 0x07f007f0u;
         largest = __vimax3_u16x2(largest, odd, even);
         a[4 * j + row] = multiply_bf16x2(odd | (words[j] & 0x80008000u), factor);
@@ -238,71 +251,122 @@ __device__ __forceinline__ void convert_codes(uint4 codes, uint32_t factor, int 
     }
 }
 
-/* This thread's share of two rows: where they lie, their scales, whether they count. */
-struct key_pair {
-    uint32_t codes[2]; /* shared addresses of the thread's 16 codes of group 0 */
-    uint2 scales[2];
-    bool has_big;      /* any row of the warp */
-    uint32_t largest[2];
-};
-
-/* A thread's 16 codes of a group, or 16 values of the rotated one, of each row, as they lie in the cache. */
-struct key_words {
-    uint4 low[2], high[2]; /* high: rotated values only */
-};
-
-__device__ __forceinline__ key_words load_words(const key_pair &keys, int group)
+/* Scores (+)= keys * queries for two steps, and the keys to the values' buffer. */
+template <int HEADS>
+__device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], const uint32_t (&a)[8], uint64_t queries,
+                                              uint32_t values, bool adds)
 {
-    key_words words;
-    const uint32_t offset = group < N_DIM_GROUPS - 1 ? group * 64 : 448 + threadIdx.x % 4 * 16;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        words.low[r] = load_shared16(keys.codes[r] + offset);
-        if (group == N_DIM_GROUPS - 1) words.high[r] = load_shared16(keys.codes[r] + offset + 16);
-    }
-    return words;
+    store_matrix4(values, a[0], a[1], a[2], a[3]);
+    store_matrix4(values ^ 32, a[4], a[5], a[6], a[7]);
+    wgmma_fence();
+    uint32_t first[4] = {a[0], a[1], a[2], a[3]}, second[4] = {a[4], a[5], a[6], a[7]};
+    wgmma_rs(scores, first, queries, adds);
+    wgmma_rs(scores, second, queries + (32 >> 4), true);
+    wgmma_commit();
 }
 
-__device__ __forceinline__ void convert_group(key_pair &keys, const key_words &words, int group, uint32_t (&a)[16])
+/*
+ * A warpgroup's half of the dimensions of a block: scores of them, and values. GROUP0: its first group. The operands of two
+ * multiplications are in flight while the next is converted.
+ */
+template <int HEADS, int GROUP0>
+__device__ __forceinline__ void multiply_block(key_pair &keys, uint64_t queries, uint32_t values,
+                                               float (&scores)[HEADS / 2])
 {
+    uint32_t a[2][8];
+    uint4 words[2] = {load_shared16(keys.codes[0] + GROUP0 * 64), load_shared16(keys.codes[1] + GROUP0 * 64)};
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        if (group == N_DIM_GROUPS - 1) {
-            const uint32_t w[8] = {words.low[r].x,  words.low[r].y,  words.low[r].z,  words.low[r].w,
-                                   words.high[r].x, words.high[r].y, words.high[r].z, words.high[r].w};
+    for (int g = GROUP0; g < GROUP0 + N_OWN_GROUPS; g++) {
+        const bool is_rotated = g == N_DIM_GROUPS - 1;
+        uint4 high[2];
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                a[4 * j + r] = w[2 * j];
-                a[4 * j + r + 2] = w[2 * j + 1];
+        for (int i = 0; i < 2; i++) {
+            uint32_t(&operand)[8] = a[i];
+            if (g > GROUP0) wgmma_wait<1>();
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                if (is_rotated) {
+                    uint4 w = i == 0 ? words[r] : high[r];
+                    operand[r] = w.x;
+                    operand[r + 2] = w.y;
+                    operand[4 + r] = w.z;
+                    operand[4 + r + 2] = w.w;
+                    continue;
+                }
+                const uint32_t pair[2] = {i == 0 ? words[r].x : words[r].z, i == 0 ? words[r].y : words[r].w};
+                convert_words(pair, scale_factor(keys.scales[r], g, keys.has_big), r, operand, keys.largest[r]);
             }
-            continue;
-        }
-        convert_codes(words.low[r], scale_factor(keys.scales[r], group, keys.has_big), r, a, keys.largest[r]);
-        if (!keys.has_big) continue;
-        uint32_t factor = second_factor(keys.scales[r], group);
+            if (!is_rotated && keys.has_big) {
 #pragma unroll
-        for (int j = 0; j < 8; j++) a[2 * j + r] = multiply_bf16x2(a[2 * j + r], factor);
+                for (int n = 0; n < 8; n++) {
+                    operand[n] = multiply_bf16x2(operand[n], second_factor(keys.scales[n % 2], g));
+                }
+            }
+            if (i == 0 && is_rotated) {
+                for (int r = 0; r < 2; r++) high[r] = load_shared16(keys.codes[r] + 448 + threadIdx.x % 4 * 16 + 16);
+            }
+            multiply_keys<HEADS>(scores, operand, queries + ((g * HEADS * 128 + i * 64) >> 4),
+                                 (values + g * HALF_GROUP_BYTES) ^ (i << 6), g > GROUP0 || i > 0);
+            if (i == 1 && g + 1 < GROUP0 + N_OWN_GROUPS) {
+                const uint32_t offset = g + 1 < N_DIM_GROUPS - 1 ? (g + 1) * 64 : 448 + threadIdx.x % 4 * 16;
+                for (int r = 0; r < 2; r++) words[r] = load_shared16(keys.codes[r] + offset);
+            }
+        }
     }
 }
 
 /* ---- key warps: probabilities ---- */
 
+/* Tiles of eight heads that a warpgroup makes probabilities of: the first half is warpgroup 0's. */
+template <int HEADS> struct own_tiles {
+    static constexpr int n = HEADS == 8 ? 1 : HEADS / 16;
+};
+
+/* Hands the other warpgroup the scores of its tiles and adds what it has for ours; index of our first tile is `first`. */
+template <int HEADS, int WG>
+__device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], shared_memory<HEADS> &s)
+{
+    constexpr int n = own_tiles<HEADS>::n, sent = WG == 0 ? n : 0, kept = WG == 0 ? 0 : n;
+    const int thread = threadIdx.x % WARPGROUP;
+    if (HEADS > 8 || WG == 1) {
+#pragma unroll
+        for (int t = 0; t < n; t++) {
+            const int i = HEADS == 8 ? 0 : sent + t;
+            s.traded[i][thread] =
+                make_float4(scores[4 * i], scores[4 * i + 1], scores[4 * i + 2], scores[4 * i + 3]);
+        }
+    }
+    named_barrier(BARRIER_KEYS, N_KEY_THREADS);
+    if (HEADS > 8 || WG == 0) {
+#pragma unroll
+        for (int t = 0; t < n; t++) {
+            const int i = kept + t;
+            float4 other = s.traded[i][thread];
+            scores[4 * i] += other.x;
+            scores[4 * i + 1] += other.y;
+            scores[4 * i + 2] += other.z;
+            scores[4 * i + 3] += other.w;
+        }
+    }
+}
+
 /*
  * A new reference for every head from this block's scores, and by what the part's sums and values have to
- * be multiplied. Scores as in wgmma.cuh, keys on rows, heads on columns.
+ * be multiplied. Scores of own tiles as in wgmma.cuh, keys on rows, heads on columns.
  */
 template <int HEADS>
-__device__ static void set_reference(const float (&scores)[HEADS / 2], float scale_log2, float (&sums)[HEADS / 4],
+__device__ static void set_reference(const float (&scores)[4 * own_tiles<HEADS>::n], int first_head, bool has_tiles,
+                                     float scale_log2, float (&sums)[2 * own_tiles<HEADS>::n],
                                      shared_memory<HEADS> &s)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, column = first_head + 2 * (lane % 4);
 #pragma unroll
-    for (int i = 0; i < HEADS / 4; i++) {
+    for (int i = 0; i < 2 * own_tiles<HEADS>::n; i++) {
         float m = fmaxf(scores[i / 2 * 4 + i % 2], scores[i / 2 * 4 + i % 2 + 2]);
         for (int other = 4; other < 32; other *= 2) m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, other));
-        if (lane < 4) s.block_max[warp][8 * (i / 2) + 2 * lane + i % 2] = m;
+        if (lane < 4 && has_tiles) s.block_max[warp][column + 8 * (i / 2) + i % 2] = m;
     }
-    named_barrier(BARRIER_KEYS, WARPGROUP);
+    named_barrier(BARRIER_KEYS, N_KEY_THREADS);
     if (threadIdx.x < HEADS) {
         int h = threadIdx.x;
         float m = fmaxf(fmaxf(s.block_max[0][h], s.block_max[1][h]), fmaxf(s.block_max[2][h], s.block_max[3][h]));
@@ -311,21 +375,22 @@ __device__ static void set_reference(const float (&scores)[HEADS / 2], float sca
         s.rescale[h] = exp2_fast(old - now);
     }
     if (threadIdx.x == 0) s.needs_rescale = 1;
-    named_barrier(BARRIER_KEYS, WARPGROUP);
+    named_barrier(BARRIER_KEYS, N_KEY_THREADS);
 #pragma unroll
-    for (int i = 0; i < HEADS / 4; i++) sums[i] *= s.rescale[8 * (i / 2) + 2 * (lane % 4) + i % 2];
+    for (int i = 0; i < 2 * own_tiles<HEADS>::n; i++) sums[i] *= s.rescale[column + 8 * (i / 2) + i % 2];
 }
 
-/* Probabilities of a block, each head's sum of this thread's two keys, and the sum of those. */
+/* Probabilities of own tiles, each head's sum of this thread's two keys, and the sum of those. */
 template <int HEADS>
-__device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], float scale_log2,
-                                            const shared_memory<HEADS> &s, uint32_t (&probs)[HEADS / 4],
-                                            float (&block_sums)[HEADS / 4])
+__device__ __forceinline__ float make_probs(const float (&scores)[4 * own_tiles<HEADS>::n], int first_head,
+                                            float scale_log2, const shared_memory<HEADS> &s,
+                                            uint32_t (&probs)[2 * own_tiles<HEADS>::n],
+                                            float (&block_sums)[2 * own_tiles<HEADS>::n])
 {
     float total = 0.0f;
 #pragma unroll
-    for (int t = 0; t < HEADS / 8; t++) {
-        float2 ref = *(const float2 *)&s.ref[8 * t + 2 * (threadIdx.x % 4)];
+    for (int t = 0; t < own_tiles<HEADS>::n; t++) {
+        float2 ref = *(const float2 *)&s.ref[first_head + 8 * t + 2 * (threadIdx.x % 4)];
         float p0 = exp2_fast(fmaf(scores[4 * t], scale_log2, -ref.x));
         float p1 = exp2_fast(fmaf(scores[4 * t + 1], scale_log2, -ref.y));
         float p2 = exp2_fast(fmaf(scores[4 * t + 2], scale_log2, -ref.x));
@@ -339,150 +404,129 @@ __device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], fl
     return total;
 }
 
-/* probs as [HEADS][64 keys] bf16, K-major and swizzled. */
+/* probs as [HEADS][64 keys] bf16, K-major and swizzled; address: of the first own head. */
 template <int HEADS>
-__device__ __forceinline__ void store_probs(const uint32_t (&probs)[HEADS / 4], uint32_t address)
+__device__ __forceinline__ void store_probs(const uint32_t (&probs)[2 * own_tiles<HEADS>::n], uint32_t address)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int row = lane % 8, chunk = (2 * warp + (lane / 8) % 2) ^ row;
-    if constexpr (HEADS == 8) {
+    if constexpr (own_tiles<HEADS>::n == 1) {
         store_matrix2_transposed(address + row * 128 + (chunk << 4), probs[0], probs[1]);
     } else {
 #pragma unroll
-        for (int t = 0; t < HEADS / 8; t += 2) {
+        for (int t = 0; t < own_tiles<HEADS>::n; t += 2) {
             store_matrix4_transposed(address + (8 * (t + lane / 16) + row) * 128 + (chunk << 4), probs[2 * t],
                                      probs[2 * t + 1], probs[2 * t + 2], probs[2 * t + 3]);
         }
     }
 }
 
-/* What is added to the scores of this thread's two rows: 0, -inf where there is no key, NaN for NaN codes. */
-__device__ __forceinline__ bool make_bias(const key_pair &keys, const bool (&is_valid)[2], float (&bias)[2])
+/* True for a row of which any code, in any of its four threads, is NaN. */
+__device__ __forceinline__ bool is_nan_row(uint32_t largest)
 {
-    bool is_plain = true;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        bool is_nan = (keys.largest[r] & 0xffff) >= NAN_MAGNITUDE || (keys.largest[r] >> 16) >= NAN_MAGNITUDE;
-        uint32_t said = __ballot_sync(0xffffffffu, is_nan); /* of all four threads of a row */
-        is_nan = ((said >> (threadIdx.x & 28)) & 15) != 0;
-        bias[r] = is_nan ? NAN : (is_valid[r] ? 0.0f : -INFINITY);
-        is_plain = is_plain && is_valid[r] && !is_nan;
-    }
-    return __all_sync(0xffffffffu, is_plain);
+    bool is_nan = (largest & 0xffff) >= NAN_MAGNITUDE || (largest >> 16) >= NAN_MAGNITUDE;
+    return ((__ballot_sync(0xffffffffu, is_nan) >> (threadIdx.x & 28)) & 15) != 0;
 }
 
 /* Leaves the references and sums of a part for the value warps. */
 template <int HEADS>
-__device__ static void finish_keys(const float (&sums)[HEADS / 4], shared_memory<HEADS> &s, uint32_t n_done)
+__device__ static void finish_keys(const float (&sums)[2 * own_tiles<HEADS>::n], int first_head, bool has_tiles,
+                                   shared_memory<HEADS> &s, uint32_t n_done)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    named_barrier(BARRIER_KEYS, WARPGROUP); /* the next part resets ref */
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    named_barrier(BARRIER_KEYS, N_KEY_THREADS); /* the next part resets ref */
     barrier_wait(shared_address(&s.part_empty), (n_done & 1) ^ 1);
 #pragma unroll
-    for (int i = 0; i < HEADS / 4; i++) {
+    for (int i = 0; i < 2 * own_tiles<HEADS>::n; i++) {
         float sum = sums[i];
         for (int other = 4; other < 32; other *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
-        if (lane < 4) s.part_sum[warp][8 * (i / 2) + 2 * lane + i % 2] = sum;
+        if (lane < 4 && has_tiles) s.part_sum[warp][first_head + 8 * (i / 2) + 2 * lane + i % 2] = sum;
     }
     if (threadIdx.x < HEADS) s.part_ref[threadIdx.x] = s.ref[threadIdx.x];
     barrier_arrive(shared_address(&s.part_full));
 }
 
-/* Four steps of a group: scores (+)= keys * queries, and the keys to the values' buffer. */
-template <int HEADS>
-__device__ __forceinline__ void multiply_group(float (&scores)[HEADS / 2], const uint32_t (&keys)[16],
-                                               uint32_t queries, uint32_t values, bool adds)
+template <int HEADS, int WG> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
 {
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        store_matrix4(values ^ (j << 5), keys[4 * j], keys[4 * j + 1], keys[4 * j + 2], keys[4 * j + 3]);
-    }
-    wgmma_fence();
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        uint32_t operand[4] = {keys[4 * j], keys[4 * j + 1], keys[4 * j + 2], keys[4 * j + 3]};
-        wgmma_rs(scores, operand, wgmma_matrix(queries + j * 32, 16), adds || j > 0);
-    }
-    wgmma_commit();
-}
-
-template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
-{
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, quarter = lane % 4;
+    constexpr int n_own = own_tiles<HEADS>::n, first_head = WG == 0 || HEADS == 8 ? 0 : 8 * n_own;
+    constexpr bool has_tiles = WG == 0 || HEADS > 8; /* eight heads are warpgroup 0's alone */
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32 % 4;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
-    const int row = 16 * (warp % 2) + lane / 4; /* in the half block; the other row is 8 on */
+    const int row = 16 * warp + lane / 4; /* the other row is 8 on */
     /* lane l stores keys l % 16 of the warp, columns 0..7 or 8..15 of a step (store_matrix4) */
     const uint32_t store_offset = (16 * (warp % 2) + lane % 16) * 128 + (((lane / 16) ^ (lane % 8)) << 4);
+    const uint64_t queries = wgmma_matrix(shared_address(s.q), 16);
     ring_place<ring_sizes<HEADS>::raw> raw = {};
     ring_place<ring_sizes<HEADS>::values> values = {};
+    row_loader<HEADS> loader = {};
     uint32_t n_blocks_done = 0, n_parts_done = 0;
-    raw.advance(warp / 2);
     values.advance(warp / 2);
+    loader.cursor.n_ranks = n_ranks;
+    loader.cursor.block = -1;
+    loader.next = next_index(a, loader.cursor, loaded_row());
+    loader.after = next_index(a, loader.cursor, loaded_row());
+    for (int i = 0; i < ring_sizes<HEADS>::raw; i++) load_block<HEADS>(a, loader, s);
 
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         attn_part p = read_part(a, rank);
-        float sums[HEADS / 4] = {};
+        float sums[2 * n_own] = {};
         if (thread < HEADS) s.ref[thread] = FIRST_REF;
         load_query<HEADS>(a, p, s);
 #pragma unroll 1
-        for (int32_t block = p.first_block; block < p.end_block; block++) {
+        for (int32_t n_left = p.end_block - p.first_block; n_left > 0; n_left--) {
             float scores[HEADS / 2];
-            uint32_t even[16], odd[16];
             key_pair keys;
             barrier_wait(shared_address(&s.raw_full[raw.slot]), raw.pass & 1);
-            uint32_t codes = shared_address(s.raw[raw.slot]) + row * ROW_BYTES;
-            uint32_t valid = s.valid[raw.slot] >> row;
-            const bool is_valid[2] = {(valid & 1) != 0, (valid & 0x100) != 0};
+            const uint32_t codes = shared_address(s.raw[raw.slot]) + row * ROW_BYTES + lane % 4 * 16;
+            const uint32_t valid = *(const uint16_t *)&s.valid[raw.slot][2 * warp] >> (lane / 4);
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                keys.codes[r] = codes + 8 * r * ROW_BYTES + quarter * 16;
+                keys.codes[r] = codes + 8 * r * ROW_BYTES;
                 keys.scales[r] = *(const uint2 *)&s.scales[raw.slot][(row + 8 * r) * SCALE_BYTES];
                 keys.largest[r] = 0;
             }
             keys.has_big = __any_sync(0xffffffffu, has_big_scale(keys.scales[0]) || has_big_scale(keys.scales[1]));
-            barrier_wait(shared_address(&s.values_empty[values.slot]), (values.pass & 1) ^ 1);
-
-            const uint32_t queries = shared_address(s.q);
-            const uint32_t store = shared_address(s.values[values.slot]) + store_offset;
-            key_words words = load_words(keys, 0);
+            barrier_wait(shared_address(&s.values_empty[WG][values.slot]), (values.pass & 1) ^ 1);
+            multiply_block<HEADS, WG * N_OWN_GROUPS>(keys, queries, shared_address(s.values[values.slot]) + store_offset,
+                                                     scores);
+            const bool is_nan[2] = {is_nan_row(keys.largest[0]), is_nan_row(keys.largest[1])};
+            const bool is_full = __all_sync(0xffffffffu, (valid & 0x101) == 0x101);
+            const bool has_nan = __any_sync(0xffffffffu, is_nan[0] || is_nan[1]);
+            wgmma_wait<0>();
+            if (has_nan) {
 #pragma unroll
-            for (int g = 0; g < N_DIM_GROUPS; g++) {
-                uint32_t(&operand)[16] = g % 2 == 0 ? even : odd;
-                key_words next = words;
-                if (g + 1 < N_DIM_GROUPS) next = load_words(keys, g + 1);
-                if (g > 1) wgmma_wait<1>();
-                convert_group(keys, words, g, operand);
-                multiply_group<HEADS>(scores, operand, queries + g * HEADS * 128, store + g * HALF_GROUP_BYTES, g > 0);
-                words = next;
+                for (int i = 0; i < HEADS / 2; i++) scores[i] = is_nan[i / 2 % 2] ? NAN : scores[i];
             }
-            __syncwarp();
-            if (lane == 0) barrier_arrive(shared_address(&s.raw_empty[raw.slot]));
-            float bias[2];
-            const bool is_plain = make_bias(keys, is_valid, bias);
+            trade_scores<HEADS, WG>(scores, s);
+            load_block<HEADS>(a, loader, s); /* in the place of this one, which all have read now */
+            float(&own)[4 * n_own] = *(float(*)[4 * n_own]) & scores[first_head / 2];
+            if (!is_full) {
+#pragma unroll
+                for (int i = 0; i < 4 * n_own; i++) {
+                    if (!(valid & (i / 2 % 2 == 0 ? 1 : 0x100))) own[i] = -INFINITY;
+                }
+            }
             barrier_wait(shared_address(&s.probs_empty), (n_blocks_done & 1) ^ 1);
             if (thread == 0) s.needs_rescale = 0;
-            wgmma_wait<0>();
-            if (!is_plain) {
-#pragma unroll
-                for (int i = 0; i < HEADS / 2; i++) scores[i] += bias[i / 2 % 2];
+            uint32_t probs[2 * n_own];
+            float block_sums[2 * n_own], total = 0.0f;
+            if (has_tiles) total = make_probs<HEADS>(own, first_head, a.scale_log2, s, probs, block_sums);
+            if (named_barrier_any(BARRIER_KEYS, N_KEY_THREADS, !(total < LARGEST_SUM))) {
+                set_reference<HEADS>(own, first_head, has_tiles, a.scale_log2, sums, s);
+                if (has_tiles) make_probs<HEADS>(own, first_head, a.scale_log2, s, probs, block_sums);
             }
-            uint32_t probs[HEADS / 4];
-            float block_sums[HEADS / 4];
-            float total = make_probs<HEADS>(scores, a.scale_log2, s, probs, block_sums);
-            if (named_barrier_any(BARRIER_KEYS, WARPGROUP, !(total < LARGEST_SUM))) {
-                set_reference<HEADS>(scores, a.scale_log2, sums, s);
-                make_probs<HEADS>(scores, a.scale_log2, s, probs, block_sums);
-            }
+            if (has_tiles) {
 #pragma unroll
-            for (int i = 0; i < HEADS / 4; i++) sums[i] += block_sums[i];
-            store_probs<HEADS>(probs, shared_address(s.probs));
+                for (int i = 0; i < 2 * n_own; i++) sums[i] += block_sums[i];
+                store_probs<HEADS>(probs, shared_address(s.probs) + first_head * 128);
+            }
             fence_async_shared();
             barrier_arrive(shared_address(&s.full));
-            raw.advance(2);
+            raw.advance(1);
             values.advance(2);
             n_blocks_done++;
         }
-        finish_keys<HEADS>(sums, s, n_parts_done++);
+        finish_keys<HEADS>(sums, first_head, has_tiles, s, n_parts_done++);
     }
 }
 

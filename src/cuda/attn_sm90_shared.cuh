@@ -3,13 +3,16 @@
  *
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
- *   raw[]    rows as they lie in the cache, by half blocks of 32 keys: load warp -> key warps
- *   values[] the same rows in bf16, by half blocks: key warps -> value warps
+ *   raw[]    rows as they lie in the cache, by blocks of 64 keys: copy engine -> key warps
+ *   values[] the same rows in bf16, by half blocks: key warps -> value warps. When a part has ended its last
+ *            block's places hold the output on its way
+ *   traded   scores that one warpgroup of key warps leaves for the other
  *   probs    probabilities of one block of 64 keys: key warps -> value warps
  *
- * Barriers, in the order in which a half block passes them: raw_full (rows have arrived), raw_empty (the key
- * warps have read them), full (values and probs of a block are stored), values_empty (a half block was
- * multiplied), probs_empty (the block was). Rings are indexed by a running number of half blocks.
+ * There are two warpgroups of key warps and two of value warps; the first of each has dimensions 0..255, the second
+ * the rest, and values pass from the first to the first, from the second to the second. Barriers, in the order in which
+ * a block passes them: raw_full (rows have arrived), full (values and probs are stored), values_empty (a half of the block
+ * was multiplied), probs_empty (all was). Rings are indexed by running numbers.
  */
 #ifndef DSV4_CUDA_ATTN_SM90_SHARED_CUH
 #define DSV4_CUDA_ATTN_SM90_SHARED_CUH
@@ -26,8 +29,12 @@ enum {
     KEYS = ATTN_BLOCK_KEYS,
     HALF_KEYS = KEYS / 2,
     WARPGROUP = 128,
+    N_KEY_THREADS = 2 * WARPGROUP,
     N_VALUE_THREADS = 2 * WARPGROUP,
-    N_THREADS = 4 * WARPGROUP, /* key warps, two of value warps, the load warp and three that end at once */
+    N_THREADS = N_KEY_THREADS + N_VALUE_THREADS,
+    N_KEY_WARPS = N_KEY_THREADS / 32,
+    WARP_KEYS = KEYS / N_KEY_WARPS, /* rows of a block that a key warp loads */
+    N_OWN_GROUPS = N_DIM_GROUPS / 2, /* of a warpgroup */
     HALF_GROUP_BYTES = HALF_KEYS * 128,           /* 64 dimensions of a half block of values */
     HALF_BYTES = N_DIM_GROUPS * HALF_GROUP_BYTES,
     BARRIER_KEYS = 1, /* ids of named barriers */
@@ -38,30 +45,29 @@ enum {
 #define LOG2_E    1.4426950408889634f
 #define LN_2      0.6931471805599453f
 
-/* How many half blocks the rings hold, as much as fits. */
+/* Blocks of raw rows, half blocks of values: as much as fits. */
 template <int HEADS> struct ring_sizes {
-    static constexpr int raw = HEADS == 8 ? 4 : 3;
-    static constexpr int values = HEADS <= 16 ? 4 : 3;
-    static constexpr int out_bytes = HEADS == 64 ? 16 : HEADS * (DIM * 2 + 16);
+    static constexpr int raw = HEADS == 64 ? 1 : 2;
+    static constexpr int values = HEADS >= 32 ? 3 : 4;
 };
 
 template <int HEADS> struct shared_memory {
     alignas(1024) unsigned char q[N_DIM_GROUPS * HEADS * 128];
     alignas(1024) unsigned char values[ring_sizes<HEADS>::values][HALF_BYTES];
     alignas(1024) unsigned char probs[HEADS * 128];
-    alignas(16) unsigned char raw[ring_sizes<HEADS>::raw][HALF_KEYS * ROW_BYTES];
-    alignas(16) unsigned char scales[ring_sizes<HEADS>::raw][HALF_KEYS * SCALE_BYTES];
-    alignas(16) unsigned char out[ring_sizes<HEADS>::out_bytes]; /* on its way, dimensions put in order */
-    uint32_t valid[ring_sizes<HEADS>::raw];                      /* a bit for each row that names a key */
+    alignas(16) float4 traded[HEADS / 8][WARPGROUP]; /* by tile of eight heads */
+    alignas(16) unsigned char raw[ring_sizes<HEADS>::raw][KEYS * ROW_BYTES];
+    alignas(16) unsigned char scales[ring_sizes<HEADS>::raw][KEYS * SCALE_BYTES];
+    alignas(8) unsigned char valid[ring_sizes<HEADS>::raw][KEYS / 8]; /* a bit for each row that names a key */
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];
-    float rescale[HEADS];    /* of values and sums so far, when needs_rescale */
-    float part_ref[HEADS];   /* of the part that ended */
+    float rescale[HEADS];     /* of values and sums so far, when needs_rescale */
+    float part_ref[HEADS];    /* of the part that ended */
     float part_sum[4][HEADS]; /* by key warp */
     int needs_rescale;
     int is_last_arriver;
-    uint64_t raw_full[ring_sizes<HEADS>::raw], raw_empty[ring_sizes<HEADS>::raw];
-    uint64_t values_empty[ring_sizes<HEADS>::values];
+    uint64_t raw_full[ring_sizes<HEADS>::raw];
+    uint64_t values_empty[2][ring_sizes<HEADS>::values];
     uint64_t full, probs_empty, part_full, part_empty;
 };
 
@@ -72,7 +78,7 @@ template <int N> struct ring_place {
     __device__ __forceinline__ void advance(int n)
     {
         slot += n;
-        if (slot >= N) {
+        while (slot >= N) {
             slot -= N;
             pass++;
         }

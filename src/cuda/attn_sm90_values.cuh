@@ -51,20 +51,20 @@ __device__ __forceinline__ void scale_values(value_sums<HEADS> &sums, const floa
 template <int HEADS>
 __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs, uint32_t values, bool adds)
 {
+    const uint64_t p = wgmma_matrix(probs, 16), v = wgmma_matrix(values, HALF_GROUP_BYTES);
 #pragma unroll
     for (int k = 0; k < 2; k++) {
         if constexpr (HEADS == 64) {
 #pragma unroll
             for (int g = 0; g < 4; g += 2) {
-                wgmma_ss_tb(*(float(*)[64]) & sums.v[g * 32], wgmma_matrix(probs + k * 32, 16),
-                            wgmma_matrix(values + g * HALF_GROUP_BYTES + k * 2048, HALF_GROUP_BYTES), adds || k > 0);
+                wgmma_ss_tb(*(float(*)[64]) & sums.v[g * 32], p + (k * 32 >> 4),
+                            v + ((g * HALF_GROUP_BYTES + k * 2048) >> 4), adds || k > 0);
             }
         } else {
 #pragma unroll
             for (int g = 0; g < 4; g++) {
                 wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[g * (HEADS / 2)],
-                            wgmma_matrix(values + g * HALF_GROUP_BYTES + k * 2048, 16),
-                            wgmma_matrix(probs + k * 32, 16), adds || k > 0);
+                            v + ((g * HALF_GROUP_BYTES + k * 2048) >> 4), p + (k * 32 >> 4), adds || k > 0);
             }
         }
     }
@@ -78,7 +78,7 @@ template <int HEADS>
 __device__ static bool leave_state(const attn_args &a, const attn_part &p, const value_sums<HEADS> &sums,
                                    shared_memory<HEADS> &s)
 {
-    const int thread = threadIdx.x - WARPGROUP, n_parts = p.part_of & 0xffff;
+    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
     unsigned char *state = a.states + (int64_t)(p.first_slot + (p.part_of >> 16)) * a.state_bytes;
     float *heads = (float *)state;
     float4 *values = (float4 *)(state + ATTN_STATE_BYTES);
@@ -108,7 +108,7 @@ __device__ static void merge_states(const attn_args &a, const attn_part &p, valu
                                     shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
-    const int thread = threadIdx.x - WARPGROUP, n_parts = p.part_of & 0xffff;
+    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
     const unsigned char *states = a.states + (int64_t)p.first_slot * a.state_bytes;
     if (thread < HEADS) {
         float ref = FIRST_REF, sum = 0.0f;
@@ -165,144 +165,143 @@ __device__ __forceinline__ float2 rope_pair(const attn_args &a, const attn_part 
     return make_float2(table[i], table[32 + i]);
 }
 
-/* Eight bf16 to 8 dimensions of a head. */
-__device__ __forceinline__ void store_eight(const attn_args &a, char *target, uint4 w)
+/*
+ * The dimension of this thread's value i. Heads on rows: thread c of four holds, of each group of 64 dimensions, the 16
+ * that begin at 16c; columns 8t + 2c and the next of tile 2j are dimensions 1 and 3 of four, those of tile 2j + 1
+ * dimensions 0 and 2; in the rotated group tile 2j has dimensions 0 and 1, tile 2j + 1 dimensions 2 and 3.
+ * Dimensions on rows: the same, with rows 8t + 2c and the next.
+ */
+template <int HEADS> __device__ __forceinline__ int dim_of(int half, int i)
 {
-    if (a.out_is_aligned) {
-        *(uint4 *)target = w;
-        return;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const int group = HEADS == 64 ? i / 32 : i / (HEADS / 2);
+    const int tile = HEADS == 64 ? i / 4 % 8 : 2 * warp + i / 2 % 2;
+    const int quarter = HEADS == 64 ? lane % 4 : lane / 8, odd = HEADS == 64 ? i % 2 : lane / 4 % 2;
+    const bool is_rotated = half == 1 && group == 3;
+    const int in_four = is_rotated ? 2 * (tile % 2) + odd : 2 * odd + 1 - tile % 2;
+    return 256 * half + 64 * group + 16 * quarter + 4 * (tile / 2) + in_four;
+}
+
+/* Turns the rotated group back by the query's position; `half` is 1. */
+template <int HEADS>
+__device__ static void turn_back(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums)
+{
+    if constexpr (HEADS == 64) { /* a pair is a thread's two columns */
+#pragma unroll
+        for (int i = 96; i < 128; i += 2) {
+            float2 turn = rope_pair(a, p, (dim_of<64>(1, i) - (DIM - 64)) / 2);
+            float x = sums.v[i], y = sums.v[i + 1];
+            sums.v[i] = x * turn.x + y * turn.y;
+            sums.v[i + 1] = y * turn.x - x * turn.y;
+        }
+    } else { /* and two rows of neighbouring threads */
+#pragma unroll
+        for (int i = 3 * HEADS / 2; i < 2 * HEADS; i++) {
+            const int dim = dim_of<HEADS>(1, i) - (DIM - 64);
+            float2 turn = rope_pair(a, p, dim / 2);
+            float v = sums.v[i], other = __shfl_xor_sync(0xffffffffu, v, 4);
+            sums.v[i] = dim % 2 == 0 ? v * turn.x + other * turn.y : v * turn.x - other * turn.y;
+        }
     }
-    const uint32_t words[4] = {w.x, w.y, w.z, w.w};
-    for (int i = 0; i < 8; i++) ((uint16_t *)target)[i] = (uint16_t)(words[i / 2] >> (16 * (i % 2)));
+}
+
+/* Any dtype and alignment, one value at a time. */
+template <int HEADS>
+__device__ __forceinline__ void write_values(const attn_args &a, const attn_part &p, const value_sums<HEADS> &sums, int half)
+{
+#pragma unroll
+    for (int i = 0; i < 2 * HEADS; i++) {
+        const int head = part_first_head(p, HEADS) + head_of<HEADS>(i), dim = dim_of<HEADS>(half, i);
+        char *head_out = part_out(a, p) + head * a.out_head_stride_bytes;
+        if (head >= a.n_heads) continue;
+        if (a.out_is_f32) {
+            ((float *)head_out)[dim] = sums.v[i];
+        } else {
+            ((uint16_t *)head_out)[dim] = (uint16_t)pack_bf16(sums.v[i], 0.0f);
+        }
+    }
 }
 
 /*
- * Heads on rows: thread c of four holds, of each group of 64 dimensions, the 16 that begin at 16c, as columns
- * 8t + 2c and the next of tiles t: tile 2j dimensions 1 and 3 of four, tile 2j + 1 dimensions 0 and 2; in the rotated
- * group tile 2j dimensions 0 and 1, tile 2j + 1 dimensions 2 and 3.
+ * Where a warpgroup leaves its 256 dimensions of each head as bf16 for the copy engine: rows of 512 bytes, each turned
+ * by some 16-byte chunks so that threads meet in different banks.
  */
-__device__ static void write_heads(const attn_args &a, const attn_part &p, value_sums<64> &sums, int half)
+struct out_stage {
+    uint32_t first, second; /* shared addresses of 16 KB each: heads 0..31, heads 32..63 */
+};
+
+__device__ __forceinline__ int stage_turn(int head)
 {
-    const int c = threadIdx.x % 4;
-#pragma unroll
-    for (int g = 0; g < 4; g++) {
-        const bool is_rotated = g == 3 && half == 1;
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int head = part_first_head(p, 64) + head_of<64>(2 * r);
-            float v[16];
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const float *x = &sums.v[4 * (8 * g + 2 * j) + 2 * r], *y = x + 4;
-                v[4 * j] = is_rotated ? x[0] : y[0];
-                v[4 * j + 1] = is_rotated ? x[1] : x[0];
-                v[4 * j + 2] = is_rotated ? y[0] : y[1];
-                v[4 * j + 3] = is_rotated ? y[1] : x[1];
-            }
-            if (is_rotated && a.rope_table != NULL) {
-#pragma unroll
-                for (int i = 0; i < 16; i += 2) {
-                    float2 turn = rope_pair(a, p, 8 * c + i / 2);
-                    float x = v[i], y = v[i + 1];
-                    v[i] = x * turn.x + y * turn.y;
-                    v[i + 1] = y * turn.x - x * turn.y;
-                }
-            }
-            if (head >= a.n_heads) continue;
-            char *head_out = part_out(a, p) + head * a.out_head_stride_bytes;
-            const int dim = 256 * half + 64 * g + 16 * c;
-            if (a.out_is_f32) {
-#pragma unroll
-                for (int i = 0; i < 16; i++) ((float *)head_out)[dim + i] = v[i];
-                continue;
-            }
-#pragma unroll
-            for (int i = 0; i < 16; i += 8) {
-                store_eight(a, head_out + (dim + i) * 2,
-                            make_uint4(pack_bf16(v[i], v[i + 1]), pack_bf16(v[i + 2], v[i + 3]),
-                                       pack_bf16(v[i + 4], v[i + 5]), pack_bf16(v[i + 6], v[i + 7])));
-            }
-        }
-    }
+    return (head + head / 2) % 32;
 }
 
-/* The dimension of row `row` of group `group`, dimensions on rows. */
-__device__ __forceinline__ int dim_of_row(int group, int row)
+/* of: byte of the head's 512 */
+__device__ __forceinline__ uint32_t stage_address(const out_stage &stage, int head, int byte)
 {
-    int tile = row / 8, quarter = row % 8 / 2, odd = row % 2, second = tile % 2;
-    int in_four = group == N_DIM_GROUPS - 1 ? 2 * second + odd : 2 * odd + 1 - second;
-    return 64 * group + 16 * quarter + 4 * (tile / 2) + in_four;
+    return (head < 32 ? stage.first : stage.second) + head % 32 * 512 + (byte + 16 * stage_turn(head)) % 512;
 }
 
-/* Dimensions on rows: through shared memory, [HEADS][512 rows] bf16, to eight dimensions a thread. */
+/* Natural order of dimensions out of the order of dim_of. */
 template <int HEADS>
-__device__ static void write_dims(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums, int half,
-                                  shared_memory<HEADS> &s)
+__device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int half, const out_stage &stage)
 {
-    enum { ROW = DIM * 2 + 16 };
-    const int thread = threadIdx.x % WARPGROUP, lane = thread % 32, warp = thread / 32;
-    const int first_head = part_first_head(p, HEADS);
-    if (a.rope_table != NULL && half == 1) { /* pairs of dimensions are neighbouring rows */
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    if constexpr (HEADS == 64) {
+        const int c = lane % 4;
 #pragma unroll
-        for (int i = 0; i < HEADS / 2; i++) {
-            int dim = dim_of_row(N_DIM_GROUPS - 1, 16 * warp + lane / 4 + 8 * (i / 2 % 2)) - (DIM - 64);
-            float2 turn = rope_pair(a, p, dim / 2);
-            float &v = sums.v[3 * (HEADS / 2) + i];
-            float other = __shfl_xor_sync(0xffffffffu, v, 4);
-            v = dim % 2 == 0 ? v * turn.x + other * turn.y : v * turn.x - other * turn.y;
+        for (int k = 0; k < 16; k++) { /* eight dimensions: group k / 4, row k % 2, half k / 2 % 2 of its 16 */
+            const float *v = &sums.v[32 * (k / 4) + 16 * (k / 2 % 2) + 2 * (k % 2)];
+            const bool is_rotated = half == 1 && k / 4 == 3;
+            uint32_t w[4];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const float *x = v + 8 * j, *y = x + 4;
+                w[2 * j] = is_rotated ? pack_bf16(x[0], x[1]) : pack_bf16(y[0], x[0]);
+                w[2 * j + 1] = is_rotated ? pack_bf16(y[0], y[1]) : pack_bf16(y[1], x[1]);
+            }
+            store_shared16(stage_address(stage, head_of<64>(2 * (k % 2)), 128 * (k / 4) + 32 * c + 16 * (k / 2 % 2)),
+                           make_uint4(w[0], w[1], w[2], w[3]));
         }
-    }
-    if (a.out_is_f32) {
+    } else {
+        const int odd = lane / 4 % 2, byte = 32 * (lane / 8) + 8 * warp + 4 * odd;
 #pragma unroll
-        for (int i = 0; i < 2 * HEADS; i++) {
-            int head = first_head + head_of<HEADS>(i);
-            int dim = dim_of_row(4 * half + i / (HEADS / 2), 16 * warp + lane / 4 + 8 * (i / 2 % 2));
-            if (head < a.n_heads) ((float *)(part_out(a, p) + head * a.out_head_stride_bytes))[dim] = sums.v[i];
-        }
-        return;
-    }
-    const uint32_t stage = shared_address(s.out);
+        for (int i = 0; i < 2 * HEADS; i += 4) {
 #pragma unroll
-    for (int g = 0; g < 4; g++) {
-        const float *v = &sums.v[g * (HEADS / 2)];
-        uint32_t column = (uint32_t)(256 * half + 64 * g + 16 * warp + 8 * (lane / 8 % 2)) * 2;
-        uint32_t pairs[HEADS / 4];
-#pragma unroll
-        for (int i = 0; i < HEADS / 4; i++) pairs[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
-        if constexpr (HEADS == 8) {
-            store_matrix2_transposed(stage + (lane % 8) * ROW + column, pairs[0], pairs[1]);
-        } else {
-#pragma unroll
-            for (int t = 0; t < HEADS / 8; t += 2) {
-                store_matrix4_transposed(stage + (8 * (t + lane / 16) + lane % 8) * ROW + column, pairs[2 * t],
-                                         pairs[2 * t + 1], pairs[2 * t + 2], pairs[2 * t + 3]);
+            for (int e = 0; e < 2; e++) {
+                const int group = i / (HEADS / 2);
+                float x = sums.v[i + e], y = sums.v[i + 2 + e]; /* dimensions 1 and 0 of four, or 3 and 2 */
+                if (half == 1 && group == 3) { /* 0 and 2, or 1 and 3 */
+                    float other = __shfl_xor_sync(0xffffffffu, odd ? x : y, 4);
+                    float low = odd ? other : x, high = odd ? y : other;
+                    x = high;
+                    y = low;
+                }
+                store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte), pack_bf16(y, x));
             }
         }
     }
+}
+
+/* Has the copy engine take a staged head or two pieces of one to memory; until it has read them. */
+template <int HEADS>
+__device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int half, const out_stage &stage)
+{
+    fence_async_shared();
     named_barrier(BARRIER_VALUES + 1 + half, WARPGROUP);
-    for (int i = thread; i < HEADS * 32; i += WARPGROUP) {
-        /* dimensions 8e .. 8e + 7 of a group: pairs of quarter e / 2 in the tiles of steps 2 (e % 2) and the next */
-        const int head = i / 32, group = 4 * half + i % 32 / 8, e = i % 8;
-        uint32_t w[4];
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            w[k] = load_shared4(stage + head * ROW + (64 * group + 8 * (4 * (e % 2) + k) + e / 2 * 2) * 2);
-        }
-        uint4 eight = make_uint4(w[0], w[1], w[2], w[3]);
-        if (group < N_DIM_GROUPS - 1) {
-            eight = make_uint4(__byte_perm(w[1], w[0], 0x5410), __byte_perm(w[1], w[0], 0x7632),
-                               __byte_perm(w[3], w[2], 0x5410), __byte_perm(w[3], w[2], 0x7632));
-        }
-        if (first_head + head >= a.n_heads) continue;
-        store_eight(a, part_out(a, p) + (first_head + head) * a.out_head_stride_bytes + (64 * group + 8 * e) * 2, eight);
+    const int thread = threadIdx.x % WARPGROUP, in_group = thread / 2, head = part_first_head(p, HEADS) + in_group;
+    if (in_group < HEADS && head < a.n_heads) {
+        const int begin = 16 * stage_turn(in_group); /* of the row's first byte in its place */
+        const int from = thread % 2 == 0 ? 0 : 512 - begin, n_bytes = thread % 2 == 0 ? 512 - begin : begin;
+        char *target = part_out(a, p) + head * a.out_head_stride_bytes + half * 512 + from;
+        if (n_bytes > 0) copy_bulk_out(target, stage_address(stage, in_group, from), (uint32_t)n_bytes);
     }
-    named_barrier(BARRIER_VALUES + 1 + half, WARPGROUP);
+    copy_bulk_out_wait_read();
 }
 
 /* Divides by the sums, writes out and lse. */
 template <int HEADS>
 __device__ static void finish_values(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums, int half,
-                                     shared_memory<HEADS> &s)
+                                     const out_stage &stage, const shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
     float inverse[own::n];
@@ -321,11 +320,14 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p, val
         }
     }
     scale_values<HEADS>(sums, inverse);
-    if constexpr (HEADS == 64) {
-        write_heads(a, p, sums, half);
-    } else {
-        write_dims<HEADS>(a, p, sums, half, s);
+    if (half == 1 && a.rope_table != NULL) turn_back<HEADS>(a, p, sums);
+    if (a.out_is_f32 || !a.out_is_aligned || p.first_block == p.end_block) {
+        write_values<HEADS>(a, p, sums, half);
+        return;
     }
+    named_barrier(BARRIER_VALUES + 1 + half, WARPGROUP); /* the values in the stage's place have been multiplied */
+    stage_values<HEADS>(sums, half, stage);
+    send_values<HEADS>(a, p, half, stage);
 }
 
 /* Brings the next part's queries to the second-level cache. */
@@ -334,7 +336,7 @@ template <int HEADS> __device__ static void prefetch_query(const attn_args &a, i
     if (rank >= n_ranks) return;
     attn_part p = read_part(a, rank);
     const char *q = a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
-    for (int i = threadIdx.x - WARPGROUP; i < HEADS * 8; i += N_VALUE_THREADS) {
+    for (int i = threadIdx.x - N_KEY_THREADS; i < HEADS * 8; i += N_VALUE_THREADS) {
         int head = part_first_head(p, HEADS) + i / 8;
         if (head < a.n_heads) prefetch_l2(q + head * a.q_head_stride_bytes + i % 8 * 128);
     }
@@ -343,13 +345,14 @@ template <int HEADS> __device__ static void prefetch_query(const attn_args &a, i
 template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
-    const int half = threadIdx.x / WARPGROUP - 1, lane = threadIdx.x % 32;
+    const int half = threadIdx.x / WARPGROUP - 2, lane = threadIdx.x % 32;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     ring_place<ring_sizes<HEADS>::values> place = {};
     uint32_t n_blocks_done = 0, n_parts_done = 0;
     value_sums<HEADS> sums;
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         attn_part p = read_part(a, rank);
+        int first = 0, second = 0; /* places of a block's halves */
         prefetch_query<HEADS>(a, rank_of_round(round + 1), n_ranks);
         if (p.first_block == p.end_block) {
 #pragma unroll
@@ -366,20 +369,19 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
                 scale_values<HEADS>(sums, factors);
             }
             const uint32_t probs = shared_address(s.probs);
-            const int first = place.slot;
+            first = place.slot;
             place.advance(1);
-            const int second = place.slot;
+            second = place.slot;
             place.advance(1);
             wgmma_fence();
             add_half<HEADS>(sums, probs, shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES, adds);
             add_half<HEADS>(sums, probs + 64, shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES, true);
+            const bool is_last = block + 1 == p.end_block; /* then the places serve the output first */
             wgmma_wait<1>();
-            if (lane == 0) barrier_arrive(shared_address(&s.values_empty[first]));
+            if (lane == 0 && !is_last) barrier_arrive(shared_address(&s.values_empty[half][first]));
             wgmma_wait<0>();
-            if (lane == 0) {
-                barrier_arrive(shared_address(&s.values_empty[second]));
-                barrier_arrive(shared_address(&s.probs_empty));
-            }
+            if (lane == 0 && !is_last) barrier_arrive(shared_address(&s.values_empty[half][second]));
+            if (lane == 0) barrier_arrive(shared_address(&s.probs_empty));
             n_blocks_done++;
         }
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
@@ -388,7 +390,14 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
             is_complete = leave_state<HEADS>(a, p, sums, s);
             if (is_complete) merge_states<HEADS>(a, p, sums, s);
         }
-        if (is_complete) finish_values<HEADS>(a, p, sums, half, s);
+        const out_stage stage = {shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES,
+                                 shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES};
+        if (is_complete) finish_values<HEADS>(a, p, sums, half, stage, s);
+        __syncwarp();
+        if (lane == 0 && p.first_block < p.end_block) {
+            barrier_arrive(shared_address(&s.values_empty[half][first]));
+            barrier_arrive(shared_address(&s.values_empty[half][second]));
+        }
         barrier_arrive(shared_address(&s.part_empty));
         n_parts_done++;
     }

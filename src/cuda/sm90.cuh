@@ -89,6 +89,25 @@ __device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
 }
 
+/* Shared to global memory by the copy engine; addresses and n_bytes are multiples of 16. */
+__device__ __forceinline__ void copy_bulk_out(void *to, uint32_t from, uint32_t n_bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(to), "r"(from), "r"(n_bytes)
+                 : "memory");
+}
+
+/* Until all this thread's copy_bulk_out have read shared memory. */
+__device__ __forceinline__ void copy_bulk_out_wait_read(void)
+{
+    asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group.read 0;\n" ::: "memory");
+}
+
+/* Starts bringing memory to the second-level cache; as copy_bulk. */
+__device__ __forceinline__ void prefetch_bulk_l2(const void *from, uint32_t n_bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(from), "r"(n_bytes) : "memory");
+}
+
 __device__ __forceinline__ void prefetch_l2(const void *pointer)
 {
     asm volatile("prefetch.global.L2 [%0];\n" ::"l"(pointer));
@@ -97,6 +116,12 @@ __device__ __forceinline__ void prefetch_l2(const void *pointer)
 __device__ __forceinline__ void store_shared4(uint32_t address, uint32_t v)
 {
     asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
 }
 
 __device__ __forceinline__ uint32_t load_shared4(uint32_t address)
@@ -176,6 +201,7 @@ __device__ __forceinline__ int32_t add_acquire_release(int32_t *pointer, int32_t
     return before;
 }
 
+/* From now on each thread of the warpgroup has that many registers; the block's sum must not grow. */
 template <int N_REGISTERS> __device__ __forceinline__ void registers_raise(void)
 {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(N_REGISTERS));

@@ -15,7 +15,7 @@
 /*
  * Descriptor of a matrix in shared memory whose 128-byte rows are swizzled: 16-byte chunk c of row r lies
  * at chunk c ^ (r % 8); tiles of 8 rows are 1024 bytes. K-major (rows are M or N, a row is 64 values of K):
- * leading_bytes is unused. M- or N-major (rows are K, a row is 64 values of M or N): leading_bytes from one
+ * leading_bytes is unused. Adding n / 16 to a descriptor moves it by n bytes. M- or N-major (rows are K, a row is 64 values of M or N): leading_bytes from one
  * 64 values to the next. address is that of the tile, 1024-aligned, plus an offset inside the first row.
  */
 __device__ __forceinline__ uint64_t wgmma_matrix(uint32_t address, uint32_t leading_bytes)
