@@ -44,12 +44,9 @@ __global__ void __launch_bounds__(N_THREADS, 1) attn_sm90_kernel(const __grid_co
     if (threadIdx.x == 0) init_barriers(s);
     __syncthreads();
     /* the four warpgroups start with 128 each; the sums of 64 heads take 128 */
-    if (threadIdx.x < WARPGROUP) {
+    if (threadIdx.x < N_KEY_THREADS) {
         if (HEADS == 64) registers_lower<96>();
-        run_keys<HEADS, 0>(a, s);
-    } else if (threadIdx.x < N_KEY_THREADS) {
-        if (HEADS == 64) registers_lower<96>();
-        run_keys<HEADS, 1>(a, s);
+        run_keys<HEADS>(a, s);
     } else {
         if (HEADS == 64) registers_raise<160>();
         run_values<HEADS>(a, s);

@@ -29,44 +29,64 @@ enum {
 /* What keys that lists do not name are read from. */
 __device__ static const uint4 zero_row[ROW_BYTES / 16] = {};
 
+/*
+ * Of which tiles of eight heads a warpgroup makes probabilities: n from its first on. Its scores begin with them. Eight
+ * heads are the first warpgroup's alone.
+ */
+template <int HEADS> struct own_tiles {
+    static constexpr int n = HEADS == 8 ? 1 : HEADS / 16;
+    static constexpr int second_first = HEADS == 8 ? 0 : HEADS / 2; /* the second warpgroup's first head */
+};
+
 /* ---- loading ---- */
 
-/* The next block to read indices of. */
+/* The part of which indices are read, and its next block. */
 struct index_cursor {
     int32_t round, n_ranks;
     int32_t block, end_block;
+    int32_t window_len, total_len;
+    const int32_t *window_list, *extra_list; /* entry 0 of the extra list is window_len */
 };
 
-/* What a lane loads: an index that may still be on its way. */
+/* Goes to the next part with blocks, if block is end_block. */
+__device__ __forceinline__ void seek_part(const attn_args &a, index_cursor &c)
+{
+    while (c.block == c.end_block) {
+        const int32_t rank = rank_of_round(c.round);
+        if (rank >= c.n_ranks) return;
+        c.round++;
+        const attn_part p = read_part(a, rank);
+        c.block = p.first_block;
+        c.end_block = p.end_block;
+        c.window_len = p.window_len;
+        c.total_len = p.total_len;
+        c.window_list = (const int32_t *)(a.window.indices + p.request * a.window.indices_request_stride_bytes +
+                                          part_query(p) * a.window.indices_query_stride_bytes);
+        c.extra_list = (const int32_t *)(a.extra.indices + p.request * a.extra.indices_request_stride_bytes +
+                                         part_query(p) * a.extra.indices_query_stride_bytes) -
+                       p.window_len;
+    }
+}
+
+/* A row of a block to load. The slot may still be on its way: nothing but locate_row looks at it. */
 struct key_index {
-    int32_t slot; /* negative: no key */
-    bool is_extra;
+    int32_t slot;
+    bool is_extra, is_listed;
     bool has_block; /* false behind the last block of all */
 };
 
-/* The index of this lane's row (0 .. 63) of the next block. */
+/* Begins to read the index of a row (0 .. 63) of the next block. */
 __device__ __forceinline__ key_index next_index(const attn_args &a, index_cursor &c, int row)
 {
-    key_index k = {-1, false, false};
-    attn_part p;
-    for (;;) {
-        int32_t rank = rank_of_round(c.round);
-        if (rank >= c.n_ranks) return k;
-        p = read_part(a, rank);
-        if (c.block < 0) c.block = p.first_block;
-        if (c.block < p.end_block) break;
-        c.round++;
-        c.block = -1;
-    }
-    k.has_block = true;
+    seek_part(a, c);
+    key_index k;
+    k.has_block = c.block < c.end_block;
     const int32_t entry = c.block * KEYS + row;
-    c.block++;
-    if (entry >= p.total_len) return k;
-    k.is_extra = entry >= p.window_len;
-    const attn_scope_args &scope = k.is_extra ? a.extra : a.window;
-    const char *list = scope.indices + p.request * scope.indices_request_stride_bytes +
-                       part_query(p) * scope.indices_query_stride_bytes;
-    k.slot = __ldg((const int32_t *)list + entry - (k.is_extra ? p.window_len : 0));
+    k.is_listed = k.has_block && entry < c.total_len;
+    k.is_extra = entry >= c.window_len;
+    const int32_t *source = (k.is_extra ? c.extra_list : c.window_list) + entry;
+    k.slot = __ldg(k.is_listed ? source : (const int32_t *)zero_row);
+    if (k.has_block) c.block++;
     return k;
 }
 
@@ -80,7 +100,7 @@ __device__ __forceinline__ key_row locate_row(const attn_args &a, key_index k)
     key_row row;
     const bool x = k.is_extra;
     const uint32_t slot = (uint32_t)k.slot; /* negative ones are large */
-    row.is_valid = slot < (x ? a.extra.n_slots : a.window.n_slots);
+    row.is_valid = k.is_listed && slot < (x ? a.extra.n_slots : a.window.n_slots);
     uint32_t page = __umulhi(2 * slot, x ? a.extra.divide_factor : a.window.divide_factor) >>
                     (x ? a.extra.divide_shift : a.window.divide_shift);
     uint32_t in_page = slot - page * (x ? a.extra.page_rows : a.window.page_rows);
@@ -124,10 +144,8 @@ template <int HEADS> __device__ static void load_block(const attn_args &a, row_l
         copy_async_arrive(full);
     }
     l.next = l.after;
-    if (lane < WARP_KEYS && l.next.slot >= 0) {
-        const key_row near = locate_row(a, l.next);
-        if (near.is_valid) prefetch_bulk_l2(near.codes, ROW_BYTES);
-    }
+    const key_row near = locate_row(a, l.next);
+    if (near.is_valid && lane < WARP_KEYS) prefetch_bulk_l2(near.codes, ROW_BYTES);
     l.after = next_index(a, l.cursor, row);
     l.place.advance(1);
 }
@@ -139,14 +157,9 @@ struct query_piece {
     uint4 low, high;
 };
 
-__device__ __forceinline__ query_piece load_piece(const char *source, bool is_aligned)
+__device__ __noinline__ query_piece load_unaligned_piece(const char *source)
 {
     query_piece piece;
-    if (is_aligned) {
-        piece.low = __ldg((const uint4 *)source);
-        piece.high = __ldg((const uint4 *)source + 1);
-        return piece;
-    }
     uint32_t w[8];
     for (int k = 0; k < 8; k++) {
         w[k] = ((const uint16_t *)source)[2 * k] | (uint32_t)((const uint16_t *)source)[2 * k + 1] << 16;
@@ -171,7 +184,10 @@ __device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, int
     }
 }
 
-/* Queries of a part's heads in the keys' order of dimensions, zeros behind the last head. */
+/*
+ * Queries of a part's heads in the keys' order of dimensions, zeros behind the last head. The second warpgroup's
+ * dimensions have its own heads first (own_tiles).
+ */
 template <int HEADS> __device__ static void load_query(const attn_args &a, const attn_part &p, shared_memory<HEADS> &s)
 {
     enum { N_PIECES = HEADS * 32 / N_KEY_THREADS, BATCH = N_PIECES < 4 ? N_PIECES : 4 };
@@ -185,16 +201,22 @@ template <int HEADS> __device__ static void load_query(const attn_args &a, const
             int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
             pieces[i].low = pieces[i].high = make_uint4(0, 0, 0, 0);
             if (first_head + head < a.n_heads) {
-                pieces[i] = load_piece(q + (first_head + head) * a.q_head_stride_bytes +
-                                           tile % N_DIM_GROUPS * 128 + lane % 4 * 32,
-                                       a.q_is_aligned);
+                const char *source =
+                    q + (first_head + head) * a.q_head_stride_bytes + tile % N_DIM_GROUPS * 128 + lane % 4 * 32;
+                if (a.q_is_aligned) {
+                    pieces[i].low = __ldg((const uint4 *)source);
+                    pieces[i].high = __ldg((const uint4 *)source + 1);
+                } else {
+                    pieces[i] = load_unaligned_piece(source);
+                }
             }
         }
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
             int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
-            uint32_t row = shared_address(s.q) + (tile % N_DIM_GROUPS * HEADS + head) * 128;
-            store_piece(pieces[i], row, lane / 4, lane % 4, tile % N_DIM_GROUPS == N_DIM_GROUPS - 1);
+            const int group = tile % N_DIM_GROUPS, first = group < N_OWN_GROUPS ? 0 : own_tiles<HEADS>::second_first;
+            uint32_t row = shared_address(s.q) + (group * HEADS + (head + HEADS - first) % HEADS) * 128;
+            store_piece(pieces[i], row, lane / 4, lane % 4, group == N_DIM_GROUPS - 1);
         }
     }
     fence_async_shared();
@@ -203,40 +225,27 @@ template <int HEADS> __device__ static void load_query(const attn_args &a, const
 
 /* ---- key warps: conversion ---- */
 
-__device__ __forceinline__ uint32_t scale_byte(uint2 scales, int group)
-{
-    return ((group < 4 ? scales.x : scales.y) >> (8 * (group % 4))) & 0xff;
-}
-
-/* 2^(byte - 127 + 120) twice; bytes above BIG_SCALE count as BIG_SCALE. */
-__device__ __forceinline__ uint32_t scale_factor(uint2 scales, int group, bool is_big)
-{
-    uint32_t byte = scale_byte(scales, group);
-    if (is_big) byte = min(byte, (uint32_t)BIG_SCALE);
-    return (byte * 128 + 120 * 128) * 0x10001u;
-}
-
-/* What the first factor left out: 2^(byte - BIG_SCALE), 1 or NaN, twice. */
-__device__ __forceinline__ uint32_t second_factor(uint2 scales, int group)
-{
-    uint32_t byte = scale_byte(scales, group);
-    uint32_t bits = byte == 255 ? 0x7fffu : (127 + byte - min(byte, (uint32_t)BIG_SCALE)) * 128;
-    return bits * 0x10001u;
-}
-
-__device__ __forceinline__ bool has_big_scale(uint2 scales)
-{
-    return (__vcmpgtu4(scales.x, 0x01010101u * BIG_SCALE) |
-            (__vcmpgtu4(scales.y, 0x01010101u * BIG_SCALE) & 0x00ffffffu)) != 0;
-}
-
-/* This thread's share of two rows: where they lie, their scales, the largest magnitudes of codes. */
+/* This thread's share of two rows, of its warpgroup's groups of dimensions. */
 struct key_pair {
-    uint32_t codes[2]; /* shared addresses of the thread's 16 codes of group 0 */
-    uint2 scales[2];
-    bool has_big; /* any row of the warp has a scale above BIG_SCALE */
-    uint32_t largest[2];
+    uint32_t codes[2];   /* shared addresses of the thread's 16 codes of the next group */
+    uint32_t scales[2];  /* scale bytes from the next group on, at most BIG_SCALE */
+    uint32_t all[2];     /* without that limit */
+    uint32_t largest[2]; /* magnitudes of codes */
+    bool has_big;        /* any row of the warp has a scale above BIG_SCALE */
 };
+
+/* 2^(byte - 127 + 120) twice. */
+__device__ __forceinline__ uint32_t scale_factor(uint32_t scales)
+{
+    return (scales & 0xff) * 0x800080u + 120 * 0x800080u;
+}
+
+/* What the limit left out: 2^(byte - BIG_SCALE), 1 or NaN, twice. */
+__device__ __forceinline__ uint32_t second_factor(uint32_t scales)
+{
+    const uint32_t byte = scales & 0xff;
+    return byte == 255 ? 0x7fff7fffu : (127 + byte - min(byte, (uint32_t)BIG_SCALE)) * 0x800080u;
+}
 
 /* Two words of four codes as the matrix operand of two steps: a[4 * step + row] and [... + 2]. */
 __device__ __forceinline__ void convert_words(const uint32_t (&words)[2], uint32_t factor, int row, uint32_t (&a)[8],
@@ -261,91 +270,100 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], const 
     wgmma_fence();
     uint32_t first[4] = {a[0], a[1], a[2], a[3]}, second[4] = {a[4], a[5], a[6], a[7]};
     wgmma_rs(scores, first, queries, adds);
-    wgmma_rs(scores, second, queries + (32 >> 4), true);
+    wgmma_rs(scores, second, wgmma_move(queries, 32), true);
     wgmma_commit();
 }
 
+/* Half a group, two steps: two words of this thread's 16 codes of both rows. */
+__device__ __forceinline__ void convert_half(key_pair &keys, const uint32_t (&words)[2][2], uint32_t (&operand)[8])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        convert_words(words[r], scale_factor(keys.scales[r]), r, operand, keys.largest[r]);
+    }
+    if (!keys.has_big) return;
+#pragma unroll
+    for (int n = 0; n < 8; n++) operand[n] = multiply_bf16x2(operand[n], second_factor(keys.all[n % 2]));
+}
+
+/* Half of the rotated group: 16 bytes of this thread's 32 of both rows. */
+__device__ __forceinline__ void take_half(const uint4 (&words)[2], uint32_t (&operand)[8])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        operand[r] = words[r].x;
+        operand[r + 2] = words[r].y;
+        operand[r + 4] = words[r].z;
+        operand[r + 6] = words[r].w;
+    }
+}
+
 /*
- * A warpgroup's half of the dimensions of a block: scores of them, and values. GROUP0: its first group. The operands of two
- * multiplications are in flight while the next is converted.
+ * The warpgroup's half of the dimensions of a block: scores of them, and values. The loop is not unrolled: its code
+ * has to stay in the smallest instruction cache. Half of a group is multiplied while the other half is converted,
+ * and while the other warpgroup converts.
  */
-template <int HEADS, int GROUP0>
-__device__ __forceinline__ void multiply_block(key_pair &keys, uint64_t queries, uint32_t values,
+template <int HEADS>
+__device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, uint64_t queries, uint32_t values,
                                                float (&scores)[HEADS / 2])
 {
-    uint32_t a[2][8];
-    uint4 words[2] = {load_shared16(keys.codes[0] + GROUP0 * 64), load_shared16(keys.codes[1] + GROUP0 * 64)};
+    uint32_t first[8], second[8];
+    uint4 words[2] = {load_shared16(keys.codes[0]), load_shared16(keys.codes[1])};
+    const int n_groups = N_OWN_GROUPS - warpgroup; /* of codes */
+#pragma unroll 1
+    for (int g = 0; g < n_groups; g++) {
+        const uint32_t low[2][2] = {{words[0].x, words[0].y}, {words[1].x, words[1].y}};
+        convert_half(keys, low, first);
+        multiply_keys<HEADS>(scores, first, queries, values, g > 0);
+        const uint32_t high[2][2] = {{words[0].z, words[0].w}, {words[1].z, words[1].w}};
+        convert_half(keys, high, second);
 #pragma unroll
-    for (int g = GROUP0; g < GROUP0 + N_OWN_GROUPS; g++) {
-        const bool is_rotated = g == N_DIM_GROUPS - 1;
-        uint4 high[2];
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            uint32_t(&operand)[8] = a[i];
-            if (g > GROUP0) wgmma_wait<1>();
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                if (is_rotated) {
-                    uint4 w = i == 0 ? words[r] : high[r];
-                    operand[r] = w.x;
-                    operand[r + 2] = w.y;
-                    operand[4 + r] = w.z;
-                    operand[4 + r + 2] = w.w;
-                    continue;
-                }
-                const uint32_t pair[2] = {i == 0 ? words[r].x : words[r].z, i == 0 ? words[r].y : words[r].w};
-                convert_words(pair, scale_factor(keys.scales[r], g, keys.has_big), r, operand, keys.largest[r]);
-            }
-            if (!is_rotated && keys.has_big) {
-#pragma unroll
-                for (int n = 0; n < 8; n++) {
-                    operand[n] = multiply_bf16x2(operand[n], second_factor(keys.scales[n % 2], g));
-                }
-            }
-            if (i == 0 && is_rotated) {
-                for (int r = 0; r < 2; r++) high[r] = load_shared16(keys.codes[r] + 448 + threadIdx.x % 4 * 16 + 16);
-            }
-            multiply_keys<HEADS>(scores, operand, queries + ((g * HEADS * 128 + i * 64) >> 4),
-                                 (values + g * HALF_GROUP_BYTES) ^ (i << 6), g > GROUP0 || i > 0);
-            if (i == 1 && g + 1 < GROUP0 + N_OWN_GROUPS) {
-                const uint32_t offset = g + 1 < N_DIM_GROUPS - 1 ? (g + 1) * 64 : 448 + threadIdx.x % 4 * 16;
-                for (int r = 0; r < 2; r++) words[r] = load_shared16(keys.codes[r] + offset);
-            }
+        for (int r = 0; r < 2; r++) {
+            keys.scales[r] >>= 8;
+            keys.all[r] >>= 8;
+            keys.codes[r] += 64;
+            words[r] = load_shared16(keys.codes[r]); /* behind the last group: read, not used, or rotated */
         }
+        multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64), values ^ 64, true);
+        queries = wgmma_move(queries, HEADS * 128);
+        values += HALF_GROUP_BYTES;
+        wgmma_wait<0>();
     }
+    if (warpgroup == 0) return;
+    const uint32_t offset = threadIdx.x % 4 * 16; /* 32 bytes a thread instead of 16 */
+    const uint4 low[2] = {load_shared16(keys.codes[0] + offset), load_shared16(keys.codes[1] + offset)};
+    const uint4 high[2] = {load_shared16(keys.codes[0] + offset + 16), load_shared16(keys.codes[1] + offset + 16)};
+    take_half(low, first);
+    multiply_keys<HEADS>(scores, first, queries, values, true);
+    take_half(high, second);
+    multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64), values ^ 64, true);
+    wgmma_wait<0>();
 }
 
 /* ---- key warps: probabilities ---- */
 
-/* Tiles of eight heads that a warpgroup makes probabilities of: the first half is warpgroup 0's. */
-template <int HEADS> struct own_tiles {
-    static constexpr int n = HEADS == 8 ? 1 : HEADS / 16;
-};
-
-/* Hands the other warpgroup the scores of its tiles and adds what it has for ours; index of our first tile is `first`. */
-template <int HEADS, int WG>
-__device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], shared_memory<HEADS> &s)
+/* Hands the other warpgroup the scores of its heads and adds what it has for ours. */
+template <int HEADS>
+__device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int warpgroup, shared_memory<HEADS> &s)
 {
-    constexpr int n = own_tiles<HEADS>::n, sent = WG == 0 ? n : 0, kept = WG == 0 ? 0 : n;
+    constexpr int n = own_tiles<HEADS>::n;
     const int thread = threadIdx.x % WARPGROUP;
-    if (HEADS > 8 || WG == 1) {
+    if (HEADS > 8 || warpgroup == 1) {
 #pragma unroll
         for (int t = 0; t < n; t++) {
-            const int i = HEADS == 8 ? 0 : sent + t;
-            s.traded[i][thread] =
-                make_float4(scores[4 * i], scores[4 * i + 1], scores[4 * i + 2], scores[4 * i + 3]);
+            const float *sent = &scores[HEADS == 8 ? 0 : 4 * (n + t)];
+            s.traded[HEADS == 8 ? 0 : warpgroup * n + t][thread] = make_float4(sent[0], sent[1], sent[2], sent[3]);
         }
     }
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
-    if (HEADS > 8 || WG == 0) {
+    if (HEADS > 8 || warpgroup == 0) {
 #pragma unroll
         for (int t = 0; t < n; t++) {
-            const int i = kept + t;
-            float4 other = s.traded[i][thread];
-            scores[4 * i] += other.x;
-            scores[4 * i + 1] += other.y;
-            scores[4 * i + 2] += other.z;
-            scores[4 * i + 3] += other.w;
+            const float4 other = s.traded[HEADS == 8 ? 0 : (1 - warpgroup) * n + t][thread];
+            scores[4 * t] += other.x;
+            scores[4 * t + 1] += other.y;
+            scores[4 * t + 2] += other.z;
+            scores[4 * t + 3] += other.w;
         }
     }
 }
@@ -355,7 +373,7 @@ __device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], shared_
  * be multiplied. Scores of own tiles as in wgmma.cuh, keys on rows, heads on columns.
  */
 template <int HEADS>
-__device__ static void set_reference(const float (&scores)[4 * own_tiles<HEADS>::n], int first_head, bool has_tiles,
+__device__ static void set_reference(const float (&scores)[HEADS / 2], int first_head, bool has_tiles,
                                      float scale_log2, float (&sums)[2 * own_tiles<HEADS>::n],
                                      shared_memory<HEADS> &s)
 {
@@ -382,7 +400,7 @@ __device__ static void set_reference(const float (&scores)[4 * own_tiles<HEADS>:
 
 /* Probabilities of own tiles, each head's sum of this thread's two keys, and the sum of those. */
 template <int HEADS>
-__device__ __forceinline__ float make_probs(const float (&scores)[4 * own_tiles<HEADS>::n], int first_head,
+__device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], int first_head,
                                             float scale_log2, const shared_memory<HEADS> &s,
                                             uint32_t (&probs)[2 * own_tiles<HEADS>::n],
                                             float (&block_sums)[2 * own_tiles<HEADS>::n])
@@ -446,25 +464,28 @@ __device__ static void finish_keys(const float (&sums)[2 * own_tiles<HEADS>::n],
     barrier_arrive(shared_address(&s.part_full));
 }
 
-template <int HEADS, int WG> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
+template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
 {
-    constexpr int n_own = own_tiles<HEADS>::n, first_head = WG == 0 || HEADS == 8 ? 0 : 8 * n_own;
-    constexpr bool has_tiles = WG == 0 || HEADS > 8; /* eight heads are warpgroup 0's alone */
+    constexpr int n_own = own_tiles<HEADS>::n;
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32 % 4;
+    const int warpgroup = __shfl_sync(0xffffffffu, thread / WARPGROUP, 0); /* said to be the same in a warp */
+    const int first_head = warpgroup * own_tiles<HEADS>::second_first;
+    const bool has_tiles = HEADS > 8 || warpgroup == 0;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     const int row = 16 * warp + lane / 4; /* the other row is 8 on */
     /* lane l stores keys l % 16 of the warp, columns 0..7 or 8..15 of a step (store_matrix4) */
-    const uint32_t store_offset = (16 * (warp % 2) + lane % 16) * 128 + (((lane / 16) ^ (lane % 8)) << 4);
-    const uint64_t queries = wgmma_matrix(shared_address(s.q), 16);
+    const uint32_t store_offset = warpgroup * N_OWN_GROUPS * HALF_GROUP_BYTES + (16 * (warp % 2) + lane % 16) * 128 +
+                                  (((lane / 16) ^ (lane % 8)) << 4);
+    const uint64_t queries = wgmma_matrix(shared_address(s.q) + warpgroup * N_OWN_GROUPS * HEADS * 128, 16);
     ring_place<ring_sizes<HEADS>::raw> raw = {};
     ring_place<ring_sizes<HEADS>::values> values = {};
     row_loader<HEADS> loader = {};
     uint32_t n_blocks_done = 0, n_parts_done = 0;
     values.advance(warp / 2);
     loader.cursor.n_ranks = n_ranks;
-    loader.cursor.block = -1;
     loader.next = next_index(a, loader.cursor, loaded_row());
     loader.after = next_index(a, loader.cursor, loaded_row());
+#pragma unroll 1
     for (int i = 0; i < ring_sizes<HEADS>::raw; i++) load_block<HEADS>(a, loader, s);
 
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
@@ -477,49 +498,54 @@ template <int HEADS, int WG> __device__ static void run_keys(const attn_args &a,
             float scores[HEADS / 2];
             key_pair keys;
             barrier_wait(shared_address(&s.raw_full[raw.slot]), raw.pass & 1);
-            const uint32_t codes = shared_address(s.raw[raw.slot]) + row * ROW_BYTES + lane % 4 * 16;
+            const uint32_t codes =
+                shared_address(s.raw[raw.slot]) + row * ROW_BYTES + warpgroup * N_OWN_GROUPS * 64 + lane % 4 * 16;
             const uint32_t valid = *(const uint16_t *)&s.valid[raw.slot][2 * warp] >> (lane / 4);
+            uint32_t over = 0;
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 keys.codes[r] = codes + 8 * r * ROW_BYTES;
-                keys.scales[r] = *(const uint2 *)&s.scales[raw.slot][(row + 8 * r) * SCALE_BYTES];
+                keys.all[r] =
+                    *(const uint32_t *)&s.scales[raw.slot][(row + 8 * r) * SCALE_BYTES + warpgroup * N_OWN_GROUPS];
+                keys.scales[r] = keys.all[r];
                 keys.largest[r] = 0;
+                over |= __vcmpgtu4(keys.all[r], 0x01010101u * BIG_SCALE);
             }
-            keys.has_big = __any_sync(0xffffffffu, has_big_scale(keys.scales[0]) || has_big_scale(keys.scales[1]));
-            barrier_wait(shared_address(&s.values_empty[WG][values.slot]), (values.pass & 1) ^ 1);
-            multiply_block<HEADS, WG * N_OWN_GROUPS>(keys, queries, shared_address(s.values[values.slot]) + store_offset,
-                                                     scores);
+            if (warpgroup == 1) over &= 0x00ffffffu; /* the last byte is no scale */
+            keys.has_big = __any_sync(0xffffffffu, over != 0);
+            if (keys.has_big) {
+                for (int r = 0; r < 2; r++) keys.scales[r] = __vminu4(keys.all[r], 0x01010101u * BIG_SCALE);
+            }
+            barrier_wait(shared_address(&s.values_empty[warpgroup][values.slot]), (values.pass & 1) ^ 1);
+            multiply_block<HEADS>(keys, warpgroup, queries, shared_address(s.values[values.slot]) + store_offset,
+                                  scores);
             const bool is_nan[2] = {is_nan_row(keys.largest[0]), is_nan_row(keys.largest[1])};
             const bool is_full = __all_sync(0xffffffffu, (valid & 0x101) == 0x101);
             const bool has_nan = __any_sync(0xffffffffu, is_nan[0] || is_nan[1]);
-            wgmma_wait<0>();
             if (has_nan) {
 #pragma unroll
                 for (int i = 0; i < HEADS / 2; i++) scores[i] = is_nan[i / 2 % 2] ? NAN : scores[i];
             }
-            trade_scores<HEADS, WG>(scores, s);
+            trade_scores<HEADS>(scores, warpgroup, s);
             load_block<HEADS>(a, loader, s); /* in the place of this one, which all have read now */
-            float(&own)[4 * n_own] = *(float(*)[4 * n_own]) & scores[first_head / 2];
             if (!is_full) {
 #pragma unroll
                 for (int i = 0; i < 4 * n_own; i++) {
-                    if (!(valid & (i / 2 % 2 == 0 ? 1 : 0x100))) own[i] = -INFINITY;
+                    if (!(valid & (i / 2 % 2 == 0 ? 1 : 0x100))) scores[i] = -INFINITY;
                 }
             }
             barrier_wait(shared_address(&s.probs_empty), (n_blocks_done & 1) ^ 1);
             if (thread == 0) s.needs_rescale = 0;
             uint32_t probs[2 * n_own];
-            float block_sums[2 * n_own], total = 0.0f;
-            if (has_tiles) total = make_probs<HEADS>(own, first_head, a.scale_log2, s, probs, block_sums);
-            if (named_barrier_any(BARRIER_KEYS, N_KEY_THREADS, !(total < LARGEST_SUM))) {
-                set_reference<HEADS>(own, first_head, has_tiles, a.scale_log2, sums, s);
-                if (has_tiles) make_probs<HEADS>(own, first_head, a.scale_log2, s, probs, block_sums);
+            float block_sums[2 * n_own];
+            const float total = make_probs<HEADS>(scores, first_head, a.scale_log2, s, probs, block_sums);
+            if (named_barrier_any(BARRIER_KEYS, N_KEY_THREADS, has_tiles && !(total < LARGEST_SUM))) {
+                set_reference<HEADS>(scores, first_head, has_tiles, a.scale_log2, sums, s);
+                make_probs<HEADS>(scores, first_head, a.scale_log2, s, probs, block_sums);
             }
-            if (has_tiles) {
 #pragma unroll
-                for (int i = 0; i < 2 * n_own; i++) sums[i] += block_sums[i];
-                store_probs<HEADS>(probs, shared_address(s.probs) + first_head * 128);
-            }
+            for (int i = 0; i < 2 * n_own; i++) sums[i] += block_sums[i];
+            if (has_tiles) store_probs<HEADS>(probs, shared_address(s.probs) + first_head * 128);
             fence_async_shared();
             barrier_arrive(shared_address(&s.full));
             raw.advance(1);

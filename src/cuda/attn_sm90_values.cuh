@@ -57,14 +57,14 @@ __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs
         if constexpr (HEADS == 64) {
 #pragma unroll
             for (int g = 0; g < 4; g += 2) {
-                wgmma_ss_tb(*(float(*)[64]) & sums.v[g * 32], p + (k * 32 >> 4),
-                            v + ((g * HALF_GROUP_BYTES + k * 2048) >> 4), adds || k > 0);
+                wgmma_ss_tb(*(float(*)[64]) & sums.v[g * 32], wgmma_move(p, k * 32),
+                            wgmma_move(v, g * HALF_GROUP_BYTES + k * 2048), adds || k > 0);
             }
         } else {
 #pragma unroll
             for (int g = 0; g < 4; g++) {
                 wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[g * (HEADS / 2)],
-                            v + ((g * HALF_GROUP_BYTES + k * 2048) >> 4), p + (k * 32 >> 4), adds || k > 0);
+                            wgmma_move(v, g * HALF_GROUP_BYTES + k * 2048), wgmma_move(p, k * 32), adds || k > 0);
             }
         }
     }
