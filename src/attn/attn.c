@@ -143,13 +143,15 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
 static dsv4_status choose_cuda(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
 {
     if (has_f32_input(params)) {
-        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "backend: cuda, but the query or the cache is f32: expected bf16 queries and "
-                              "FP8 rows");
+        return dsv4_error_set(
+            error, DSV4_ERROR_UNSUPPORTED,
+            "backend: cuda, but the query or the cache is f32: expected bf16 queries and "
+            "FP8 rows");
     }
     if (params->math != DSV4_ATTN_MATH_AUTO && params->math != DSV4_ATTN_MATH_BF16) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "math: %s, but the backend cuda computes bf16", math_name(params->math));
+                              "math: %s, but the backend cuda computes bf16",
+                              math_name(params->math));
     }
     DSV4_TRY(dsv4_attn_cuda_choose(params, &chosen->kernel, error));
     chosen->backend = DSV4_BACKEND_CUDA;
@@ -204,7 +206,8 @@ static dsv4_status describe_plan(const dsv4_attn_params *params, const choice *c
                                  plan_header *header, dsv4_error *error)
 {
     if (chosen->backend == DSV4_BACKEND_CUDA) {
-        return dsv4_attn_cuda_plan_size(params, &header->plan_bytes, &header->workspace_bytes, error);
+        return dsv4_attn_cuda_plan_size(params, &header->plan_bytes, &header->workspace_bytes,
+                                        error);
     }
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();

@@ -23,9 +23,9 @@ enum { N_GROUP_SIZES = 4, WORKSPACE_ALIGN_BYTES = 64, ALIGNED_BYTES = 16 };
 /* The kernels' costs on an H200, in cycles: docs/kernels-sm90.md says how they were measured. */
 static const struct group_cost {
     int32_t heads;
-    float block;   /* of 64 keys */
-    float part;    /* fixed for each part */
-    float split;   /* of leaving or merging one partial state, in blocks */
+    float block; /* of 64 keys */
+    float part;  /* fixed for each part */
+    float split; /* of leaving or merging one partial state, in blocks */
 } group_costs[N_GROUP_SIZES] = {
     {8, 1250.0f, 2500.0f, 0.3f},
     {16, 1300.0f, 2600.0f, 0.5f},
@@ -78,8 +78,9 @@ static float estimate_cycles(const struct group_cost *group, int64_t n_tasks, in
     int64_t n_parts = n_thread_blocks / n_tail;
     if (n_parts > n_blocks) n_parts = n_blocks;
     if (!may_split || n_parts < 2) return cycles + task;
-    float split = ((float)ceil_div(n_blocks, n_parts) + group->split * (float)(1 + n_parts)) * group->block +
-                  group->part;
+    float split =
+        ((float)ceil_div(n_blocks, n_parts) + group->split * (float)(1 + n_parts)) * group->block +
+        group->part;
     return cycles + (split < task ? split : task);
 }
 
@@ -90,9 +91,11 @@ static uint64_t mix(uint64_t hash, uint64_t value)
 }
 
 /* The group of heads that ends soonest; alone the heads decide when results may not depend on the batch. */
-static const struct group_cost *choose_group(const dsv4_attn_params *params, int64_t n_thread_blocks)
+static const struct group_cost *choose_group(const dsv4_attn_params *params,
+                                             int64_t n_thread_blocks)
 {
-    int64_t n_blocks = ceil_div(used_indices(&params->window) + used_indices(&params->extra), ATTN_BLOCK_KEYS);
+    int64_t n_blocks =
+        ceil_div(used_indices(&params->window) + used_indices(&params->extra), ATTN_BLOCK_KEYS);
     const struct group_cost *best = NULL;
     float best_cycles = 0.0f;
     for (int i = 0; i < N_GROUP_SIZES; i++) {
@@ -103,7 +106,8 @@ static const struct group_cost *choose_group(const dsv4_attn_params *params, int
         }
         int64_t n_tasks = ceil_div(params->n_heads, group->heads) * params->n_queries;
         n_tasks *= params->fixed_split ? n_thread_blocks : params->n_requests;
-        float cycles = estimate_cycles(group, n_tasks, n_blocks, n_thread_blocks, !params->fixed_split);
+        float cycles =
+            estimate_cycles(group, n_tasks, n_blocks, n_thread_blocks, !params->fixed_split);
         if (best == NULL || cycles < best_cycles) {
             best = group;
             best_cycles = cycles;
@@ -120,14 +124,16 @@ static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4
     s->group = choose_group(params, n_multiprocessors);
     s->n_groups = (int32_t)ceil_div(params->n_heads, s->group->heads);
     s->n_tasks = params->n_requests * params->n_queries * s->n_groups;
-    s->n_thread_blocks = n_multiprocessors < ATTN_PLAN_THREADS ? n_multiprocessors : ATTN_PLAN_THREADS;
+    s->n_thread_blocks =
+        n_multiprocessors < ATTN_PLAN_THREADS ? n_multiprocessors : ATTN_PLAN_THREADS;
     if (s->n_tasks > INT32_MAX - ATTN_PLAN_THREADS) {
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
                               "n_requests: %" PRId64 " times n_queries %" PRId64
                               ", expected fewer than 2^31 tasks of %" PRId32 " heads",
                               params->n_requests, params->n_queries, s->group->heads);
     }
-    s->state_bytes = ATTN_STATE_BYTES + (int64_t)s->group->heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
+    s->state_bytes =
+        ATTN_STATE_BYTES + (int64_t)s->group->heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
     const int64_t values[] = {params->n_requests,
                               params->n_queries,
                               params->n_heads,
@@ -137,26 +143,30 @@ static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4
                               params->fixed_split,
                               n_multiprocessors};
     s->hash = 0;
-    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) s->hash = mix(s->hash, (uint64_t)values[i]);
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
+        s->hash = mix(s->hash, (uint64_t)values[i]);
     return DSV4_OK;
 }
 
-dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel, dsv4_error *error)
+dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel,
+                                  dsv4_error *error)
 {
     (void)params;
     int n_devices, major, minor;
     cudaError_t status = cudaGetDeviceCount(&n_devices);
     if (status != cudaSuccess || n_devices == 0) {
-        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED, "backend: cuda, but no device can be used: %s",
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "backend: cuda, but no device can be used: %s",
                               status == cudaSuccess ? "none is there" : cudaGetErrorString(status));
     }
-    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor, "cudaDevAttrComputeCapabilityMajor", &major,
-                              error));
-    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor, "cudaDevAttrComputeCapabilityMinor", &minor,
-                              error));
+    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor,
+                              "cudaDevAttrComputeCapabilityMajor", &major, error));
+    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor,
+                              "cudaDevAttrComputeCapabilityMinor", &minor, error));
     if (major != 9 || minor != 0) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "backend: cuda, but the device is sm_%d%d: expected sm_90", major, minor);
+                              "backend: cuda, but the device is sm_%d%d: expected sm_90", major,
+                              minor);
     }
     *kernel = "sm90";
     return DSV4_OK;
@@ -261,8 +271,8 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
         .rope_table = params->rope_table,
         .n_rope_rows = params->n_rope_rows,
         .rope_rows = params->rope_rows,
-        .q_is_aligned = is_aligned(params->q, params->q_request_stride_bytes, params->q_query_stride_bytes,
-                                   params->q_head_stride_bytes),
+        .q_is_aligned = is_aligned(params->q, params->q_request_stride_bytes,
+                                   params->q_query_stride_bytes, params->q_head_stride_bytes),
         .out_is_aligned = is_aligned(params->out, params->out_request_stride_bytes,
                                      params->out_query_stride_bytes, params->out_head_stride_bytes),
     };

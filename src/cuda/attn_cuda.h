@@ -10,7 +10,8 @@
 #include "dsv4/attn.h"
 
 /* Sets *kernel to the name of the kernel that these params get on the current device. Errors: UNSUPPORTED. */
-dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel, dsv4_error *error);
+dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel,
+                                  dsv4_error *error);
 
 /* Bytes of device memory; params are valid and can be computed (dsv4_attn_cuda_choose). */
 dsv4_status dsv4_attn_cuda_plan_size(const dsv4_attn_params *params, size_t *plan_bytes,

@@ -8,11 +8,13 @@
 
 static dsv4_status refuse(dsv4_error *error)
 {
-    return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                          "backend: cuda, but this build has no CUDA (it was configured without nvcc)");
+    return dsv4_error_set(
+        error, DSV4_ERROR_UNSUPPORTED,
+        "backend: cuda, but this build has no CUDA (it was configured without nvcc)");
 }
 
-dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel, dsv4_error *error)
+dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel,
+                                  dsv4_error *error)
 {
     (void)params;
     (void)kernel;

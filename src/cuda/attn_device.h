@@ -38,10 +38,11 @@ typedef struct attn_part {
     int32_t query_group; /* query << 8 | head group */
     int32_t first_block;
     int32_t end_block;
-    int32_t part_of;     /* number of this part << 16 | parts of the task */
-    int32_t first_slot;  /* partial state and counter of the task's first part; -1: a task of one part */
-    int32_t window_len;  /* entries of the window list that count */
-    int32_t total_len;   /* of both lists */
+    int32_t part_of; /* number of this part << 16 | parts of the task */
+    int32_t
+        first_slot; /* partial state and counter of the task's first part; -1: a task of one part */
+    int32_t window_len; /* entries of the window list that count */
+    int32_t total_len;  /* of both lists */
 } attn_part;
 
 /*
@@ -68,11 +69,11 @@ typedef struct attn_plan_args {
 typedef struct attn_args {
     uint64_t shape;
     const unsigned char *plan;
-    unsigned char *states;  /* [n_thread_blocks] partial states */
-    int32_t *counters;      /* [n_thread_blocks] parts of a task that have arrived; 0 before and after */
-    int64_t state_bytes;    /* of one partial state */
+    unsigned char *states; /* [n_thread_blocks] partial states */
+    int32_t *counters; /* [n_thread_blocks] parts of a task that have arrived; 0 before and after */
+    int64_t state_bytes; /* of one partial state */
     int32_t n_queries, n_heads;
-    float scale_log2;       /* softmax_scale * log2(e) */
+    float scale_log2; /* softmax_scale * log2(e) */
     int32_t out_is_f32;
     attn_scope_args window, extra;
     const char *q;
@@ -85,7 +86,7 @@ typedef struct attn_args {
     const float *rope_table;
     int64_t n_rope_rows;
     const int32_t *rope_rows;
-    int32_t q_is_aligned;   /* rows of 16-byte alignment */
+    int32_t q_is_aligned; /* rows of 16-byte alignment */
     int32_t out_is_aligned;
 } attn_args;
 

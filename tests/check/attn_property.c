@@ -564,7 +564,7 @@ static bool merge_run(dsv4_attn_merge_params *params, attn_result *result, char 
 static bool merge_compare(attn_case *c, int32_t math, dsv4_attn_merge_params *params,
                           attn_worst *worst, char *text)
 {
-    static const attn_config reference = {"ref", DSV4_BACKEND_REF, DSV4_ATTN_MATH_EXACT, 0};
+    const attn_config reference = attn_config_ref;
     attn_result merged, whole = {0};
     attn_answer answer = {0}, merged_answer;
     attn_answer_make(&merged_answer, params->n_rows * params->n_heads);

@@ -5,6 +5,7 @@
  */
 #include "attn_run.h"
 
+#include "attn_device.h"
 #include "attn_oracle.h"
 
 #include <math.h>
@@ -14,15 +15,39 @@
 
 enum { GUARD_BYTES = 512, GUARD_BYTE = 0xc9 };
 
+const attn_config attn_config_ref = {
+    .name = "ref", .backend = DSV4_BACKEND_REF, .math = DSV4_ATTN_MATH_EXACT};
+
 int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS])
 {
     int32_t n_configs = 0;
-    configs[n_configs++] = (attn_config){"ref", DSV4_BACKEND_REF, DSV4_ATTN_MATH_EXACT, 0};
+    configs[n_configs++] = attn_config_ref;
     for (int32_t level = DSV4_CPU_LEVEL_V2; level <= dsv4_cpu_level(); level++) {
         int32_t math =
             level == DSV4_CPU_LEVEL_AVX512BF16 ? DSV4_ATTN_MATH_BF16 : DSV4_ATTN_MATH_EXACT;
-        configs[n_configs++] =
-            (attn_config){dsv4_cpu_level_name(level), DSV4_BACKEND_CPU, math, level};
+        configs[n_configs++] = (attn_config){.name = dsv4_cpu_level_name(level),
+                                             .backend = DSV4_BACKEND_CPU,
+                                             .math = math,
+                                             .cpu_level = level};
+    }
+    return n_configs;
+}
+
+int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
+{
+    static const struct {
+        const char *name;
+        int32_t group_heads, fixed_split;
+    } kinds[] = {{"cuda", 0, 0},     {"cuda 8", 8, 0},   {"cuda 16", 16, 0},
+                 {"cuda 32", 32, 0}, {"cuda 64", 64, 0}, {"cuda fixed", 0, 1}};
+    int32_t n_configs = 0;
+    configs[n_configs++] = attn_config_ref;
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        configs[n_configs++] = (attn_config){.name = kinds[i].name,
+                                             .backend = DSV4_BACKEND_CUDA,
+                                             .math = DSV4_ATTN_MATH_BF16,
+                                             .group_heads = kinds[i].group_heads,
+                                             .fixed_split = kinds[i].fixed_split};
     }
     return n_configs;
 }
@@ -89,19 +114,11 @@ static bool memory_check(const attn_memory *memory, char *text)
     return true;
 }
 
-bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_tensor *out,
-                 attn_tensor *lse, attn_result *result, char *text)
+/* Dense copies of the written tensors. */
+static bool result_collect(const dsv4_attn_params *params, attn_tensor *out, attn_tensor *lse,
+                           attn_result *result, char *text)
 {
-    dsv4_error error;
     int64_t n_lse = params->n_requests * params->n_queries * params->n_heads;
-    memset(result, 0, sizeof *result);
-    attn_tensor_poison(out);
-    attn_tensor_poison(lse);
-    if (dsv4_attn_decode(NULL, params, memory->data[0], memory->n_bytes[0], memory->data[1],
-                         memory->n_bytes[1], &error) != DSV4_OK) {
-        snprintf(text, ATTN_TEXT_BYTES, "decode: %s", error.text);
-        return false;
-    }
     result->n_lse = n_lse;
     result->out_bytes = n_lse * out->row_bytes;
     result->out = attn_alloc(result->out_bytes);
@@ -117,7 +134,22 @@ bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_tenso
             return false;
         }
     }
-    return memory_check(memory, text);
+    return true;
+}
+
+bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_tensor *out,
+                 attn_tensor *lse, attn_result *result, char *text)
+{
+    dsv4_error error;
+    memset(result, 0, sizeof *result);
+    attn_tensor_poison(out);
+    attn_tensor_poison(lse);
+    if (dsv4_attn_decode(NULL, params, memory->data[0], memory->n_bytes[0], memory->data[1],
+                         memory->n_bytes[1], &error) != DSV4_OK) {
+        snprintf(text, ATTN_TEXT_BYTES, "decode: %s", error.text);
+        return false;
+    }
+    return result_collect(params, out, lse, result, text) && memory_check(memory, text);
 }
 
 bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_tensor *out,
@@ -128,7 +160,13 @@ bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_te
     chosen.backend = config->backend;
     chosen.math = config->math;
     chosen.cpu_level = config->cpu_level;
+    chosen.group_heads = config->group_heads;
+    chosen.fixed_split = config->fixed_split;
     memset(result, 0, sizeof *result);
+    if (config->backend == DSV4_BACKEND_CUDA) {
+        return attn_device_run(&chosen, out, lse, text) &&
+               result_collect(&chosen, out, lse, result, text);
+    }
     bool is_good = attn_memory_make(&memory, &chosen, text) &&
                    attn_decode(&chosen, &memory, out, lse, result, text);
     attn_memory_free(&memory);

@@ -17,12 +17,19 @@ typedef struct attn_config {
     int32_t backend;
     int32_t math;
     int32_t cpu_level;
+    int32_t group_heads; /* CUDA */
+    int32_t fixed_split; /* CUDA: bits do not depend on the batch */
 } attn_config;
 
-enum { ATTN_MAX_CONFIGS = 5 };
+enum { ATTN_MAX_CONFIGS = 7 };
+
+extern const attn_config attn_config_ref;
 
 /* Fills the reference (always first) and the CPU levels that this machine has; returns how many. */
 int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS]);
+
+/* The same with the ways of the GPU instead of CPU levels. */
+int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS]);
 
 /* Plan and workspace of one call, each between guards and ending where it was asked to end. */
 typedef struct attn_memory {

@@ -5,7 +5,9 @@
  * Place: tests. One line for each group and level, then `N passed, M failed`; fails when M > 0. A
  * failing case prints its number and all its switches and runs again alone with --case.
  */
+#include "attn_device.h"
 #include "attn_group.h"
+#include "attn_property.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +21,10 @@ enum {
 typedef struct run_options {
     bool is_long;
     bool for_threads;
+    bool for_cuda;
     bool stops_early;
-    const char *group; /* run no other; NULL: all */
+    int64_t shard, n_shards; /* of the cases: those that are `shard` modulo n_shards */
+    const char *group;       /* run no other; NULL: all */
     bool has_case;
     uint64_t case_id;
 } run_options;
@@ -130,6 +134,16 @@ static int64_t count_failed(const tally *tallies, int32_t n_configs)
     return n_failed;
 }
 
+/* Why the GPU does not compute a group, or NULL. */
+static const char *cuda_skip(const attn_group *group)
+{
+    if (group->math == DSV4_ATTN_MATH_OFFICIAL) return "official math";
+    if (group->math == DSV4_ATTN_MATH_EXACT) return "f32 queries and rows";
+    if (group->property == attn_check_shared_plan) return "plans in host memory";
+    if (group->property == attn_check_far) return "pages terabytes apart";
+    return NULL;
+}
+
 static int64_t group_size(const attn_group *group, const run_options *options)
 {
     if (options->for_threads) return group->n_threads;
@@ -144,7 +158,15 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
     tally tallies[ATTN_MAX_CONFIGS] = {{0}};
     int64_t n_cases = group_size(group, options);
     if (n_cases == 0 || (options->group && strcmp(options->group, group->name) != 0)) return;
-    for (int64_t i = 0; i < n_cases; i++) {
+    if (options->for_cuda && cuda_skip(group) != NULL) {
+        printf("%-12s cuda        skipped: %s\n", group->name, cuda_skip(group));
+        return;
+    }
+    if (options->for_cuda && group->property == attn_check_bits) { /* the last way is made for it */
+        configs = &configs[n_configs - 1];
+        n_configs = 1;
+    }
+    for (int64_t i = options->shard; i < n_cases; i += options->n_shards) {
         run_case((uint64_t)(index * ATTN_GROUP_CASES + i), configs, n_configs, tallies);
         if (options->stops_early && count_failed(tallies, n_configs) > 0) break;
     }
@@ -162,11 +184,21 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
 static bool options_parse(int argc, char **argv, run_options *options)
 {
     memset(options, 0, sizeof *options);
+    options->n_shards = 1;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--long") == 0) {
             options->is_long = true;
         } else if (strcmp(argv[i], "--threads") == 0) {
             options->for_threads = true;
+        } else if (strcmp(argv[i], "--cuda") == 0) {
+            options->for_cuda = true;
+        } else if (strcmp(argv[i], "--shard") == 0 && i + 1 < argc) {
+            char *end;
+            options->shard = strtoll(argv[++i], &end, 10);
+            if (*end != '/') return false;
+            options->n_shards = strtoll(end + 1, &end, 10);
+            if (*end != 0 || options->shard < 0 || options->shard >= options->n_shards)
+                return false;
         } else if (strcmp(argv[i], "--fail-fast") == 0) {
             options->stops_early = true;
         } else if (strcmp(argv[i], "--group") == 0 && i + 1 < argc) {
@@ -191,11 +223,18 @@ int main(int argc, char **argv)
     attn_config configs[ATTN_MAX_CONFIGS];
     int64_t totals[2] = {0, 0}; /* passed, failed */
     if (!options_parse(argc, argv, &options)) {
-        fprintf(stderr, "usage: check_attn [--long | --threads] [--fail-fast] [--group NAME] "
-                        "[--case NUMBER]\n");
+        fprintf(stderr,
+                "usage: check_attn [--long | --threads] [--cuda] [--fail-fast] [--group NAME] "
+                "[--shard I/N] [--case NUMBER]\n");
         return 2;
     }
-    const int32_t n_configs = attn_config_list(configs);
+    char text[ATTN_TEXT_BYTES];
+    if (options.for_cuda && !attn_device_is_there(text)) {
+        fprintf(stderr, "check_attn: %s\n", text);
+        return 2;
+    }
+    const int32_t n_configs =
+        options.for_cuda ? attn_config_list_cuda(configs) : attn_config_list(configs);
     if (options.has_case) {
         tally tallies[ATTN_MAX_CONFIGS] = {{0}};
         attn_spec spec;
