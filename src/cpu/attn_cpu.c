@@ -24,6 +24,7 @@ enum {
     FINEST_TASK_HEADS = 16, /* the same when lists are too short to split */
     MAX_SLOTS = 12, /* blocks that two passes keep between them: about 1 MB, what L2 holds */
     FIRST_ROWS = 8, /* rows whose prefetch begins before any work on them */
+    SCRATCH_GAP_BYTES = 8192, /* or a worker's reads run ahead into what the next one writes */
     FOLD_HEADS = DSV4_ATTN_HEAD_PAD, /* of a task that folds splits */
     MAX_TASK_ROWS = 8 /* queries of a task: enough to prefetch across, few enough to balance */
 };
@@ -214,7 +215,7 @@ static size_t place_scratch(const dsv4_attn_kernels *kernels, const task_shape *
         placed->query = place_state(memory + at[3], n_heads);
         placed->split = place_state(memory + at[4], n_heads);
     }
-    return at[4] + round_up_64(state_bytes(n_heads));
+    return at[4] + round_up_64(state_bytes(n_heads)) + SCRATCH_GAP_BYTES;
 }
 
 bool dsv4_attn_cpu_plan_size(const dsv4_attn_params *params, const dsv4_attn_kernels *kernels,
@@ -504,13 +505,14 @@ static void run_query(const decode_context *context, const query_task *task, con
         visit_blocks(context, task, own, 0, n_blocks, (next_block){task, 0}, NULL);
     }
     for (int64_t split = 0; split < n_splits; split++) {
-        /* The first one needs no fold: it is where the others are folded to. */
-        const dsv4_attn_state *acc = split == 0 ? &own->query : &own->split;
         int64_t begin = split_begin(task->lists, split), end = split_begin(task->lists, split + 1);
-        if (split > 0) clear_state(acc, task->n_heads);
-        visit_blocks(context, task, own, begin, end,
-                     end == n_blocks ? after : (next_block){task, end}, acc);
-        if (split > 0) fold_split(context, task, own, acc, &own->query);
+        next_block next = end == n_blocks ? after : (next_block){task, end};
+        /* A split of one block is folded as a block is: only longer ones need a state of their own. */
+        bool is_direct = split == 0 || end - begin == 1;
+        const dsv4_attn_state *acc = is_direct ? &own->query : &own->split;
+        if (!is_direct) clear_state(acc, task->n_heads);
+        visit_blocks(context, task, own, begin, end, next, acc);
+        if (!is_direct) fold_split(context, task, own, acc, &own->query);
     }
     finish_query(context, task, &own->query);
 }
