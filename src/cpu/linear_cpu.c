@@ -43,6 +43,7 @@ typedef struct linear_cut {
 
 typedef struct linear_work {
     dsv4_linear_kernel *kernel;
+    int32_t n_threads;
     linear_cut cuts[MOST_AT_ONCE];
 } linear_work;
 
@@ -105,6 +106,7 @@ static void run_task(void *shared, int64_t task, int32_t worker)
     job.x += row * job.x_stride;
     job.y += row * job.y_stride;
     job.n_rows = min_i64(cut->chunk_rows, job.n_rows - row);
+    job.next_begin = (task + work->n_threads) / cut->n_chunks * cut->task_out;
     work->kernel(&job, begin, end);
 }
 
@@ -151,11 +153,11 @@ void dsv4_linear_cpu_all(const dsv4_compute *compute, const dsv4_linear_product 
     linear_work work = {.kernel = kernel_of(compute->cpu_level, x_is_bf16)};
     while (n_products > 0) {
         int64_t n_cuts = min_i64(n_products, MOST_AT_ONCE), n_tasks = 0;
-        int32_t n_threads = are_small(products, n_cuts) ? 1 : compute->n_threads;
+        work.n_threads = are_small(products, n_cuts) ? 1 : compute->n_threads;
         for (int64_t i = 0; i < n_cuts; i++) {
-            n_tasks = cut_product(&products[i], n_threads, n_tasks, &work.cuts[i]);
+            n_tasks = cut_product(&products[i], work.n_threads, n_tasks, &work.cuts[i]);
         }
-        dsv4_parallel_for(n_threads, n_tasks, run_task, &work);
+        dsv4_parallel_for(work.n_threads, n_tasks, run_task, &work);
         products += n_cuts;
         n_products -= n_cuts;
     }
