@@ -75,7 +75,7 @@ static void activate_row(void *shared, int64_t row, int32_t worker)
     dsv4_step_quantize(step, inner, width, inner);
 }
 
-/* Rows of `count` values, numbered as in the round, times a matrix of an expert. */
+/* An expert's rows x times one of its matrices. */
 static dsv4_linear_product product_of(const expert_rows *use, const dsv4_linear *linear,
                                       const float *x, float *y)
 {
