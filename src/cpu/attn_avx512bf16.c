@@ -35,6 +35,33 @@ enum {
     FEW_HEADS = 8                               /* so few have a path of their own */
 };
 
+/* ---- the order of dimensions ---- */
+
+/*
+ * 64 bf16 of a group as two vectors: of each 16 the first 8 in low, the others in high. That is how FP8
+ * codes come out of their conversion; all else is dealt likewise.
+ */
+typedef struct group_values {
+    __m512i low, high;
+} group_values;
+
+static DSV4_ALWAYS_INLINE group_values deal_group(const void *bf16)
+{
+    const __m512i first = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13);
+    const __m512i second = _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15);
+    __m512i a = _mm512_loadu_si512(bf16);
+    __m512i b = _mm512_loadu_si512((const unsigned char *)bf16 + 64);
+    return (group_values){_mm512_permutex2var_epi64(a, first, b),
+                          _mm512_permutex2var_epi64(a, second, b)};
+}
+
+/* Where dimensions 4 * quad .. 4 * quad + 3 of a head then are, in quads. */
+static int dealt_quad(int quad)
+{
+    int in_group = quad % 16;
+    return quad - in_group + in_group / 2 % 2 * 8 + in_group / 4 * 2 + in_group % 2;
+}
+
 /* ---- the query: pairs of dimensions as 32-bit words ---- */
 
 /* One head vector: packed [256 pairs][16 heads]. */
@@ -49,7 +76,8 @@ static void pack_vector(const unsigned char *q, int64_t head_stride_bytes, int32
         }
         vf_transpose(square);
         for (int i = 0; i < VF_LANES; i++) {
-            _mm512_storeu_ps(packed + (pair + i) * VF_LANES, square[i]);
+            _mm512_storeu_ps(packed + (2 * dealt_quad((pair + i) / 2) + i % 2) * VF_LANES,
+                             square[i]);
         }
     }
 }
@@ -86,7 +114,9 @@ static void pack_half(const unsigned char *q, int64_t head_stride_bytes, int32_t
             if (h < n_heads) square[h] = _mm512_loadu_pd(q + h * head_stride_bytes + 8 * quad);
         }
         transpose_quads(square);
-        for (int i = 0; i < 8; i++) _mm512_storeu_pd(packed + (quad + i) * VF_LANES, square[i]);
+        for (int i = 0; i < 8; i++) {
+            _mm512_storeu_pd(packed + dealt_quad(quad + i) * VF_LANES, square[i]);
+        }
     }
 }
 
@@ -94,11 +124,13 @@ static void pack_half(const unsigned char *q, int64_t head_stride_bytes, int32_t
 static void pack_few(const unsigned char *q, int64_t head_stride_bytes, int32_t n_heads,
                      uint32_t *packed)
 {
-    for (int chunk = 0; chunk < DSV4_ATTN_DIM / 32; chunk++) {
+    for (int g = 0; g < DSV4_ATTN_N_GROUPS; g++) {
+        uint32_t *to = packed + 2 * g * FEW_HEADS * VF_LANES;
         for (int h = 0; h < FEW_HEADS; h++) {
-            __m512i values = _mm512_setzero_si512();
-            if (h < n_heads) values = _mm512_loadu_si512(q + h * head_stride_bytes + 64 * chunk);
-            _mm512_store_si512(packed + (chunk * FEW_HEADS + h) * VF_LANES, values);
+            group_values values = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+            if (h < n_heads) values = deal_group(q + h * head_stride_bytes + 128 * g);
+            _mm512_store_si512(to + h * VF_LANES, values.low);
+            _mm512_store_si512(to + (FEW_HEADS + h) * VF_LANES, values.high);
         }
     }
 }
@@ -132,11 +164,6 @@ static void pack_q(const unsigned char *q, int32_t q_dtype, int64_t head_stride_
 
 /* ---- the block: e4m3 codes to bf16 ---- */
 
-/* 64 bf16 in order. */
-typedef struct group_values {
-    __m512i low, high;
-} group_values;
-
 static group_values convert_group_slowly(const uint8_t *codes, uint8_t scale)
 {
     uint16_t bits[GROUP_DIM];
@@ -144,30 +171,23 @@ static group_values convert_group_slowly(const uint8_t *codes, uint8_t scale)
     for (int i = 0; i < GROUP_DIM; i++) {
         bits[i] = dsv4_bf16_from_f32(dsv4_e4m3_to_f32(codes[i]) * factor);
     }
-    return (group_values){_mm512_loadu_si512(bits), _mm512_loadu_si512(bits + GROUP_DIM / 2)};
+    return deal_group(bits);
 }
 
-/* For a plain scale: `shifts` is (scale - 127) * 128 - 1, twice. */
-static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint32_t shifts)
+static DSV4_ALWAYS_INLINE group_values convert_group(const uint8_t *codes, uint8_t plain_scale)
 {
     __m512i values[2];
-    e4m3_to_bf16(codes, _mm512_set1_epi32((int)shifts), values);
+    e4m3_to_bf16(_mm512_loadu_si512(codes), plain_scale, values);
     return (group_values){values[0], values[1]};
 }
 
-/* shifts[g] holds (scale - 127) * 128 - 1 of group g twice. False when a scale is not plain. */
-static DSV4_ALWAYS_INLINE bool read_scales(const dsv4_attn_row *row, uint32_t shifts[8])
+static DSV4_ALWAYS_INLINE bool has_plain_scales(const dsv4_attn_row *row)
 {
     const __m128i least = _mm_set1_epi8(DSV4_E4M3_LEAST_PLAIN_SCALE);
     const __m128i most = _mm_set1_epi8((char)DSV4_E4M3_MOST_PLAIN_SCALE);
     __m128i scales = _mm_loadl_epi64((const __m128i *)row->scales);
     __m128i inside = _mm_and_si128(_mm_cmpeq_epi8(_mm_max_epu8(scales, least), scales),
                                    _mm_cmpeq_epi8(_mm_min_epu8(scales, most), scales));
-    __m256i exponents = _mm256_sub_epi32(_mm256_cvtepu8_epi32(scales), _mm256_set1_epi32(127));
-    __m256i shift = _mm256_sub_epi32(_mm256_slli_epi32(exponents, 7), _mm256_set1_epi32(1));
-    __m256i words = _mm256_or_si256(_mm256_slli_epi32(shift, 16),
-                                    _mm256_and_si256(shift, _mm256_set1_epi32(0xffff)));
-    _mm256_storeu_si256((__m256i *)shifts, words);
     return (_mm_movemask_epi8(inside) & 0x7f) == 0x7f;
 }
 
@@ -199,8 +219,7 @@ static const dsv4_attn_row zero_row = {zero_data, one_scales};
 typedef struct row_pair {
     const dsv4_attn_row *even, *odd;
     const dsv4_attn_row *near_even, *near_odd; /* to be prefetched meanwhile */
-    uint32_t even_shifts[8], odd_shifts[8];
-    bool is_plain; /* all scales are */
+    bool is_plain;                             /* all scales are */
 } row_pair;
 
 static const dsv4_attn_row *row_or_zero(const dsv4_attn_row *rows, int32_t row, int32_t n_rows)
@@ -215,8 +234,7 @@ static DSV4_ALWAYS_INLINE row_pair pair_of(const dsv4_attn_row *rows, int32_t ro
     pair.odd = row_or_zero(rows, row + 1, n_rows);
     pair.near_even = row_or_zero(rows, row + NEAR_ROWS, n_rows);
     pair.near_odd = row_or_zero(rows, row + NEAR_ROWS + 1, n_rows);
-    pair.is_plain =
-        read_scales(pair.even, pair.even_shifts) && read_scales(pair.odd, pair.odd_shifts);
+    pair.is_plain = has_plain_scales(pair.even) && has_plain_scales(pair.odd);
     return pair;
 }
 
@@ -229,8 +247,8 @@ static DSV4_ALWAYS_INLINE void read_group(const row_pair *pair, int g, const boo
     DSV4_PREFETCH_L2(pair->near_even->data + g * GROUP_DIM);
     DSV4_PREFETCH_L2(pair->near_odd->data + g * GROUP_DIM);
     if (is_plain) {
-        *even = convert_group(even_codes, pair->even_shifts[g]);
-        *odd = convert_group(odd_codes, pair->odd_shifts[g]);
+        *even = convert_group(even_codes, pair->even->scales[g]);
+        *odd = convert_group(odd_codes, pair->odd->scales[g]);
     } else {
         *even = convert_group_slowly(even_codes, pair->even->scales[g]);
         *odd = convert_group_slowly(odd_codes, pair->odd->scales[g]);
@@ -244,8 +262,7 @@ static DSV4_ALWAYS_INLINE group_values read_tail(const dsv4_attn_row *row,
     DSV4_PREFETCH_L2(near->data + offset);
     DSV4_PREFETCH_L2(near->data + offset + 64);
     DSV4_PREFETCH_L2(near->scales);
-    return (group_values){_mm512_loadu_si512(row->data + offset),
-                          _mm512_loadu_si512(row->data + offset + 64)};
+    return deal_group(row->data + offset);
 }
 
 static DSV4_ALWAYS_INLINE void load_pair(const row_pair *pair, const bool is_plain, uint16_t *keys,
@@ -550,11 +567,17 @@ static DSV4_ALWAYS_INLINE void value_tile(const float *words, int32_t stride, co
     }
     DSV4_UNROLL for (int h = 0; h < n_heads; h++)
     {
+        float *to = values + h * DSV4_ATTN_DIM;
+        if (alpha == NULL) {
+            DSV4_UNROLL for (int i = 0; i < VALUE_VECS; i++)
+                vf_store(to + i * VF_LANES, acc[h * VALUE_VECS + i]);
+            continue;
+        }
         vf a = vf_set1(alpha[h]), b = vf_set1(beta[h]);
         DSV4_UNROLL for (int i = 0; i < VALUE_VECS; i++)
         {
-            float *to = values + h * DSV4_ATTN_DIM + i * VF_LANES;
-            vf_store(to, vf_fma(acc[h * VALUE_VECS + i], b, vf_mul(vf_load(to), a)));
+            vf sum = vf_mul(vf_load(to + i * VF_LANES), a);
+            vf_store(to + i * VF_LANES, vf_fma(acc[h * VALUE_VECS + i], b, sum));
         }
     }
 }
@@ -569,12 +592,12 @@ static void add_values(const float *words, const void *kv, int32_t n_heads, int3
         float *to = acc_values + g * GROUP_DIM;
         int32_t h = 0;
         for (; h + 4 <= n_heads; h += 4) {
-            value_tile(words + h, stride, slab, 4, n_rows, alpha + h, beta + h, ahead,
-                       to + h * DSV4_ATTN_DIM);
+            value_tile(words + h, stride, slab, 4, n_rows, alpha == NULL ? NULL : alpha + h,
+                       beta + h, ahead, to + h * DSV4_ATTN_DIM);
         }
         for (; h < n_heads; h++) {
-            value_tile(words + h, stride, slab, 1, n_rows, alpha + h, beta + h, ahead,
-                       to + h * DSV4_ATTN_DIM);
+            value_tile(words + h, stride, slab, 1, n_rows, alpha == NULL ? NULL : alpha + h,
+                       beta + h, ahead, to + h * DSV4_ATTN_DIM);
         }
     }
 }
@@ -582,17 +605,22 @@ static void add_values(const float *words, const void *kv, int32_t n_heads, int3
 /* ---- the end of a query ---- */
 
 /*
- * Interleaving within lanes of 8 words is cheapest, but leaves 32 dimensions as two vectors of four
- * quads: 0 2 4 6 and 1 3 5 7. values [n_heads, 512] are put back into order.
+ * Dealt to two vectors and then interleaved within lanes, 64 dimensions are four vectors, the first of
+ * which has the first quad of each 16. values [n_heads, 512] are put back into order.
  */
 static void restore_order(float *values, int32_t n_heads)
 {
-    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    for (int32_t i = 0; i < n_heads * DSV4_ATTN_DIM; i += 2 * VF_LANES) {
-        __m512d even = _mm512_load_pd(values + i), odd = _mm512_load_pd(values + i + VF_LANES);
-        _mm512_store_pd(values + i, _mm512_permutex2var_pd(even, first, odd));
-        _mm512_store_pd(values + i + VF_LANES, _mm512_permutex2var_pd(even, second, odd));
+    for (int32_t i = 0; i < n_heads * DSV4_ATTN_DIM; i += GROUP_DIM) {
+        vf v[VALUE_VECS];
+        for (int k = 0; k < VALUE_VECS; k++) v[k] = vf_load(values + i + k * VF_LANES);
+        vf low[2] = {_mm512_shuffle_f32x4(v[0], v[1], 0x44),
+                     _mm512_shuffle_f32x4(v[2], v[3], 0x44)};
+        vf high[2] = {_mm512_shuffle_f32x4(v[0], v[1], 0xee),
+                      _mm512_shuffle_f32x4(v[2], v[3], 0xee)};
+        vf_store(values + i, _mm512_shuffle_f32x4(low[0], low[1], 0x88));
+        vf_store(values + i + VF_LANES, _mm512_shuffle_f32x4(low[0], low[1], 0xdd));
+        vf_store(values + i + 2 * VF_LANES, _mm512_shuffle_f32x4(high[0], high[1], 0x88));
+        vf_store(values + i + 3 * VF_LANES, _mm512_shuffle_f32x4(high[0], high[1], 0xdd));
     }
 }
 

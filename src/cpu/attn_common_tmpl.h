@@ -117,6 +117,10 @@ static void fold_values(int32_t n_heads, const float *part_values, const float *
     for (int32_t h = 0; h < n_heads; h++) {
         const float *from = part_values + h * DSV4_ATTN_DIM;
         float *to = acc_values + h * DSV4_ATTN_DIM;
+        if (alpha == NULL) {
+            memcpy(to, from, DSV4_ATTN_DIM * sizeof *to);
+            continue;
+        }
         vf a = vf_set1(alpha[h]), b = vf_set1(beta[h]);
         for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
             vf_store(to + d, vf_fma(vf_load(from + d), b, vf_mul(vf_load(to + d), a)));
@@ -142,17 +146,17 @@ static void store_head(float *values, const dsv4_attn_target *target, unsigned c
 static void finish(int32_t n_heads, const dsv4_attn_state *acc, const dsv4_attn_target *target)
 {
     for (int32_t h = 0; h < n_heads; h++) {
-        float lse = INFINITY, inverse = 0.0f;
+        float lse = INFINITY, values[DSV4_ATTN_DIM];
         if (acc->sum[h] != 0.0f) {
             lse = acc->max[h] * LN_2 + logf(acc->sum[h]);
             float total = acc->weight[h];
             if (target->sink != NULL) total += exp2f(target->sink[h] * LOG2_E - acc->max[h]);
-            inverse = 1.0f / total;
-        }
-        float values[DSV4_ATTN_DIM];
-        for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
-            vf_store(values + d,
-                     vf_mul(vf_load(acc->values + h * DSV4_ATTN_DIM + d), vf_set1(inverse)));
+            vf inverse = vf_set1(1.0f / total);
+            for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
+                vf_store(values + d, vf_mul(vf_load(acc->values + h * DSV4_ATTN_DIM + d), inverse));
+            }
+        } else {
+            memset(values, 0, sizeof values);
         }
         store_head(values, target, target->out + h * target->out_head_stride_bytes);
         if (target->lse != NULL) {

@@ -10,17 +10,22 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/compiler.h"
 #include "base/parallel.h"
 #include "dsv4/cache.h"
 
 enum {
     BLOCK_ROWS = DSV4_ATTN_BLOCK_ROWS,
     MAX_SPLITS = 32,
+    MIN_SPLITS = 4,         /* of a list that has the blocks */
+    SPLIT_BLOCKS = 8,       /* blocks of a split in longer lists */
     TASKS_PER_THREAD = 2,   /* fewer than this, and the work is cut finer */
     MIN_TASK_HEADS = 32,    /* heads that make up for a task's own dequantization */
     FINEST_TASK_HEADS = 16, /* the same when lists are too short to split */
-    MAX_SLOTS = 12,   /* blocks that two passes keep between them: about 1 MB, what L2 holds */
-    FOLD_HEADS = 16,  /* heads of a task that folds splits */
+    MAX_SLOTS = 12, /* blocks that two passes keep between them: about 1 MB, what L2 holds */
+    FIRST_ROWS = 8, /* rows whose prefetch begins before any work on them */
+    SCRATCH_GAP_BYTES = 8192, /* or a worker's reads run ahead into what the next one writes */
+    FOLD_HEADS = DSV4_ATTN_HEAD_PAD, /* of a task that folds splits */
     MAX_TASK_ROWS = 8 /* queries of a task: enough to prefetch across, few enough to balance */
 };
 
@@ -41,7 +46,7 @@ typedef struct task_shape {
 
 typedef struct plan_request {
     int32_t window_len, extra_len; /* list entries that count */
-    int32_t n_splits, split_blocks;
+    int32_t n_blocks, n_splits;
     int32_t n_parts;    /* tasks per query and head group where lists are split */
     int64_t first_task; /* first of them */
     int64_t first_split;
@@ -112,23 +117,33 @@ static int64_t scope_n_indices(const dsv4_attn_scope *scope)
     return scope->n_pages > 0 ? scope->n_indices : 0;
 }
 
+/*
+ * How many splits a list of n_blocks has: few, for each leaves a state of 2 KB a head to fold. Never falls
+ * as lists grow. Two passes are never shared out, so one split does.
+ */
+static int64_t count_splits(int64_t n_blocks, bool two_passes)
+{
+    if (two_passes) return min_i64(n_blocks, 1);
+    int64_t n_splits = ceil_div(n_blocks, SPLIT_BLOCKS);
+    if (n_splits < MIN_SPLITS) n_splits = min_i64(n_blocks, MIN_SPLITS);
+    return min_i64(n_splits, MAX_SPLITS);
+}
+
 static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
 {
     task_shape shape = {.n_rows = params->n_requests * params->n_queries, .n_threads = n_threads};
     int64_t n_blocks =
         ceil_div(scope_n_indices(&params->window) + scope_n_indices(&params->extra), BLOCK_ROWS);
-    shape.max_splits = min_i64(n_blocks, MAX_SPLITS);
-
     int64_t n_wanted = n_threads > 1 ? (int64_t)TASKS_PER_THREAD * n_threads : 1;
     int64_t n_rows = shape.n_rows > 0 ? shape.n_rows : 1;
     int64_t n_groups =
         min_i64(ceil_div(n_wanted, n_rows), ceil_div(params->n_heads, MIN_TASK_HEADS));
     shape.two_passes = params->math == DSV4_ATTN_MATH_OFFICIAL;
+    shape.max_splits = count_splits(n_blocks, shape.two_passes);
     shape.n_slots = shape.two_passes ? min_i64(n_blocks + 1, MAX_SLOTS) : 1;
     /* Heads first: splits leave states of 2 KB a head that must be folded. */
     bool is_even = n_rows * n_groups % n_threads == 0;
-    shape.split_lists =
-        n_rows * n_groups < n_wanted && !is_even && shape.max_splits > 1 && !shape.two_passes;
+    shape.split_lists = n_rows * n_groups < n_wanted && !is_even && shape.max_splits > 1;
     if (shape.split_lists) {
         int64_t n_splits = n_rows * shape.max_splits;
         if (n_splits >= n_wanted || n_splits % n_threads == 0) {
@@ -137,7 +152,8 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
             n_groups = ceil_div(params->n_heads, FINEST_TASK_HEADS);
         }
     }
-    shape.n_parts = ceil_div(n_wanted, n_rows * n_groups);
+    int64_t n_tasks = n_rows * n_groups;
+    shape.n_parts = n_threads % n_tasks == 0 ? n_threads / n_tasks : ceil_div(n_wanted, n_tasks);
     int64_t per_group = ceil_div(params->n_heads, n_groups);
     if (n_groups > 1) per_group = ceil_div(per_group, DSV4_ATTN_HEAD_PAD) * DSV4_ATTN_HEAD_PAD;
     /* A rest of a few heads joins the last group: kernels may compute few heads in their own way. */
@@ -199,7 +215,7 @@ static size_t place_scratch(const dsv4_attn_kernels *kernels, const task_shape *
         placed->query = place_state(memory + at[3], n_heads);
         placed->split = place_state(memory + at[4], n_heads);
     }
-    return at[4] + round_up_64(state_bytes(n_heads));
+    return at[4] + round_up_64(state_bytes(n_heads)) + SCRATCH_GAP_BYTES;
 }
 
 bool dsv4_attn_cpu_plan_size(const dsv4_attn_params *params, const dsv4_attn_kernels *kernels,
@@ -243,8 +259,8 @@ void dsv4_attn_cpu_plan_build(const dsv4_attn_params *params, int32_t n_threads,
         lists->window_len = scope_len(&params->window, request);
         lists->extra_len = scope_len(&params->extra, request);
         int64_t n_blocks = ceil_div((int64_t)lists->window_len + lists->extra_len, BLOCK_ROWS);
-        lists->split_blocks = (int32_t)ceil_div(n_blocks, MAX_SPLITS);
-        lists->n_splits = n_blocks == 0 ? 0 : (int32_t)ceil_div(n_blocks, lists->split_blocks);
+        lists->n_blocks = (int32_t)n_blocks;
+        lists->n_splits = (int32_t)count_splits(n_blocks, plan->shape.two_passes);
         lists->n_parts = (int32_t)min_i64(lists->n_splits, plan->shape.n_parts);
         lists->first_task = n_tasks;
         lists->first_split = n_splits;
@@ -306,13 +322,19 @@ static void gather_block(const decode_context *context, const query_task *task, 
                                  n_rows, block->rows);
 }
 
+/* No keys yet. The values stay what they are: the first keys overwrite them. */
 static void clear_state(const dsv4_attn_state *state, int32_t n_heads)
 {
     int32_t n_pad = dsv4_attn_pad_heads(n_heads);
-    memset(state->values, 0, (size_t)n_heads * DSV4_ATTN_DIM * sizeof(float));
     memset(state->sum, 0, (size_t)n_pad * sizeof(float));
     memset(state->weight, 0, (size_t)n_pad * sizeof(float));
     for (int32_t h = 0; h < n_pad; h++) state->max[h] = -INFINITY;
+}
+
+/* Whether a state holds any key. All its heads have the same ones. */
+static bool has_keys(const dsv4_attn_state *state)
+{
+    return state->sum[0] != 0.0f || state->max[0] > -INFINITY;
 }
 
 /*
@@ -342,8 +364,9 @@ static void visit_block(const decode_context *context, const query_task *task, c
         .max = own->block_max, .sum = own->block_sum, .weight = own->block_weight};
     const float *fixed_max = context->plan->shape.two_passes ? own->query_max : NULL;
     kernels->softmax(scale, task->n_heads, block->n_rows, fixed_max, scores, &part);
+    const float *alpha = has_keys(acc) ? own->alpha : NULL;
     kernels->fold_state(task->n_heads, &part, acc, own->alpha, own->beta);
-    kernels->add_values(scores, kv, task->n_heads, block->n_rows, own->alpha, own->beta, ahead,
+    kernels->add_values(scores, kv, task->n_heads, block->n_rows, alpha, own->beta, ahead,
                         acc->values);
 }
 
@@ -352,6 +375,16 @@ typedef struct next_block {
     const query_task *task;
     int64_t index;
 } next_block;
+
+/* The rows that are needed before kernels prefetch any: the first block of a task may be nowhere near. */
+static void prefetch_first(const block_rows *block)
+{
+    for (int32_t i = 0; i < block->n_rows && i < FIRST_ROWS; i++) {
+        const dsv4_attn_row *row = &block->rows[i];
+        if (row->scales != NULL) DSV4_PREFETCH_L2(row->scales);
+        for (int32_t at = 0; at < DSV4_CACHE_DATA_BYTES; at += 64) DSV4_PREFETCH_L2(row->data + at);
+    }
+}
 
 /*
  * Folds blocks begin .. end - 1 into acc (NULL: only raises query_max), prefetching each while the one
@@ -362,6 +395,7 @@ static void visit_blocks(const decode_context *context, const query_task *task, 
 {
     block_rows blocks[2];
     gather_block(context, task, begin, &blocks[begin & 1]);
+    prefetch_first(&blocks[begin & 1]);
     for (int64_t i = begin; i < end; i++) {
         block_rows *next = &blocks[(i + 1) & 1];
         next->n_rows = 0;
@@ -377,9 +411,10 @@ static void visit_blocks(const decode_context *context, const query_task *task, 
     }
 }
 
-static int64_t count_blocks(const plan_request *lists)
+/* The first block of a split; of the one past the last, how many blocks there are. */
+static int64_t split_begin(const plan_request *lists, int64_t split)
 {
-    return ceil_div((int64_t)lists->window_len + lists->extra_len, BLOCK_ROWS);
+    return split * lists->n_blocks / lists->n_splits;
 }
 
 /* ---- tasks ---- */
@@ -439,18 +474,15 @@ static void finish_query(const decode_context *context, const query_task *task,
     context->kernels->finish(task->n_heads, acc, &target);
 }
 
+/* Folds part into acc, unless part is without keys. */
 static void fold_split(const decode_context *context, const query_task *task, const scratch *own,
-                       const dsv4_attn_state *part)
+                       const dsv4_attn_state *part, const dsv4_attn_state *acc)
 {
     const dsv4_attn_kernels *kernels = context->kernels;
-    kernels->fold_state(task->n_heads, part, &own->query, own->alpha, own->beta);
-    kernels->fold_values(task->n_heads, part->values, own->alpha, own->beta, own->query.values);
-}
-
-/* Whether a split holds any key: only then does it take part in the fold. */
-static bool has_keys(const dsv4_attn_state *state)
-{
-    return state->sum[0] != 0.0f || state->max[0] > -INFINITY;
+    if (!has_keys(part)) return;
+    const float *alpha = has_keys(acc) ? own->alpha : NULL;
+    kernels->fold_state(task->n_heads, part, acc, own->alpha, own->beta);
+    kernels->fold_values(task->n_heads, part->values, alpha, own->beta, acc->values);
 }
 
 static query_task query_of(const decode_context *context, int64_t row, int64_t group)
@@ -463,7 +495,7 @@ static query_task query_of(const decode_context *context, int64_t row, int64_t g
 static void run_query(const decode_context *context, const query_task *task, const scratch *own,
                       next_block after)
 {
-    int64_t n_blocks = count_blocks(task->lists), split_blocks = task->lists->split_blocks;
+    int64_t n_blocks = task->lists->n_blocks, n_splits = task->lists->n_splits;
     clear_state(&own->query, task->n_heads);
     if (n_blocks > 0) pack_query(context, task, own);
     if (context->plan->shape.two_passes) {
@@ -472,16 +504,15 @@ static void run_query(const decode_context *context, const query_task *task, con
         }
         visit_blocks(context, task, own, 0, n_blocks, (next_block){task, 0}, NULL);
     }
-    if (split_blocks == 1) {
-        visit_blocks(context, task, own, 0, n_blocks, after, &own->query);
-    } else {
-        for (int64_t begin = 0; begin < n_blocks; begin += split_blocks) {
-            int64_t end = min_i64(begin + split_blocks, n_blocks);
-            clear_state(&own->split, task->n_heads);
-            visit_blocks(context, task, own, begin, end,
-                         end == n_blocks ? after : (next_block){task, end}, &own->split);
-            if (has_keys(&own->split)) fold_split(context, task, own, &own->split);
-        }
+    for (int64_t split = 0; split < n_splits; split++) {
+        int64_t begin = split_begin(task->lists, split), end = split_begin(task->lists, split + 1);
+        next_block next = end == n_blocks ? after : (next_block){task, end};
+        /* A split of one block is folded as a block is: only longer ones need a state of their own. */
+        bool is_direct = split == 0 || end - begin == 1;
+        const dsv4_attn_state *acc = is_direct ? &own->query : &own->split;
+        if (!is_direct) clear_state(acc, task->n_heads);
+        visit_blocks(context, task, own, begin, end, next, acc);
+        if (!is_direct) fold_split(context, task, own, acc, &own->query);
     }
     finish_query(context, task, &own->query);
 }
@@ -565,16 +596,15 @@ static void run_part(void *shared, int64_t index, int32_t worker)
     next_block after = {NULL, 0};
     if (index + plan->shape.n_threads < plan->n_split_tasks) {
         likely = part_of(context, index + plan->shape.n_threads);
-        after = (next_block){&likely.task, likely.begin * likely.task.lists->split_blocks};
+        after = (next_block){&likely.task, split_begin(likely.task.lists, likely.begin)};
     }
     scratch own = scratch_of(context, worker);
-    int64_t n_blocks = count_blocks(part.task.lists), split_blocks = part.task.lists->split_blocks;
     pack_query(context, &part.task, &own);
     for (int64_t split = part.begin; split < part.end; split++) {
         dsv4_attn_state partial = partial_of(context, part.first_split + split);
-        int64_t end = min_i64((split + 1) * split_blocks, n_blocks);
+        int64_t end = split_begin(part.task.lists, split + 1);
         clear_state(&partial, part.task.n_heads);
-        visit_blocks(context, &part.task, &own, split * split_blocks, end,
+        visit_blocks(context, &part.task, &own, split_begin(part.task.lists, split), end,
                      split + 1 < part.end ? (next_block){&part.task, end} : after, &partial);
     }
 }
@@ -595,12 +625,17 @@ static void run_fold(void *shared, int64_t index, int32_t worker)
     task.first_head += first_head;
     task.n_heads = n_heads < FOLD_HEADS ? n_heads : FOLD_HEADS;
     scratch own = scratch_of(context, worker);
-    clear_state(&own.query, task.n_heads);
-    for (int64_t split = 0; split < task.lists->n_splits; split++) {
-        dsv4_attn_state partial = heads_from(partial_of(context, first + split), first_head);
-        if (has_keys(&partial)) fold_split(context, &task, &own, &partial);
+    if (task.lists->n_splits == 0) {
+        clear_state(&own.query, task.n_heads);
+        finish_query(context, &task, &own.query);
+        return;
     }
-    finish_query(context, &task, &own.query);
+    dsv4_attn_state acc = heads_from(partial_of(context, first), first_head);
+    for (int64_t split = 1; split < task.lists->n_splits; split++) {
+        dsv4_attn_state partial = heads_from(partial_of(context, first + split), first_head);
+        fold_split(context, &task, &own, &partial, &acc);
+    }
+    finish_query(context, &task, &acc);
 }
 
 void dsv4_attn_cpu_decode(const dsv4_attn_params *params, const dsv4_attn_kernels *kernels,

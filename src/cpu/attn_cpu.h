@@ -4,10 +4,11 @@
  * Place: cpu. Params must have passed the checks of src/attn, and n_threads is resolved (>= 1).
  *
  * Division of the work. A query's keys are its two lists one behind the other, cut into blocks of 64
- * list entries; blocks are grouped into at most 32 splits whose size follows from the length of the lists
- * alone. Blocks are folded in order within a split, and splits in order within the query. Every query is
- * computed by this one rule, whether one task walks all its splits or each split is a task of its own
- * whose partial state a second pass folds: that is why results do not depend on batch or threads.
+ * list entries; blocks are grouped into splits, four of them up to 32 blocks and at most 32, by the length
+ * of the lists alone (official math: one split). Blocks are folded in order within a split, and the other
+ * splits in order into the first. Every query is computed by this one rule, whether one task walks all its
+ * splits or several leave the states of theirs for a second pass to fold: that is why results do not
+ * depend on batch or threads.
  */
 #ifndef DSV4_CPU_ATTN_CPU_H
 #define DSV4_CPU_ATTN_CPU_H

@@ -255,11 +255,17 @@ static DSV4_ALWAYS_INLINE void value_tile(const float *p, int32_t stride, const 
     }
     DSV4_UNROLL for (int h = 0; h < n_heads; h++)
     {
+        float *to = values + h * DSV4_ATTN_DIM;
+        if (alpha == NULL) {
+            DSV4_UNROLL for (int i = 0; i < VF_TILE_VECS; i++)
+                vf_store(to + i * VF_LANES, acc[h * VF_TILE_VECS + i]);
+            continue;
+        }
         vf a = vf_set1(alpha[h]), b = vf_set1(beta[h]);
         DSV4_UNROLL for (int i = 0; i < VF_TILE_VECS; i++)
         {
-            float *to = values + h * DSV4_ATTN_DIM + i * VF_LANES;
-            vf_store(to, vf_fma(acc[h * VF_TILE_VECS + i], b, vf_mul(vf_load(to), a)));
+            vf sum = vf_mul(vf_load(to + i * VF_LANES), a);
+            vf_store(to + i * VF_LANES, vf_fma(acc[h * VF_TILE_VECS + i], b, sum));
         }
     }
 }
@@ -275,12 +281,12 @@ static void add_values(const float *probabilities, const void *kv, int32_t n_hea
         float *to = acc_values + d;
         int32_t h = 0;
         for (; h + 4 <= n_heads; h += 4) {
-            value_tile(probabilities + h, stride, slab, 4, n_rows, alpha + h, beta + h, ahead,
-                       to + h * DSV4_ATTN_DIM);
+            value_tile(probabilities + h, stride, slab, 4, n_rows, alpha == NULL ? NULL : alpha + h,
+                       beta + h, ahead, to + h * DSV4_ATTN_DIM);
         }
         for (; h < n_heads; h++) {
-            value_tile(probabilities + h, stride, slab, 1, n_rows, alpha + h, beta + h, ahead,
-                       to + h * DSV4_ATTN_DIM);
+            value_tile(probabilities + h, stride, slab, 1, n_rows, alpha == NULL ? NULL : alpha + h,
+                       beta + h, ahead, to + h * DSV4_ATTN_DIM);
         }
     }
 }

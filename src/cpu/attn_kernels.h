@@ -86,11 +86,12 @@ typedef struct dsv4_attn_kernels {
     /* Folds max, sum and weight of part into acc; alpha, beta [n_heads_pad] are for the values. */
     void (*fold_state)(int32_t n_heads, const dsv4_attn_state *part, const dsv4_attn_state *acc,
                        float *alpha, float *beta);
-    /* acc_values [n_heads, 512] = fma(probabilities . v, beta, acc_values * alpha). */
+    /* acc_values [n_heads, 512] = fma(probabilities . v, beta, acc_values * alpha); the first keys of a
+     * state, alpha NULL: = probabilities . v, whatever acc_values was. */
     void (*add_values)(const float *probabilities, const void *kv, int32_t n_heads, int32_t n_rows,
                        const float *alpha, const float *beta, dsv4_attn_ahead *ahead,
                        float *acc_values);
-    /* acc_values [n_heads, 512] = fma(part_values, beta, acc_values * alpha). */
+    /* acc_values [n_heads, 512] = fma(part_values, beta, acc_values * alpha); alpha NULL: = part_values. */
     void (*fold_values)(int32_t n_heads, const float *part_values, const float *alpha,
                         const float *beta, float *acc_values);
     /* Normalizes (adding the sink), rotates, stores out and lse. A state without keys gives 0, +inf.

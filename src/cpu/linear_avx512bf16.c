@@ -21,8 +21,6 @@
 #define LN_TILE_ROWS   6
 #define LN_STEP_VECS   2
 
-enum { FP4_LEAST_PLAIN_SCALE = 2, FP4_MOST_PLAIN_SCALE = 252 };
-
 typedef __m512i lanes;
 
 static DSV4_ALWAYS_INLINE lanes lanes_load(const void *p)
@@ -40,77 +38,18 @@ static DSV4_ALWAYS_INLINE vf multiply_add(vf sums, lanes w, lanes x)
     return _mm512_dpbf16_ps(sums, (__m512bh)w, (__m512bh)x);
 }
 
-/*
- * Weights are looked up with their scale in them: one row of a table for each of the 256 scales, of which a
- * checkpoint has a dozen. `bits` of bf16 moves by the scale's power of two; zero and NaN do not. Rows of
- * scales that are not plain hold nonsense and are not read.
- */
-#define MOVED(s, bits)    ((uint32_t)(bits) + ((uint32_t)(s)-127u) * 128u)
-#define FOUR_ROWS(row, s) row(s), row((s) + 1), row((s) + 2), row((s) + 3)
-#define SIXTEEN_ROWS(row, s)                                                                       \
-    FOUR_ROWS(row, s), FOUR_ROWS(row, (s) + 4), FOUR_ROWS(row, (s) + 8), FOUR_ROWS(row, (s) + 12)
-#define ALL_ROWS(row)                                                                              \
-    SIXTEEN_ROWS(row, 0), SIXTEEN_ROWS(row, 16), SIXTEEN_ROWS(row, 32), SIXTEEN_ROWS(row, 48),     \
-        SIXTEEN_ROWS(row, 64), SIXTEEN_ROWS(row, 80), SIXTEEN_ROWS(row, 96),                       \
-        SIXTEEN_ROWS(row, 112), SIXTEEN_ROWS(row, 128), SIXTEEN_ROWS(row, 144),                    \
-        SIXTEEN_ROWS(row, 160), SIXTEEN_ROWS(row, 176), SIXTEEN_ROWS(row, 192),                    \
-        SIXTEEN_ROWS(row, 208), SIXTEEN_ROWS(row, 224), SIXTEEN_ROWS(row, 240)
-
-/* e2m1: codes 0 .. 7, then the negative ones. */
-#define FP4_WORD(s, bits) (uint16_t)(MOVED(s, bits) & 0xffffu)
-#define FP4_ROW(s)                                                                                 \
-    {                                                                                              \
-        0, FP4_WORD(s, 0x3f00), FP4_WORD(s, 0x3f80), FP4_WORD(s, 0x3fc0), FP4_WORD(s, 0x4000),     \
-            FP4_WORD(s, 0x4040), FP4_WORD(s, 0x4080), FP4_WORD(s, 0x40c0), 0x8000,                 \
-            FP4_WORD(s, 0xbf00), FP4_WORD(s, 0xbf80), FP4_WORD(s, 0xbfc0), FP4_WORD(s, 0xc000),    \
-            FP4_WORD(s, 0xc040), FP4_WORD(s, 0xc080), FP4_WORD(s, 0xc0c0)                          \
-    }
-
-static const uint16_t fp4_table[256][16] = {ALL_ROWS(FP4_ROW)};
-
-/* e4m3: the high bytes of magnitudes 0 .. 127, then the low ones. */
-#define HIGH_BYTE(s, bits) (uint8_t)(MOVED(s, bits) >> 8 & 255u)
-#define LOW_BYTE(s, bits)  (uint8_t)(MOVED(s, bits) & 255u)
-#define EIGHT(byte, s, bits)                                                                       \
-    byte(s, bits), byte(s, (bits) + 16), byte(s, (bits) + 32), byte(s, (bits) + 48),               \
-        byte(s, (bits) + 64), byte(s, (bits) + 80), byte(s, (bits) + 96), byte(s, (bits) + 112)
-#define FP8_BYTES(byte, s, nan)                                                                    \
-    0, byte(s, 0x3b00), byte(s, 0x3b80), byte(s, 0x3bc0), byte(s, 0x3c00), byte(s, 0x3c20),        \
-        byte(s, 0x3c40), byte(s, 0x3c60), EIGHT(byte, s, 0x3c80), EIGHT(byte, s, 0x3d00),          \
-        EIGHT(byte, s, 0x3d80), EIGHT(byte, s, 0x3e00), EIGHT(byte, s, 0x3e80),                    \
-        EIGHT(byte, s, 0x3f00), EIGHT(byte, s, 0x3f80), EIGHT(byte, s, 0x4000),                    \
-        EIGHT(byte, s, 0x4080), EIGHT(byte, s, 0x4100), EIGHT(byte, s, 0x4180),                    \
-        EIGHT(byte, s, 0x4200), EIGHT(byte, s, 0x4280), EIGHT(byte, s, 0x4300), byte(s, 0x4380),   \
-        byte(s, 0x4390), byte(s, 0x43a0), byte(s, 0x43b0), byte(s, 0x43c0), byte(s, 0x43d0),       \
-        byte(s, 0x43e0), nan
-#define FP8_ROW(s)                                                                                 \
-    {                                                                                              \
-        FP8_BYTES(HIGH_BYTE, s, 0x7f), FP8_BYTES(LOW_BYTE, s, 0xc0)                                \
-    }
-
-static const uint8_t fp8_table[256][256] = {ALL_ROWS(FP8_ROW)};
-
 static DSV4_ALWAYS_INLINE void load_fp8(const uint8_t *codes, uint8_t scale, lanes w[2])
 {
     const __m512i unpack_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m512i sign = _mm512_set1_epi8((char)0x80);
-    const uint8_t *table = fp8_table[scale];
-    __m512i ordered = _mm512_permutexvar_epi64(unpack_order, _mm512_loadu_si512(codes));
-    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), ordered,
-                                            _mm512_loadu_si512(table + 64));
-    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), ordered,
-                                           _mm512_loadu_si512(table + 192));
-    high = _mm512_or_si512(high, _mm512_and_si512(ordered, sign));
-    w[0] = _mm512_unpacklo_epi8(low, high);
-    w[1] = _mm512_unpackhi_epi8(low, high);
+    e4m3_to_bf16(_mm512_permutexvar_epi64(unpack_order, _mm512_loadu_si512(codes)), scale, w);
 }
 
 /* A step's codes lie in two groups: the lookup's fifth bit tells them apart. */
 static DSV4_ALWAYS_INLINE void load_fp4(const uint8_t *codes, const uint8_t *scales, lanes w[2])
 {
     const __m512i group_bit = _mm512_maskz_set1_epi16(0xffff0000, 16);
-    __m256i first = _mm256_loadu_si256((const __m256i *)fp4_table[scales[0]]);
-    __m256i second = _mm256_loadu_si256((const __m256i *)fp4_table[scales[1]]);
+    __m256i first = _mm256_loadu_si256((const __m256i *)dsv4_e2m1_words[scales[0]]);
+    __m256i second = _mm256_loadu_si256((const __m256i *)dsv4_e2m1_words[scales[1]]);
     __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
     __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)codes));
     /* The lookup takes the low five bits: those of the odd column are cleared of the even one's. */
@@ -180,7 +119,7 @@ static bool is_plain(const dsv4_linear *linear, int64_t i)
     if (linear->kind == DSV4_LINEAR_FP4) {
         int64_t n_rows = min_i64(linear->n_out - i, GROUP_ROWS);
         return are_within(locate_scale(linear, i, 0), n_rows * linear->n_in / FP4_GROUP,
-                          FP4_LEAST_PLAIN_SCALE, FP4_MOST_PLAIN_SCALE);
+                          DSV4_E2M1_LEAST_PLAIN_SCALE, DSV4_E2M1_MOST_PLAIN_SCALE);
     }
     return linear->kind == DSV4_LINEAR_BF16;
 }

@@ -30,4 +30,16 @@ typedef struct dsv4_compute {
 void dsv4_linear_cpu(const dsv4_compute *compute, const dsv4_linear *linear, const float *x,
                      int64_t x_stride, int64_t n_rows, bool x_is_bf16, float *y, int64_t y_stride);
 
+/* One of several products, as the arguments above. */
+typedef struct dsv4_linear_product {
+    const dsv4_linear *linear;
+    const float *x;
+    float *y;
+    int64_t x_stride, y_stride, n_rows;
+} dsv4_linear_product;
+
+/* Products that do not need each other, in any order: threads go from one to the next without waiting. */
+void dsv4_linear_cpu_all(const dsv4_compute *compute, const dsv4_linear_product *products,
+                         int64_t n_products, bool x_is_bf16);
+
 #endif

@@ -30,7 +30,8 @@ typedef struct dsv4_linear_job {
     const float *x; /* [n_rows, n_in], rows x_stride apart */
     float *y;       /* [n_rows, n_out], rows y_stride apart */
     int64_t x_stride, y_stride;
-    int64_t n_rows; /* 1 .. DSV4_LINEAR_MAX_ROWS */
+    int64_t n_rows;     /* 1 .. DSV4_LINEAR_MAX_ROWS */
+    int64_t next_begin; /* where this worker probably goes on, to be prefetched at the end */
 } dsv4_linear_job;
 
 /* f32 bits of 2^(scale - 127); a NaN for 255. */

@@ -113,9 +113,13 @@ static void copy_rest(const dsv4_linear *linear, int64_t n_rest, weight_panel *p
     panel->runs[1].n_steps = 1;
 }
 
-/* Rows i .. i + 3, columns of panel `index`. Rows past the last are the last once more. */
-static void open_panel(const dsv4_linear *linear, int64_t i, int64_t index, weight_panel *panel)
+/*
+ * Rows i .. i + 3 of those before `end`, columns of panel `index`. Rows past the last are the last once more.
+ */
+static void open_panel(const dsv4_linear_job *job, int64_t i, int64_t end, int64_t index,
+                       weight_panel *panel)
 {
+    const dsv4_linear *linear = job->linear;
     int64_t column = index * PANEL_COLUMNS;
     int64_t n_columns = min_i64(linear->n_in - column, PANEL_COLUMNS);
     panel->runs[0].n_steps = n_columns / STEP_COLUMNS;
@@ -126,8 +130,9 @@ static void open_panel(const dsv4_linear *linear, int64_t i, int64_t index, weig
             (const uint8_t *)linear->weight + code_bytes(linear->kind, row * linear->n_in + column);
         panel->runs[0].scales[r] = locate_scale(linear, row, column);
     }
-    bool has_next = i + 2 * GROUP_ROWS <= linear->n_out;
-    panel->ahead_bytes = has_next ? code_bytes(linear->kind, GROUP_ROWS * linear->n_in) : 0;
+    int64_t next = i + GROUP_ROWS < end ? i + GROUP_ROWS : job->next_begin;
+    bool has_next = next + GROUP_ROWS <= linear->n_out;
+    panel->ahead_bytes = has_next ? code_bytes(linear->kind, (next - i) * linear->n_in) : 0;
     if (n_columns % STEP_COLUMNS > 0) copy_rest(linear, n_columns % STEP_COLUMNS, panel);
 }
 
@@ -275,7 +280,7 @@ static void multiply_directly(const dsv4_linear_job *job, int64_t begin, int64_t
             for (int64_t index = first; index < last; index++) {
                 weight_panel panel;
                 __m128 sums[LN_DIRECT_ROWS];
-                open_panel(job->linear, i, index, &panel);
+                open_panel(job, i, end, index, &panel);
                 direct_panel(job->linear->kind, n_x, &panel, x.slots[(index - first) * n_x], sums);
                 for (int64_t c = 0; c < n_x; c++) {
                     add_sums(sums[c], end - i, index == 0, job->y + c * job->y_stride + i);
@@ -395,7 +400,7 @@ static void multiply_by_tiles(const dsv4_linear_job *job, int64_t begin, int64_t
         for (int64_t row = 0; row < job->n_rows; row++) pack_row(job, row, index, x.slots[row]);
         for (int64_t i = begin; i < end; i += GROUP_ROWS) {
             weight_panel panel;
-            open_panel(job->linear, i, index, &panel);
+            open_panel(job, i, end, index, &panel);
             fill_tile(job->linear->kind, &panel, &tile);
             multiply_tile(job, &x, &tile, count_steps(&panel) * LN_STEP_VECS, end - i, index == 0,
                           job->y + i);

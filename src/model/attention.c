@@ -10,6 +10,8 @@
 
 enum { DIM = DSV4_HEAD_DIM, ROPE = DSV4_ROPE_DIM, NOPE = DIM - ROPE };
 
+enum { MOST_GROUPS = 16 }; /* of the output projection, run together */
+
 /* Normalizes a query head without weight; DeepSeek's code does it on bf16 tensors (3.2). */
 static void normalize_head(const dsv4_step *step, float *q)
 {
@@ -136,13 +138,22 @@ static void project_output(const dsv4_step *step, const dsv4_layer *layer)
     int64_t low = config->o_lora_rank, all_low = config->n_o_groups * low;
     const unsigned char *weight = layer->wo_a.weight;
     int64_t scale_columns = (group_in + 127) / 128;
-    for (int64_t g = 0; g < config->n_o_groups; g++) {
-        dsv4_linear group = layer->wo_a;
-        group.n_out = low;
-        group.weight = weight + g * low * group_in;
-        group.scales = layer->wo_a.scales + g * low / 128 * scale_columns;
-        dsv4_linear_cpu(step->compute, &group, step->attended + g * group_in, config->n_heads * DIM,
-                        step->n_tokens, step->round != 0, step->o_low + g * low, all_low);
+    for (int64_t first = 0; first < config->n_o_groups; first += MOST_GROUPS) {
+        dsv4_linear groups[MOST_GROUPS];
+        dsv4_linear_product products[MOST_GROUPS];
+        int64_t n = 0;
+        for (; n < MOST_GROUPS && first + n < config->n_o_groups; n++) {
+            int64_t g = first + n;
+            groups[n] = layer->wo_a;
+            groups[n].n_out = low;
+            groups[n].weight = weight + g * low * group_in;
+            groups[n].scales = layer->wo_a.scales + g * low / 128 * scale_columns;
+            products[n] = dsv4_step_product(step, &groups[n], step->attended + g * group_in,
+                                            step->o_low + g * low);
+            products[n].x_stride = config->n_heads * DIM;
+            products[n].y_stride = all_low;
+        }
+        dsv4_step_linears(step, products, n);
     }
     dsv4_step_each(step, layer, NULL, finish_output_low);
     dsv4_step_linear(step, &layer->wo_b, step->o_low, step->sublayer);
@@ -161,19 +172,46 @@ static void finish_query_low(const dsv4_step *step, const dsv4_layer *layer,
     dsv4_step_quantize(step, q_low, low, step->q_low_quantized + token * low);
 }
 
+/* Everything that reads the sublayer's input: threads wait for each other once. */
+static void project_input(const dsv4_step *step, const dsv4_layer *layer)
+{
+    const float *x = step->x;
+    dsv4_linear_product products[7];
+    int64_t n = 0;
+    products[n++] = dsv4_step_product(step, &layer->wq_a, step->x_quantized, step->q_low);
+    products[n++] = dsv4_step_product(step, &layer->wkv, step->x_quantized, step->kv);
+    if (layer->ratio > 0) {
+        const dsv4_compressor *compressor = &layer->compressor;
+        products[n++] = dsv4_step_product(step, &compressor->wkv, x, step->raw_k);
+        products[n++] = dsv4_step_product(step, &compressor->wgate, x, step->raw_g);
+    }
+    if (layer->ratio == 4) {
+        const dsv4_compressor *compressor = &layer->index_compressor;
+        products[n++] = dsv4_step_product(step, &compressor->wkv, x, step->index_raw_k);
+        products[n++] = dsv4_step_product(step, &compressor->wgate, x, step->index_raw_g);
+    }
+    if (dsv4_step_chooses(step, layer)) {
+        products[n++] = dsv4_step_product(step, &layer->index_weights, x, step->index_weights);
+    }
+    dsv4_step_linears(step, products, n);
+}
+
 static void project_query(const dsv4_step *step, const dsv4_layer *layer)
 {
-    dsv4_step_linear(step, &layer->wq_a, step->x_quantized, step->q_low);
     dsv4_step_each(step, layer, NULL, finish_query_low);
-    dsv4_step_linear(step, &layer->wq_b, step->q_low_quantized, step->q);
+    const float *q_low = step->q_low_quantized;
+    dsv4_linear_product products[2] = {dsv4_step_product(step, &layer->wq_b, q_low, step->q)};
+    bool chooses = dsv4_step_chooses(step, layer);
+    if (chooses) products[1] = dsv4_step_product(step, &layer->index_wq_b, q_low, step->index_q);
+    dsv4_step_linears(step, products, chooses ? 2 : 1);
 }
 
 dsv4_status dsv4_step_attention(const dsv4_step *step, const dsv4_layer *layer,
                                 const dsv4_layer_cache *cache, dsv4_error *error)
 {
+    project_input(step, layer);
     project_query(step, layer);
     dsv4_step_each(step, layer, cache, finish_query);
-    dsv4_step_linear(step, &layer->wkv, step->x_quantized, step->kv);
     dsv4_step_each(step, layer, cache, finish_key);
     if (layer->ratio > 0) dsv4_step_compress(step, layer, cache);
     if (layer->ratio == 4) dsv4_step_select(step, layer, cache);

@@ -20,24 +20,31 @@ enum { GROUP_TOKENS = 4, OVERLAP_ROWS = 8, MAX_ROWS = 128, INDEX_DIM = DSV4_INDE
 typedef struct compressor_use {
     const dsv4_compressor *weights;
     const dsv4_cache_tensor *state;
+    const float *raw_k, *raw_g; /* [n_tokens, raw_width] */
     int64_t dim, state_bytes;
     int32_t ratio;
     int is_index;
 } compressor_use;
 
-static compressor_use main_use(const dsv4_layer *layer, const dsv4_layer_cache *cache)
+static compressor_use main_use(const dsv4_step *step, const dsv4_layer *layer,
+                               const dsv4_layer_cache *cache)
 {
     return (compressor_use){.weights = &layer->compressor,
                             .state = &cache->state,
+                            .raw_k = step->raw_k,
+                            .raw_g = step->raw_g,
                             .dim = DSV4_HEAD_DIM,
                             .state_bytes = dsv4_cache_state_bytes(layer->ratio),
                             .ratio = layer->ratio};
 }
 
-static compressor_use index_use(const dsv4_layer *layer, const dsv4_layer_cache *cache)
+static compressor_use index_use(const dsv4_step *step, const dsv4_layer *layer,
+                                const dsv4_layer_cache *cache)
 {
     return (compressor_use){.weights = &layer->index_compressor,
                             .state = &cache->index_state,
+                            .raw_k = step->index_raw_k,
+                            .raw_g = step->index_raw_g,
                             .dim = INDEX_DIM,
                             .state_bytes = dsv4_cache_index_state_bytes(layer->ratio),
                             .ratio = layer->ratio,
@@ -76,16 +83,14 @@ static void store_raw_row(void *shared, int64_t token, int32_t worker)
     int64_t width = raw_width(use), position = step->batch->positions[token];
     float *row = raw_row(step, use, token, position);
     const float *bias = use->weights->ape + position % use->ratio * width;
-    const float *raw_g = step->raw_g + token * width;
-    memcpy(row, step->raw_k + token * width, (size_t)width * sizeof *row);
+    const float *raw_g = use->raw_g + token * width;
+    memcpy(row, use->raw_k + token * width, (size_t)width * sizeof *row);
     for (int64_t i = 0; i < width; i++) row[width + i] = raw_g[i] + bias[i];
 }
 
 static void store_raw_rows(const dsv4_step *step, const compressor_use *use)
 {
     store_context context = {step, use};
-    dsv4_step_linear(step, &use->weights->wkv, step->x, step->raw_k);
-    dsv4_step_linear(step, &use->weights->wgate, step->x, step->raw_g);
     dsv4_step_spread(step, step->n_tokens, 2 * raw_width(use), store_raw_row, &context);
 }
 
@@ -123,11 +128,11 @@ static void emit_keys(const dsv4_step *step, const dsv4_layer *layer, const dsv4
     int32_t slot = dsv4_cache_slot(step->cache, view_of(step, token), kind,
                                    step->batch->positions[token] / layer->ratio);
     float values[DSV4_HEAD_DIM];
-    compressor_use use = main_use(layer, cache);
+    compressor_use use = main_use(step, layer, cache);
     pool_group(step, &use, token, values);
     dsv4_cache_write_key(step->cache, &cache->compressed, kind, slot, values);
     if (layer->ratio != 4) return;
-    use = index_use(layer, cache);
+    use = index_use(step, layer, cache);
     pool_group(step, &use, token, values);
     if (step->round) {
         step->rows->hadamard(values);
@@ -139,10 +144,10 @@ static void emit_keys(const dsv4_step *step, const dsv4_layer *layer, const dsv4
 void dsv4_step_compress(const dsv4_step *step, const dsv4_layer *layer,
                         const dsv4_layer_cache *cache)
 {
-    compressor_use use = main_use(layer, cache);
+    compressor_use use = main_use(step, layer, cache);
     store_raw_rows(step, &use);
     if (layer->ratio == 4) {
-        use = index_use(layer, cache);
+        use = index_use(step, layer, cache);
         store_raw_rows(step, &use);
     }
     dsv4_step_each(step, layer, cache, emit_keys);
@@ -215,10 +220,6 @@ static void select_keys(const dsv4_step *step, const dsv4_layer *layer,
 /* With fewer tokens than threads the keys of each are shared out, else the tokens are. */
 void dsv4_step_select(const dsv4_step *step, const dsv4_layer *layer, const dsv4_layer_cache *cache)
 {
-    if (step->max_visible > step->config->index_topk) {
-        dsv4_step_linear(step, &layer->index_wq_b, step->q_low_quantized, step->index_q);
-        dsv4_step_linear(step, &layer->index_weights, step->x, step->index_weights);
-    }
     if (step->n_tokens < step->compute->n_threads) {
         for (int64_t t = 0; t < step->n_tokens; t++) choose_keys(step, cache, t, 0, step->compute);
         return;

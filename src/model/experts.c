@@ -45,62 +45,123 @@ static void sort_choices(const dsv4_step *step)
     begin[0] = 0;
 }
 
-/* What the rows of one expert share. */
-typedef struct activation {
+/* ---- several experts at once ---- */
+
+enum { MOST_EXPERTS = 16 };
+
+/* One expert and the rows of the step's expert buffers that it computes. */
+typedef struct expert_rows {
+    const dsv4_expert *expert;
+    const float *in; /* [n_rows, hidden] quantized */
+    float *out;      /* [n_rows, hidden] */
+    int64_t first_row, n_rows;
+} expert_rows;
+
+/* Experts that are computed together: threads need not wait for each other between them. */
+typedef struct expert_round {
     const dsv4_step *step;
-    const float *weights; /* [n_rows] or NULL for ones */
-} activation;
+    expert_rows experts[MOST_EXPERTS];
+    int64_t n_experts, n_rows;
+} expert_round;
 
 static void activate_row(void *shared, int64_t row, int32_t worker)
 {
     (void)worker;
-    const activation *use = shared;
-    const dsv4_step *step = use->step;
-    const float *weights = use->weights;
+    const dsv4_step *step = ((const expert_round *)shared)->step;
     int64_t width = step->config->expert_dim;
     float *inner = step->expert_gate + row * width;
     step->rows->swiglu(inner, step->expert_up + row * width, width, step->config->swiglu_limit,
-                       weights == NULL ? 1.0f : weights[row], step->round, inner);
+                       step->expert_weights[row], step->round, inner);
     dsv4_step_quantize(step, inner, width, inner);
 }
 
-/* in [n_rows, hidden] (quantized) -> out [n_rows, hidden]; weights per row, or NULL for ones. */
-static void run_expert(const dsv4_step *step, const dsv4_expert *expert, const float *in,
-                       const float *weights, int64_t n_rows, float *out)
+/* An expert's rows x times one of its matrices. */
+static dsv4_linear_product product_of(const expert_rows *use, const dsv4_linear *linear,
+                                      const float *x, float *y)
 {
-    int64_t hidden = step->config->hidden_size, width = step->config->expert_dim;
-    int is_bf16 = step->round;
-    dsv4_linear_cpu(step->compute, &expert->w1, in, hidden, n_rows, is_bf16, step->expert_gate,
-                    width);
-    dsv4_linear_cpu(step->compute, &expert->w3, in, hidden, n_rows, is_bf16, step->expert_up,
-                    width);
-    activation use = {step, weights};
-    dsv4_step_spread(step, n_rows, width, activate_row, &use);
-    dsv4_linear_cpu(step->compute, &expert->w2, step->expert_gate, width, n_rows, is_bf16, out,
-                    hidden);
-    dsv4_step_round(step, out, n_rows * hidden);
+    return (dsv4_linear_product){.linear = linear,
+                                 .x = x,
+                                 .y = y,
+                                 .x_stride = linear->n_in,
+                                 .y_stride = linear->n_out,
+                                 .n_rows = use->n_rows};
 }
 
-static void run_routed(const dsv4_step *step, const dsv4_layer *layer)
+/* in -> out of all experts of the round, which is empty then. */
+static void run_round(expert_round *round)
+{
+    const dsv4_step *step = round->step;
+    int64_t hidden = step->config->hidden_size, width = step->config->expert_dim;
+    dsv4_linear_product products[2 * MOST_EXPERTS];
+    for (int64_t i = 0; i < round->n_experts; i++) {
+        const expert_rows *use = &round->experts[i];
+        int64_t at = use->first_row * width;
+        products[2 * i] = product_of(use, &use->expert->w1, use->in, step->expert_gate + at);
+        products[2 * i + 1] = product_of(use, &use->expert->w3, use->in, step->expert_up + at);
+    }
+    dsv4_step_linears(step, products, 2 * round->n_experts);
+    dsv4_step_spread(step, round->n_rows, width, activate_row, round);
+    for (int64_t i = 0; i < round->n_experts; i++) {
+        const expert_rows *use = &round->experts[i];
+        products[i] =
+            product_of(use, &use->expert->w2, step->expert_gate + use->first_row * width, use->out);
+    }
+    dsv4_step_linears(step, products, round->n_experts);
+    for (int64_t i = 0; i < round->n_experts; i++) {
+        dsv4_step_round(step, round->experts[i].out, round->experts[i].n_rows * hidden);
+    }
+    round->n_experts = round->n_rows = 0;
+}
+
+static void add_expert(expert_round *round, const dsv4_expert *expert, const float *in, float *out,
+                       int64_t n_rows)
+{
+    round->experts[round->n_experts++] = (expert_rows){expert, in, out, round->n_rows, n_rows};
+    round->n_rows += n_rows;
+}
+
+/* Copies what each token of a round's routed experts put out to the place of its choice. */
+static void scatter_outputs(const dsv4_step *step, const int32_t *choices, int64_t n_rows)
+{
+    int64_t hidden = step->config->hidden_size;
+    for (int64_t row = 0; row < n_rows; row++) {
+        memcpy(step->routed_out + choices[row] * hidden, step->expert_out + row * hidden,
+               (size_t)hidden * sizeof(float));
+    }
+}
+
+static void run_experts(const dsv4_step *step, const dsv4_layer *layer)
 {
     int64_t hidden = step->config->hidden_size, n_active = step->config->n_active_experts;
-    size_t row_bytes = (size_t)hidden * sizeof(float);
+    const int64_t *begin = step->routed_begin;
+    expert_round round = {.step = step};
+    int64_t done = 0; /* choices that rounds before this one computed */
     for (int64_t e = 0; e < step->config->n_experts; e++) {
-        const int32_t *choices = step->routed + step->routed_begin[e];
-        int64_t n_rows = step->routed_begin[e + 1] - step->routed_begin[e];
+        int64_t n_rows = begin[e + 1] - begin[e];
         if (n_rows == 0) continue;
-        for (int64_t row = 0; row < n_rows; row++) {
-            memcpy(step->expert_in + row * hidden,
-                   step->x_quantized + choices[row] / n_active * hidden, row_bytes);
-            step->expert_weights[row] = step->chosen_weights[choices[row]];
+        if (round.n_experts == MOST_EXPERTS || round.n_rows + n_rows > step->n_expert_rows) {
+            int64_t n_done = round.n_rows;
+            run_round(&round);
+            scatter_outputs(step, step->routed + done, n_done);
+            done += n_done;
         }
-        run_expert(step, &layer->experts[e], step->expert_in, step->expert_weights, n_rows,
-                   step->expert_out);
         for (int64_t row = 0; row < n_rows; row++) {
-            memcpy(step->routed_out + choices[row] * hidden, step->expert_out + row * hidden,
-                   row_bytes);
+            int32_t choice = step->routed[begin[e] + row];
+            memcpy(step->expert_in + (round.n_rows + row) * hidden,
+                   step->x_quantized + choice / n_active * hidden, (size_t)hidden * sizeof(float));
+            step->expert_weights[round.n_rows + row] = step->chosen_weights[choice];
         }
+        add_expert(&round, &layer->experts[e], step->expert_in + round.n_rows * hidden,
+                   step->expert_out + round.n_rows * hidden, n_rows);
     }
+    int64_t n_routed = round.n_rows;
+    if (round.n_experts == MOST_EXPERTS || n_routed + step->n_tokens > step->n_expert_rows) {
+        run_round(&round);
+    }
+    for (int64_t t = 0; t < step->n_tokens; t++) step->expert_weights[round.n_rows + t] = 1.0f;
+    add_expert(&round, &layer->shared, step->x_quantized, step->shared_out, step->n_tokens);
+    run_round(&round);
+    scatter_outputs(step, step->routed + done, n_routed);
 }
 
 static void add_outputs(const dsv4_step *step, const dsv4_layer *layer,
@@ -108,7 +169,7 @@ static void add_outputs(const dsv4_step *step, const dsv4_layer *layer,
 {
     (void)layer, (void)cache, (void)worker;
     int64_t hidden = step->config->hidden_size, n_active = step->config->n_active_experts;
-    const float *shared = step->expert_out + token * hidden;
+    const float *shared = step->shared_out + token * hidden;
     float *out = step->sublayer + token * hidden;
     memset(out, 0, (size_t)hidden * sizeof *out);
     for (int64_t i = 0; i < n_active; i++) {
@@ -124,7 +185,6 @@ void dsv4_step_experts(const dsv4_step *step, const dsv4_layer *layer)
     dsv4_step_linear(step, &layer->gate, step->x, step->gate);
     dsv4_step_each(step, layer, NULL, route_token);
     sort_choices(step);
-    run_routed(step, layer);
-    run_expert(step, &layer->shared, step->x_quantized, NULL, step->n_tokens, step->expert_out);
+    run_experts(step, layer);
     dsv4_step_each(step, layer, NULL, add_outputs);
 }

@@ -13,13 +13,31 @@
 enum {
     ALIGN_BYTES = 64,
     SPREAD_VALUES = 32768, /* some 10 us of one thread, several times what waking others costs */
-    ROUND_VALUES = 16384   /* per task */
+    ROUND_VALUES = 16384,  /* per task */
+    FEW_EXPERT_ROWS = 64   /* of experts that a few tokens chose: computed together */
 };
 
 void dsv4_step_linear(const dsv4_step *step, const dsv4_linear *linear, const float *x, float *y)
 {
-    dsv4_linear_cpu(step->compute, linear, x, linear->n_in, step->n_tokens, step->round != 0, y,
-                    linear->n_out);
+    dsv4_linear_product product = dsv4_step_product(step, linear, x, y);
+    dsv4_step_linears(step, &product, 1);
+}
+
+dsv4_linear_product dsv4_step_product(const dsv4_step *step, const dsv4_linear *linear,
+                                      const float *x, float *y)
+{
+    return (dsv4_linear_product){.linear = linear,
+                                 .x = x,
+                                 .y = y,
+                                 .x_stride = linear->n_in,
+                                 .y_stride = linear->n_out,
+                                 .n_rows = step->n_tokens};
+}
+
+void dsv4_step_linears(const dsv4_step *step, const dsv4_linear_product *products,
+                       int64_t n_products)
+{
+    dsv4_linear_cpu_all(step->compute, products, n_products, step->round != 0);
 }
 
 void dsv4_step_spread(const dsv4_step *step, int64_t n_rows, int64_t row_len,
@@ -149,6 +167,8 @@ static void place_attention(dsv4_step *step, carver *from)
     step->kv = carve_floats(from, n, DSV4_HEAD_DIM);
     step->raw_k = carve_floats(from, n, 2 * DSV4_HEAD_DIM);
     step->raw_g = carve_floats(from, n, 2 * DSV4_HEAD_DIM);
+    step->index_raw_k = carve_floats(from, n, 2 * DSV4_INDEX_DIM);
+    step->index_raw_g = carve_floats(from, n, 2 * DSV4_INDEX_DIM);
     step->index_q = carve_floats(from, n, config->n_index_heads * DSV4_INDEX_DIM);
     step->index_weights = carve_floats(from, n, config->n_index_heads);
     step->index_scores = carve_floats(from, n_threads, step->max_visible);
@@ -172,11 +192,14 @@ static void place_experts(dsv4_step *step, carver *from)
     step->chosen_weights = carve_floats(from, n, config->n_active_experts);
     step->routed = carve(from, n_choices, sizeof(int32_t));
     step->routed_begin = carve(from, config->n_experts + 1, sizeof(int64_t));
-    step->expert_in = carve_floats(from, n, config->hidden_size);
-    step->expert_weights = carve_floats(from, n, 1);
-    step->expert_gate = carve_floats(from, n, config->expert_dim);
-    step->expert_up = carve_floats(from, n, config->expert_dim);
-    step->expert_out = carve_floats(from, n, config->hidden_size);
+    int64_t n_rows = n + (n_choices < FEW_EXPERT_ROWS ? n_choices : FEW_EXPERT_ROWS);
+    step->n_expert_rows = n_rows;
+    step->expert_in = carve_floats(from, n_rows, config->hidden_size);
+    step->expert_weights = carve_floats(from, n_rows, 1);
+    step->expert_gate = carve_floats(from, n_rows, config->expert_dim);
+    step->expert_up = carve_floats(from, n_rows, config->expert_dim);
+    step->expert_out = carve_floats(from, n_rows, config->hidden_size);
+    step->shared_out = carve_floats(from, n, config->hidden_size);
     step->routed_out = carve_floats(from, n_choices, config->hidden_size);
 }
 

@@ -8,6 +8,7 @@
 #define DSV4_MODEL_STEP_H
 
 #include "base/parallel.h"
+#include "cpu/linear_cpu.h"
 #include "cpu/rows_cpu.h"
 #include "dsv4/attn.h"
 #include "forward.h"
@@ -38,18 +39,19 @@ typedef struct dsv4_step {
 
     const float *tables; /* [n_tokens, 64] rotation of the layer at hand: one of the next two */
     float *plain_tables, *compressed_tables;
-    float *q_low, *q_low_quantized; /* [n_tokens, q_lora_rank] */
-    float *q;                       /* [n_tokens, n_heads, 512] */
-    uint16_t *q_bf16;               /* the same under official numerics */
-    float *attended;                /* [n_tokens, n_heads, 512] */
-    float *o_low;                   /* [n_tokens, n_o_groups * o_lora_rank] */
-    float *kv;                      /* [n_tokens, 512] */
-    float *raw_k, *raw_g;           /* [n_tokens, 1024] compressor rows */
-    float *index_q;                 /* [n_tokens, n_index_heads, 128] */
-    float *index_weights;           /* [n_tokens, n_index_heads] */
-    float *index_scores;            /* [n_threads, max_visible] */
-    int32_t *index_scratch;         /* [n_threads, max_visible] */
-    int32_t *index_chosen;          /* [n_threads, index_topk] */
+    float *q_low, *q_low_quantized;   /* [n_tokens, q_lora_rank] */
+    float *q;                         /* [n_tokens, n_heads, 512] */
+    uint16_t *q_bf16;                 /* the same under official numerics */
+    float *attended;                  /* [n_tokens, n_heads, 512] */
+    float *o_low;                     /* [n_tokens, n_o_groups * o_lora_rank] */
+    float *kv;                        /* [n_tokens, 512] */
+    float *raw_k, *raw_g;             /* [n_tokens, 1024] compressor rows */
+    float *index_raw_k, *index_raw_g; /* [n_tokens, 256] the indexer's */
+    float *index_q;                   /* [n_tokens, n_index_heads, 128] */
+    float *index_weights;             /* [n_tokens, n_index_heads] */
+    float *index_scores;              /* [n_threads, max_visible] */
+    int32_t *index_scratch;           /* [n_threads, max_visible] */
+    int32_t *index_chosen;            /* [n_threads, index_topk] */
 
     int32_t *window_list;         /* [n_tokens, 128] slots, -1 padded */
     int32_t *c4_list;             /* [n_tokens, c4_stride] slots */
@@ -65,10 +67,12 @@ typedef struct dsv4_step {
     float *chosen_weights; /* [n_tokens, n_active] */
     int32_t *routed;       /* [n_tokens * n_active] choices (token * n_active + i) by expert */
     int64_t *routed_begin; /* [n_experts + 1] */
-    float *expert_in;      /* [n_tokens, hidden] */
-    float *expert_weights; /* [n_tokens] */
-    float *expert_gate, *expert_up; /* [n_tokens, expert_dim] */
-    float *expert_out;              /* [n_tokens, hidden] */
+    int64_t n_expert_rows; /* rows of experts that are computed together, n_tokens or more */
+    float *expert_in;      /* [n_expert_rows, hidden] */
+    float *expert_weights; /* [n_expert_rows] */
+    float *expert_gate, *expert_up; /* [n_expert_rows, expert_dim] */
+    float *expert_out;              /* [n_expert_rows, hidden] */
+    float *shared_out;              /* [n_tokens, hidden] */
     float *routed_out;              /* [n_tokens * n_active, hidden] in the order of choices */
     float *head_in;                 /* [n_tokens, hidden] */
     int32_t *head_rows; /* [n_tokens] row of head_in for a token of the batch, -1: none */
@@ -79,8 +83,14 @@ typedef struct dsv4_step {
     float *mtp_streams;                               /* [n_tokens, 4, hidden] */
 } dsv4_step;
 
-/* y = x W^T; inputs are bf16 values under the official numerics. */
+/* y = x W^T for all tokens; inputs are bf16 values under the official numerics. */
 void dsv4_step_linear(const dsv4_step *step, const dsv4_linear *linear, const float *x, float *y);
+
+/* The same as one of several: they are run together, in any order. */
+dsv4_linear_product dsv4_step_product(const dsv4_step *step, const dsv4_linear *linear,
+                                      const float *x, float *y);
+void dsv4_step_linears(const dsv4_step *step, const dsv4_linear_product *products,
+                       int64_t n_products);
 
 /* Rounds to bf16 under the official numerics. */
 void dsv4_step_round(const dsv4_step *step, float *values, int64_t n);
@@ -108,11 +118,19 @@ void dsv4_step_attn_params(const dsv4_step *step, int plan, dsv4_attn_params *pa
 dsv4_status dsv4_step_attention(const dsv4_step *step, const dsv4_layer *layer,
                                 const dsv4_layer_cache *cache, dsv4_error *error);
 
-/* x -> compressed keys of the groups that end in the batch (3.6), main and indexer. */
+/*
+ * Whether a layer chooses among its compressed keys: the indexer's query and weights are wanted then.
+ */
+static inline bool dsv4_step_chooses(const dsv4_step *step, const dsv4_layer *layer)
+{
+    return layer->ratio == 4 && step->max_visible > step->config->index_topk;
+}
+
+/* raw_k, raw_g -> compressed keys of the groups that end in the batch (3.6), main and indexer. */
 void dsv4_step_compress(const dsv4_step *step, const dsv4_layer *layer,
                         const dsv4_layer_cache *cache);
 
-/* q_low, x -> c4_list: the compressed keys that each token attends to (3.7). */
+/* index_q, index_weights -> c4_list: the compressed keys that each token attends to (3.7). */
 void dsv4_step_select(const dsv4_step *step, const dsv4_layer *layer,
                       const dsv4_layer_cache *cache);
 
