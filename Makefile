@@ -2,11 +2,14 @@
 
 BUILD  ?= build
 PREFIX ?= /usr/local
+# Builds include the kernels for NVIDIA GPUs when there is a compiler for them.
+CUDACXX := $(shell scripts/find-nvcc.sh)
+export CUDACXX
 CTEST   = ctest --test-dir $(BUILD) --output-on-failure --no-label-summary -j $(shell nproc)
 
-C_FILES = $(shell find $(wildcard include src tools tests examples bench) -name '*.[ch]')
+C_FILES = $(shell find $(wildcard include src tools tests examples bench) -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: all run test test-long bench format format-check layers install clean help
+.PHONY: all run test test-long test-gpu bench bench-gpu format format-check layers install clean help
 
 all: $(BUILD)/build.ninja
 	cmake --build $(BUILD)
@@ -20,15 +23,27 @@ run: all
 
 test:
 	scripts/install-deps.sh test
-	cmake --preset release -B $(BUILD) -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
+	CUDACXX="$$(scripts/find-nvcc.sh --install)" cmake --preset release -B $(BUILD) -DDSV4_CUDA=ON \
+	    -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
 	cmake --build $(BUILD)
 	$(CTEST)
 
 test-long:
 	scripts/install-deps.sh test
-	cmake --preset release -B $(BUILD) -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
+	CUDACXX="$$(scripts/find-nvcc.sh --install)" cmake --preset release -B $(BUILD) -DDSV4_CUDA=ON \
+	    -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
 	cmake --build $(BUILD)
 	$(CTEST) -C long -L long
+
+# On a machine with a GPU: every case of the kernels' check, and the case files with their answers.
+test-gpu:
+	scripts/install-deps.sh test
+	cmake --preset release -B $(BUILD) -DDSV4_CUDA=ON -DDSV4_BUILD_TESTS=ON
+	cmake --build $(BUILD)
+	tests/scripts/test_gpu.sh $(BUILD)
+
+bench-gpu: all
+	bench/attn_gpu.py --library $(BUILD)/libdsv4.so --json bench/results/attn-gpu.jsonl
 
 bench: all
 	$(BUILD)/dsv4 attn bench
@@ -54,6 +69,8 @@ help:
 	@echo 'make run           the small model in models/nano answers questions'
 	@echo 'make bench         the full benchmarks: attention, matrices, layers'
 	@echo 'make test          the whole proof: all tests, compilers, sanitizers and fuzzers'
+	@echo 'make test-gpu      on a machine with a GPU: its kernels against the reference'
+	@echo 'make bench-gpu     on a machine with a GPU and torch: the attention, and FlashMLA when it is there'
 	@echo 'make test-long     longer: five minutes of each fuzzer, the long kernel check'
 	@echo 'make format        format the C files; format-check only reports'
 	@echo 'make layers        check the structural rules'

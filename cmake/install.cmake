@@ -12,6 +12,8 @@ endif()
 # Both descriptions find the prefix from their own place, so that an installed tree can be moved.
 file(RELATIVE_PATH DSV4_PREFIX_FROM_PC ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
 string(REGEX REPLACE "/$" "" DSV4_PREFIX_FROM_PC ${DSV4_PREFIX_FROM_PC})
+list(JOIN DSV4_CUDA_LINK_OPTIONS " " DSV4_PC_PRIVATE)
+set(DSV4_PC_PRIVATE "${OpenMP_C_FLAGS} ${DSV4_PC_PRIVATE}")
 configure_file(${CMAKE_CURRENT_LIST_DIR}/dsv4.pc.in ${PROJECT_BINARY_DIR}/dsv4.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/dsv4.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 

@@ -9,7 +9,7 @@ set -eu
 
 run="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev libpcre2-dev libedit-dev"
 test="$run make g++ binutils clang clang-format libclang-rt-14-dev llvm libomp-dev libcmocka-dev
-    python3 python3-numpy"
+    python3 python3-numpy python3-venv"
 case "${1-}" in
 run) packages=$run ;;
 test) packages=$test ;;

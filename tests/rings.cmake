@@ -82,7 +82,7 @@ foreach(program check_attn test_base test_num test_cache test_safetensors test_s
 endforeach()
 list(JOIN programs ",\n    " programs)
 set(link_options ${OpenMP_C_FLAGS} ${JANSSON_LINK_LIBRARIES} ${PCRE2_LINK_LIBRARIES}
-  ${CMOCKA_LINK_LIBRARIES} ${LIBEDIT_LINK_LIBRARIES} -lm)
+  ${CMOCKA_LINK_LIBRARIES} ${LIBEDIT_LINK_LIBRARIES} ${DSV4_CUDA_LINK_OPTIONS} -lm)
 list(JOIN link_options "\", \"" link_options)
 file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/variants.json CONTENT "{
   \"source_dir\": \"${PROJECT_SOURCE_DIR}\",

@@ -5,6 +5,8 @@
  */
 #include "attn_call.h"
 
+#include "device_call.h"
+
 #include "base/checked.h"
 #include "base/error.h"
 
@@ -99,6 +101,7 @@ dsv4_status dsv4_attn_call_open(dsv4_attn_call *call, const dsv4_attn_params *pa
 {
     *call = (dsv4_attn_call){.params = *params};
     DSV4_TRY(open_results(call, error));
+    if (params->backend == DSV4_BACKEND_CUDA) return DSV4_OK; /* device_call.h makes the rest */
     size_t plan_bytes, workspace_bytes;
     DSV4_TRY(dsv4_attn_plan_size(&call->params, &plan_bytes, &workspace_bytes, error));
     DSV4_TRY(guarded_open(&call->plan, "plan", plan_bytes, error));
@@ -108,6 +111,11 @@ dsv4_status dsv4_attn_call_open(dsv4_attn_call *call, const dsv4_attn_params *pa
 
 dsv4_status dsv4_attn_call_decode(dsv4_attn_call *call, dsv4_error *error)
 {
+    if (call->params.backend == DSV4_BACKEND_CUDA) {
+        const dsv4_device_span written[2] = {{call->out.bytes, call->out.len_bytes},
+                                             {call->lse.bytes, call->lse.len_bytes}};
+        return dsv4_device_call_decode(&call->params, written, error);
+    }
     return dsv4_attn_decode(NULL, &call->params, call->plan.bytes, call->plan.len_bytes,
                             call->workspace.bytes, call->workspace.len_bytes, error);
 }
@@ -116,6 +124,7 @@ const char *dsv4_attn_call_damaged(const dsv4_attn_call *call)
 {
     if (!guarded_is_whole(&call->out)) return "out";
     if (!guarded_is_whole(&call->lse)) return "lse";
+    if (call->params.backend == DSV4_BACKEND_CUDA) return NULL;
     if (!guarded_is_whole(&call->plan)) return "plan";
     if (!guarded_is_whole(&call->workspace)) return "workspace";
     return NULL;

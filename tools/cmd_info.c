@@ -30,6 +30,20 @@ static void print_cpu(void)
            dsv4_parallel_default_threads(), sysconf(_SC_NPROCESSORS_ONLN));
 }
 
+static void print_device(void)
+{
+    dsv4_attn_params params;
+    dsv4_attn_choice choice;
+    dsv4_error error;
+    dsv4_attn_params_default(&params);
+    params.backend = DSV4_BACKEND_CUDA;
+    if (dsv4_attn_choose(&params, &choice, &error) == DSV4_OK) {
+        printf("devices    CUDA: kernel %s, math %s\n", choice.kernel, choice.math);
+    } else {
+        printf("devices    none: %s\n", error.text);
+    }
+}
+
 static int print_choice(const dsv4_options *options)
 {
     dsv4_attn_params params;
@@ -48,7 +62,8 @@ int dsv4_cmd_info(const dsv4_options *options)
 {
     printf("dsv4       %s\n", dsv4_version());
     print_cpu();
-    printf("backends   ref (scalar), cpu (v2, avx2, avx512, avx512bf16)\n");
-    printf("devices    none: this version has no GPU backend\n");
+    printf("backends   ref (scalar), cpu (v2, avx2, avx512, avx512bf16), cuda (sm90: attention "
+           "alone)\n");
+    print_device();
     return print_choice(options);
 }

@@ -25,6 +25,7 @@ static const dsv4_option_choice backend_choices[] = {
     {"auto", DSV4_BACKEND_AUTO},
     {"ref", DSV4_BACKEND_REF},
     {"cpu", DSV4_BACKEND_CPU},
+    {"cuda", DSV4_BACKEND_CUDA},
     {NULL, 0},
 };
 

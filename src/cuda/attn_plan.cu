@@ -92,7 +92,8 @@ __device__ static void sort_requests(const attn_plan_args &a, plan_shared &s, in
 }
 
 __device__ static void write_part(const attn_plan_args &a, attn_part *part, int32_t task,
-                                  const int32_t *order, int32_t number, int32_t n_parts, int32_t first_slot)
+                                  const int32_t *order, int32_t number, int32_t n_parts,
+                                  int32_t first_slot)
 {
     int32_t tasks_per_request = a.n_queries * a.n_groups;
     int32_t in_request = task % tasks_per_request, request = order[task / tasks_per_request];
@@ -147,7 +148,8 @@ __device__ static void choose_step(const attn_plan_args &a, plan_shared &s, cons
         for (int32_t i = 1; i < N_WARPS; i++) {
             if (s.costs[i] < s.costs[best]) best = i;
         }
-        s.step = s.costs[best] < 3e38f && s.costs[best] < (float)longest ? s.steps[best] : INT32_MAX;
+        s.step =
+            s.costs[best] < 3e38f && s.costs[best] < (float)longest ? s.steps[best] : INT32_MAX;
     }
     __syncthreads();
 }
@@ -169,7 +171,8 @@ __device__ static void write_tail(const attn_plan_args &a, plan_shared &s, const
     __syncthreads();
 }
 
-__global__ static void __launch_bounds__(ATTN_PLAN_THREADS) attn_plan_kernel(const __grid_constant__ attn_plan_args a)
+__global__ static void __launch_bounds__(ATTN_PLAN_THREADS)
+    attn_plan_kernel(const __grid_constant__ attn_plan_args a)
 {
     __shared__ plan_shared s;
     attn_plan_head *head = (attn_plan_head *)a.plan;

@@ -23,11 +23,13 @@
 
 template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &s)
 {
-    for (int i = 0; i < ring_sizes<HEADS>::raw; i++) { /* each warp's announcement of bytes, each row's scales */
+    for (int i = 0; i < ring_sizes<HEADS>::raw;
+         i++) { /* each warp's announcement of bytes, each row's scales */
         barrier_init(shared_address(&s.raw_full[i]), N_KEY_WARPS + KEYS);
     }
     for (int i = 0; i < ring_sizes<HEADS>::values; i++) {
-        for (int half = 0; half < 2; half++) barrier_init(shared_address(&s.values_empty[half][i]), WARPGROUP / 32);
+        for (int half = 0; half < 2; half++)
+            barrier_init(shared_address(&s.values_empty[half][i]), WARPGROUP / 32);
     }
     barrier_init(shared_address(&s.full), N_KEY_THREADS);
     barrier_init(shared_address(&s.probs_empty), N_VALUE_THREADS / 32);
@@ -37,10 +39,12 @@ template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &
 }
 
 template <int HEADS>
-__global__ void __launch_bounds__(N_THREADS, 1) attn_sm90_kernel(const __grid_constant__ attn_args a)
+__global__ void __launch_bounds__(N_THREADS, 1)
+    attn_sm90_kernel(const __grid_constant__ attn_args a)
 {
     extern __shared__ unsigned char memory[];
-    shared_memory<HEADS> &s = *(shared_memory<HEADS> *)(((uintptr_t)memory + 1023) & ~(uintptr_t)1023);
+    shared_memory<HEADS> &s =
+        *(shared_memory<HEADS> *)(((uintptr_t)memory + 1023) & ~(uintptr_t)1023);
     if (threadIdx.x == 0) init_barriers(s);
     __syncthreads();
     /* the four warpgroups start with 128 each; the sums of 64 heads take 128 */
@@ -53,11 +57,12 @@ __global__ void __launch_bounds__(N_THREADS, 1) attn_sm90_kernel(const __grid_co
     }
 }
 
-template <int HEADS> static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
+template <int HEADS>
+static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
 {
     const size_t n_bytes = sizeof(shared_memory<HEADS>) + 1024;
-    cudaError_t status = cudaFuncSetAttribute(attn_sm90_kernel<HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              (int)n_bytes);
+    cudaError_t status = cudaFuncSetAttribute(
+        attn_sm90_kernel<HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;
     attn_sm90_kernel<HEADS><<<n_thread_blocks, N_THREADS, n_bytes, stream>>>(*args);
     return cudaGetLastError();

@@ -35,7 +35,8 @@ __device__ static const uint4 zero_row[ROW_BYTES / 16] = {};
  */
 template <int HEADS> struct own_tiles {
     static constexpr int n = HEADS == 8 ? 1 : HEADS / 16;
-    static constexpr int second_first = HEADS == 8 ? 0 : HEADS / 2; /* the second warpgroup's first head */
+    static constexpr int second_first =
+        HEADS == 8 ? 0 : HEADS / 2; /* the second warpgroup's first head */
 };
 
 /* ---- loading ---- */
@@ -60,11 +61,13 @@ __device__ __forceinline__ void seek_part(const attn_args &a, index_cursor &c)
         c.end_block = p.end_block;
         c.window_len = p.window_len;
         c.total_len = p.total_len;
-        c.window_list = (const int32_t *)(a.window.indices + p.request * a.window.indices_request_stride_bytes +
-                                          part_query(p) * a.window.indices_query_stride_bytes);
-        c.extra_list = (const int32_t *)(a.extra.indices + p.request * a.extra.indices_request_stride_bytes +
-                                         part_query(p) * a.extra.indices_query_stride_bytes) -
-                       p.window_len;
+        c.window_list =
+            (const int32_t *)(a.window.indices + p.request * a.window.indices_request_stride_bytes +
+                              part_query(p) * a.window.indices_query_stride_bytes);
+        c.extra_list =
+            (const int32_t *)(a.extra.indices + p.request * a.extra.indices_request_stride_bytes +
+                              part_query(p) * a.extra.indices_query_stride_bytes) -
+            p.window_len;
     }
 }
 
@@ -106,7 +109,8 @@ __device__ __forceinline__ key_row locate_row(const attn_args &a, key_index k)
     uint32_t in_page = slot - page * (x ? a.extra.page_rows : a.window.page_rows);
     const unsigned char *base = (x ? a.extra.cache : a.window.cache) +
                                 page * (x ? a.extra.page_stride_bytes : a.window.page_stride_bytes);
-    const unsigned char *scales = base + (x ? a.extra.scale_plane_bytes : a.window.scale_plane_bytes);
+    const unsigned char *scales =
+        base + (x ? a.extra.scale_plane_bytes : a.window.scale_plane_bytes);
     row.codes = row.is_valid ? base + in_page * ROW_BYTES : (const unsigned char *)zero_row;
     row.scales = row.is_valid ? scales + in_page * SCALE_BYTES : (const unsigned char *)zero_row;
     return row;
@@ -126,7 +130,8 @@ __device__ __forceinline__ int loaded_row(void)
 }
 
 /* Has the copy engine bring the next block; brings the one behind it to the second-level cache. All key warps call it. */
-template <int HEADS> __device__ static void load_block(const attn_args &a, row_loader<HEADS> &l, shared_memory<HEADS> &s)
+template <int HEADS>
+__device__ static void load_block(const attn_args &a, row_loader<HEADS> &l, shared_memory<HEADS> &s)
 {
     if (!l.next.has_block) return;
     const int lane = threadIdx.x % 32, slot = l.place.slot, row = loaded_row();
@@ -157,12 +162,13 @@ struct query_piece {
     uint4 low, high;
 };
 
-__device__ __noinline__ query_piece load_unaligned_piece(const char *source)
+__device__ static __noinline__ query_piece load_unaligned_piece(const char *source)
 {
     query_piece piece;
     uint32_t w[8];
     for (int k = 0; k < 8; k++) {
-        w[k] = ((const uint16_t *)source)[2 * k] | (uint32_t)((const uint16_t *)source)[2 * k + 1] << 16;
+        w[k] = ((const uint16_t *)source)[2 * k] | (uint32_t)((const uint16_t *)source)[2 * k + 1]
+                                                       << 16;
     }
     piece.low = make_uint4(w[0], w[1], w[2], w[3]);
     piece.high = make_uint4(w[4], w[5], w[6], w[7]);
@@ -170,15 +176,16 @@ __device__ __noinline__ query_piece load_unaligned_piece(const char *source)
 }
 
 /* Thread `quarter` of a row of 128 bytes, chunks swizzled by `swizzle`. */
-__device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, int swizzle, int quarter,
-                                            bool is_rotated)
+__device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, int swizzle,
+                                            int quarter, bool is_rotated)
 {
     const uint32_t words[8] = {piece.low.x,  piece.low.y,  piece.low.z,  piece.low.w,
                                piece.high.x, piece.high.y, piece.high.z, piece.high.w};
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         uint32_t x = words[2 * j], y = words[2 * j + 1];
-        uint32_t first = is_rotated ? x : __byte_perm(x, y, 0x7632), second = is_rotated ? y : __byte_perm(x, y, 0x5410);
+        uint32_t first = is_rotated ? x : __byte_perm(x, y, 0x7632),
+                 second = is_rotated ? y : __byte_perm(x, y, 0x5410);
         store_shared4(row + (((2 * j) ^ swizzle) << 4) + quarter * 4, first);
         store_shared4(row + (((2 * j + 1) ^ swizzle) << 4) + quarter * 4, second);
     }
@@ -188,11 +195,14 @@ __device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, int
  * Queries of a part's heads in the keys' order of dimensions, zeros behind the last head. The second warpgroup's
  * dimensions have its own heads first (own_tiles).
  */
-template <int HEADS> __device__ static void load_query(const attn_args &a, const attn_part &p, shared_memory<HEADS> &s)
+template <int HEADS>
+__device__ static void load_query(const attn_args &a, const attn_part &p, shared_memory<HEADS> &s)
 {
     enum { N_PIECES = HEADS * 32 / N_KEY_THREADS, BATCH = N_PIECES < 4 ? N_PIECES : 4 };
-    const int first_head = part_first_head(p, HEADS), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const char *q = a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
+    const int first_head = part_first_head(p, HEADS), lane = threadIdx.x % 32,
+              warp = threadIdx.x / 32;
+    const char *q =
+        a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
 #pragma unroll 1
     for (int begin = 0; begin < N_PIECES; begin += BATCH) {
         query_piece pieces[BATCH];
@@ -201,8 +211,8 @@ template <int HEADS> __device__ static void load_query(const attn_args &a, const
             int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
             pieces[i].low = pieces[i].high = make_uint4(0, 0, 0, 0);
             if (first_head + head < a.n_heads) {
-                const char *source =
-                    q + (first_head + head) * a.q_head_stride_bytes + tile % N_DIM_GROUPS * 128 + lane % 4 * 32;
+                const char *source = q + (first_head + head) * a.q_head_stride_bytes +
+                                     tile % N_DIM_GROUPS * 128 + lane % 4 * 32;
                 if (a.q_is_aligned) {
                     pieces[i].low = __ldg((const uint4 *)source);
                     pieces[i].high = __ldg((const uint4 *)source + 1);
@@ -214,8 +224,10 @@ template <int HEADS> __device__ static void load_query(const attn_args &a, const
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
             int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
-            const int group = tile % N_DIM_GROUPS, first = group < N_OWN_GROUPS ? 0 : own_tiles<HEADS>::second_first;
-            uint32_t row = shared_address(s.q) + (group * HEADS + (head + HEADS - first) % HEADS) * 128;
+            const int group = tile % N_DIM_GROUPS,
+                      first = group < N_OWN_GROUPS ? 0 : own_tiles<HEADS>::second_first;
+            uint32_t row =
+                shared_address(s.q) + (group * HEADS + (head + HEADS - first) % HEADS) * 128;
             store_piece(pieces[i], row, lane / 4, lane % 4, group == N_DIM_GROUPS - 1);
         }
     }
@@ -248,8 +260,8 @@ __device__ __forceinline__ uint32_t second_factor(uint32_t scales)
 }
 
 /* Two words of four codes as the matrix operand of two steps: a[4 * step + row] and [... + 2]. */
-__device__ __forceinline__ void convert_words(const uint32_t (&words)[2], uint32_t factor, int row, uint32_t (&a)[8],
-                                              uint32_t &largest)
+__device__ __forceinline__ void convert_words(const uint32_t (&words)[2], uint32_t factor, int row,
+                                              uint32_t (&a)[8], uint32_t &largest)
 {
 #pragma unroll
     for (int j = 0; j < 2; j++) {
@@ -262,8 +274,8 @@ __device__ __forceinline__ void convert_words(const uint32_t (&words)[2], uint32
 
 /* Scores (+)= keys * queries for two steps, and the keys to the values' buffer. */
 template <int HEADS>
-__device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], const uint32_t (&a)[8], uint64_t queries,
-                                              uint32_t values, bool adds)
+__device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], const uint32_t (&a)[8],
+                                              uint64_t queries, uint32_t values, bool adds)
 {
     store_matrix4(values, a[0], a[1], a[2], a[3]);
     store_matrix4(values ^ 32, a[4], a[5], a[6], a[7]);
@@ -275,7 +287,8 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], const 
 }
 
 /* Half a group, two steps: two words of this thread's 16 codes of both rows. */
-__device__ __forceinline__ void convert_half(key_pair &keys, const uint32_t (&words)[2][2], uint32_t (&operand)[8])
+__device__ __forceinline__ void convert_half(key_pair &keys, const uint32_t (&words)[2][2],
+                                             uint32_t (&operand)[8])
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -283,7 +296,8 @@ __device__ __forceinline__ void convert_half(key_pair &keys, const uint32_t (&wo
     }
     if (!keys.has_big) return;
 #pragma unroll
-    for (int n = 0; n < 8; n++) operand[n] = multiply_bf16x2(operand[n], second_factor(keys.all[n % 2]));
+    for (int n = 0; n < 8; n++)
+        operand[n] = multiply_bf16x2(operand[n], second_factor(keys.all[n % 2]));
 }
 
 /* Half of the rotated group: 16 bytes of this thread's 32 of both rows. */
@@ -304,8 +318,8 @@ __device__ __forceinline__ void take_half(const uint4 (&words)[2], uint32_t (&op
  * and while the other warpgroup converts.
  */
 template <int HEADS>
-__device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, uint64_t queries, uint32_t values,
-                                               float (&scores)[HEADS / 2])
+__device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, uint64_t queries,
+                                               uint32_t values, float (&scores)[HEADS / 2])
 {
     uint32_t first[8], second[8];
     uint4 words[2] = {load_shared16(keys.codes[0]), load_shared16(keys.codes[1])};
@@ -322,7 +336,8 @@ __device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, ui
             keys.scales[r] >>= 8;
             keys.all[r] >>= 8;
             keys.codes[r] += 64;
-            words[r] = load_shared16(keys.codes[r]); /* behind the last group: read, not used, or rotated */
+            words[r] = load_shared16(
+                keys.codes[r]); /* behind the last group: read, not used, or rotated */
         }
         multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64), values ^ 64, true);
         queries = wgmma_move(queries, HEADS * 128);
@@ -331,8 +346,10 @@ __device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, ui
     }
     if (warpgroup == 0) return;
     const uint32_t offset = threadIdx.x % 4 * 16; /* 32 bytes a thread instead of 16 */
-    const uint4 low[2] = {load_shared16(keys.codes[0] + offset), load_shared16(keys.codes[1] + offset)};
-    const uint4 high[2] = {load_shared16(keys.codes[0] + offset + 16), load_shared16(keys.codes[1] + offset + 16)};
+    const uint4 low[2] = {load_shared16(keys.codes[0] + offset),
+                          load_shared16(keys.codes[1] + offset)};
+    const uint4 high[2] = {load_shared16(keys.codes[0] + offset + 16),
+                           load_shared16(keys.codes[1] + offset + 16)};
     take_half(low, first);
     multiply_keys<HEADS>(scores, first, queries, values, true);
     take_half(high, second);
@@ -344,7 +361,8 @@ __device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, ui
 
 /* Hands the other warpgroup the scores of its heads and adds what it has for ours. */
 template <int HEADS>
-__device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int warpgroup, shared_memory<HEADS> &s)
+__device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int warpgroup,
+                                             shared_memory<HEADS> &s)
 {
     constexpr int n = own_tiles<HEADS>::n;
     const int thread = threadIdx.x % WARPGROUP;
@@ -352,7 +370,8 @@ __device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int war
 #pragma unroll
         for (int t = 0; t < n; t++) {
             const float *sent = &scores[HEADS == 8 ? 0 : 4 * (n + t)];
-            s.traded[HEADS == 8 ? 0 : warpgroup * n + t][thread] = make_float4(sent[0], sent[1], sent[2], sent[3]);
+            s.traded[HEADS == 8 ? 0 : warpgroup * n + t][thread] =
+                make_float4(sent[0], sent[1], sent[2], sent[3]);
         }
     }
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
@@ -373,21 +392,24 @@ __device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int war
  * be multiplied. Scores of own tiles as in wgmma.cuh, keys on rows, heads on columns.
  */
 template <int HEADS>
-__device__ static void set_reference(const float (&scores)[HEADS / 2], int first_head, bool has_tiles,
-                                     float scale_log2, float (&sums)[2 * own_tiles<HEADS>::n],
-                                     shared_memory<HEADS> &s)
+__device__ static void
+set_reference(const float (&scores)[HEADS / 2], int first_head, bool has_tiles, float scale_log2,
+              float (&sums)[2 * own_tiles<HEADS>::n], shared_memory<HEADS> &s)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, column = first_head + 2 * (lane % 4);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4,
+              column = first_head + 2 * (lane % 4);
 #pragma unroll
     for (int i = 0; i < 2 * own_tiles<HEADS>::n; i++) {
         float m = fmaxf(scores[i / 2 * 4 + i % 2], scores[i / 2 * 4 + i % 2 + 2]);
-        for (int other = 4; other < 32; other *= 2) m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, other));
+        for (int other = 4; other < 32; other *= 2)
+            m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, other));
         if (lane < 4 && has_tiles) s.block_max[warp][column + 8 * (i / 2) + i % 2] = m;
     }
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
     if (threadIdx.x < HEADS) {
         int h = threadIdx.x;
-        float m = fmaxf(fmaxf(s.block_max[0][h], s.block_max[1][h]), fmaxf(s.block_max[2][h], s.block_max[3][h]));
+        float m = fmaxf(fmaxf(s.block_max[0][h], s.block_max[1][h]),
+                        fmaxf(s.block_max[2][h], s.block_max[3][h]));
         float old = s.ref[h], now = fmaxf(old, m * scale_log2);
         s.ref[h] = now;
         s.rescale[h] = exp2_fast(old - now);
@@ -395,7 +417,8 @@ __device__ static void set_reference(const float (&scores)[HEADS / 2], int first
     if (threadIdx.x == 0) s.needs_rescale = 1;
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
 #pragma unroll
-    for (int i = 0; i < 2 * own_tiles<HEADS>::n; i++) sums[i] *= s.rescale[column + 8 * (i / 2) + i % 2];
+    for (int i = 0; i < 2 * own_tiles<HEADS>::n; i++)
+        sums[i] *= s.rescale[column + 8 * (i / 2) + i % 2];
 }
 
 /* Probabilities of own tiles, each head's sum of this thread's two keys, and the sum of those. */
@@ -424,7 +447,8 @@ __device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], in
 
 /* probs as [HEADS][64 keys] bf16, K-major and swizzled; address: of the first own head. */
 template <int HEADS>
-__device__ __forceinline__ void store_probs(const uint32_t (&probs)[2 * own_tiles<HEADS>::n], uint32_t address)
+__device__ __forceinline__ void store_probs(const uint32_t (&probs)[2 * own_tiles<HEADS>::n],
+                                            uint32_t address)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int row = lane % 8, chunk = (2 * warp + (lane / 8) % 2) ^ row;
@@ -433,8 +457,9 @@ __device__ __forceinline__ void store_probs(const uint32_t (&probs)[2 * own_tile
     } else {
 #pragma unroll
         for (int t = 0; t < own_tiles<HEADS>::n; t += 2) {
-            store_matrix4_transposed(address + (8 * (t + lane / 16) + row) * 128 + (chunk << 4), probs[2 * t],
-                                     probs[2 * t + 1], probs[2 * t + 2], probs[2 * t + 3]);
+            store_matrix4_transposed(address + (8 * (t + lane / 16) + row) * 128 + (chunk << 4),
+                                     probs[2 * t], probs[2 * t + 1], probs[2 * t + 2],
+                                     probs[2 * t + 3]);
         }
     }
 }
@@ -448,8 +473,8 @@ __device__ __forceinline__ bool is_nan_row(uint32_t largest)
 
 /* Leaves the references and sums of a part for the value warps. */
 template <int HEADS>
-__device__ static void finish_keys(const float (&sums)[2 * own_tiles<HEADS>::n], int first_head, bool has_tiles,
-                                   shared_memory<HEADS> &s, uint32_t n_done)
+__device__ static void finish_keys(const float (&sums)[2 * own_tiles<HEADS>::n], int first_head,
+                                   bool has_tiles, shared_memory<HEADS> &s, uint32_t n_done)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     named_barrier(BARRIER_KEYS, N_KEY_THREADS); /* the next part resets ref */
@@ -458,101 +483,145 @@ __device__ static void finish_keys(const float (&sums)[2 * own_tiles<HEADS>::n],
     for (int i = 0; i < 2 * own_tiles<HEADS>::n; i++) {
         float sum = sums[i];
         for (int other = 4; other < 32; other *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
-        if (lane < 4 && has_tiles) s.part_sum[warp][first_head + 8 * (i / 2) + 2 * lane + i % 2] = sum;
+        if (lane < 4 && has_tiles)
+            s.part_sum[warp][first_head + 8 * (i / 2) + 2 * lane + i % 2] = sum;
     }
     if (threadIdx.x < HEADS) s.part_ref[threadIdx.x] = s.ref[threadIdx.x];
     barrier_arrive(shared_address(&s.part_full));
 }
 
-template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
+/* A thread of the key warps: what it is, and how far it has got. */
+template <int HEADS> struct key_state {
+    int warpgroup, row; /* row of a block; the thread's other row is 8 on */
+    int first_head;     /* of its own tiles */
+    bool has_tiles;
+    uint32_t n_blocks_done, n_parts_done;
+    ring_place<ring_sizes<HEADS>::raw> raw;
+    ring_place<ring_sizes<HEADS>::values> values;
+};
+
+/* Waits for a block's rows; valid: bits 0 and 8 for this thread's two. */
+template <int HEADS>
+__device__ __forceinline__ key_pair find_rows(const key_state<HEADS> &k,
+                                              const shared_memory<HEADS> &s, uint32_t &valid)
+{
+    const int lane = threadIdx.x % 32, slot = k.raw.slot;
+    key_pair keys;
+    barrier_wait(shared_address(&s.raw_full[slot]), k.raw.pass & 1);
+    const uint32_t codes = shared_address(s.raw[slot]) + k.row * ROW_BYTES +
+                           k.warpgroup * N_OWN_GROUPS * 64 + lane % 4 * 16;
+    valid = *(const uint16_t *)&s.valid[slot][k.row / 16 * 2] >> (lane / 4);
+    uint32_t over = 0;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int first = (k.row + 8 * r) * SCALE_BYTES + k.warpgroup * N_OWN_GROUPS;
+        keys.codes[r] = codes + 8 * r * ROW_BYTES;
+        keys.all[r] = *(const uint32_t *)&s.scales[slot][first];
+        keys.scales[r] = keys.all[r];
+        keys.largest[r] = 0;
+        over |= __vcmpgtu4(keys.all[r], 0x01010101u * BIG_SCALE);
+    }
+    if (k.warpgroup == 1) over &= 0x00ffffffu; /* the last byte is no scale */
+    keys.has_big = __any_sync(0xffffffffu, over != 0);
+    if (keys.has_big) {
+        for (int r = 0; r < 2; r++) keys.scales[r] = __vminu4(keys.all[r], 0x01010101u * BIG_SCALE);
+    }
+    return keys;
+}
+
+/* Scores of rows with NaN codes become NaN. */
+template <int HEADS>
+__device__ __forceinline__ void mark_nan(const key_pair &keys, float (&scores)[HEADS / 2])
+{
+    const bool is_nan[2] = {is_nan_row(keys.largest[0]), is_nan_row(keys.largest[1])};
+    if (!__any_sync(0xffffffffu, is_nan[0] || is_nan[1])) return;
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; i++) scores[i] = is_nan[i / 2 % 2] ? NAN : scores[i];
+}
+
+/* From complete scores to probabilities for the value warps. */
+template <int HEADS>
+__device__ __forceinline__ void
+weigh_keys(const key_state<HEADS> &k, float scale_log2, uint32_t valid, float (&scores)[HEADS / 2],
+           float (&sums)[2 * own_tiles<HEADS>::n], shared_memory<HEADS> &s)
 {
     constexpr int n_own = own_tiles<HEADS>::n;
-    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32 % 4;
-    const int warpgroup = __shfl_sync(0xffffffffu, thread / WARPGROUP, 0); /* said to be the same in a warp */
-    const int first_head = warpgroup * own_tiles<HEADS>::second_first;
-    const bool has_tiles = HEADS > 8 || warpgroup == 0;
-    const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
-    const int row = 16 * warp + lane / 4; /* the other row is 8 on */
-    /* lane l stores keys l % 16 of the warp, columns 0..7 or 8..15 of a step (store_matrix4) */
-    const uint32_t store_offset = warpgroup * N_OWN_GROUPS * HALF_GROUP_BYTES + (16 * (warp % 2) + lane % 16) * 128 +
-                                  (((lane / 16) ^ (lane % 8)) << 4);
-    const uint64_t queries = wgmma_matrix(shared_address(s.q) + warpgroup * N_OWN_GROUPS * HEADS * 128, 16);
-    ring_place<ring_sizes<HEADS>::raw> raw = {};
-    ring_place<ring_sizes<HEADS>::values> values = {};
+    if (!__all_sync(0xffffffffu, (valid & 0x101) == 0x101)) {
+#pragma unroll
+        for (int i = 0; i < 4 * n_own; i++) {
+            if (!(valid & (i / 2 % 2 == 0 ? 1 : 0x100))) scores[i] = -INFINITY;
+        }
+    }
+    barrier_wait(shared_address(&s.probs_empty), (k.n_blocks_done & 1) ^ 1);
+    if (threadIdx.x == 0) s.needs_rescale = 0;
+    uint32_t probs[2 * n_own];
+    float block_sums[2 * n_own];
+    const float total = make_probs<HEADS>(scores, k.first_head, scale_log2, s, probs, block_sums);
+    if (named_barrier_any(BARRIER_KEYS, N_KEY_THREADS, k.has_tiles && !(total < LARGEST_SUM))) {
+        set_reference<HEADS>(scores, k.first_head, k.has_tiles, scale_log2, sums, s);
+        make_probs<HEADS>(scores, k.first_head, scale_log2, s, probs, block_sums);
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * n_own; i++) sums[i] += block_sums[i];
+    if (k.has_tiles) store_probs<HEADS>(probs, shared_address(s.probs) + k.first_head * 128);
+    fence_async_shared();
+    barrier_arrive(shared_address(&s.full));
+}
+
+template <int HEADS>
+__device__ __forceinline__ row_loader<HEADS> begin_loading(const attn_args &a, int32_t n_ranks,
+                                                           shared_memory<HEADS> &s)
+{
     row_loader<HEADS> loader = {};
-    uint32_t n_blocks_done = 0, n_parts_done = 0;
-    values.advance(warp / 2);
     loader.cursor.n_ranks = n_ranks;
     loader.next = next_index(a, loader.cursor, loaded_row());
     loader.after = next_index(a, loader.cursor, loaded_row());
 #pragma unroll 1
     for (int i = 0; i < ring_sizes<HEADS>::raw; i++) load_block<HEADS>(a, loader, s);
+    return loader;
+}
+
+template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
+    key_state<HEADS> k = {};
+    k.warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0); /* said to be a warp's */
+    k.row = 16 * warp + lane / 4;
+    k.first_head = k.warpgroup * own_tiles<HEADS>::second_first;
+    k.has_tiles = HEADS > 8 || k.warpgroup == 0;
+    k.values.advance(warp / 2);
+    /* lane l stores keys l % 16 of the warp, columns 0..7 or 8..15 of a step (store_matrix4) */
+    const uint32_t store_offset = k.warpgroup * N_OWN_GROUPS * HALF_GROUP_BYTES +
+                                  (16 * (warp % 2) + lane % 16) * 128 +
+                                  (((lane / 16) ^ (lane % 8)) << 4);
+    const uint64_t queries =
+        wgmma_matrix(shared_address(s.q) + k.warpgroup * N_OWN_GROUPS * HEADS * 128, 16);
+    row_loader<HEADS> loader = begin_loading<HEADS>(a, n_ranks, s);
 
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         attn_part p = read_part(a, rank);
-        float sums[2 * n_own] = {};
-        if (thread < HEADS) s.ref[thread] = FIRST_REF;
+        float sums[2 * own_tiles<HEADS>::n] = {};
+        if (threadIdx.x < HEADS) s.ref[threadIdx.x] = FIRST_REF;
         load_query<HEADS>(a, p, s);
 #pragma unroll 1
         for (int32_t n_left = p.end_block - p.first_block; n_left > 0; n_left--) {
             float scores[HEADS / 2];
-            key_pair keys;
-            barrier_wait(shared_address(&s.raw_full[raw.slot]), raw.pass & 1);
-            const uint32_t codes =
-                shared_address(s.raw[raw.slot]) + row * ROW_BYTES + warpgroup * N_OWN_GROUPS * 64 + lane % 4 * 16;
-            const uint32_t valid = *(const uint16_t *)&s.valid[raw.slot][2 * warp] >> (lane / 4);
-            uint32_t over = 0;
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                keys.codes[r] = codes + 8 * r * ROW_BYTES;
-                keys.all[r] =
-                    *(const uint32_t *)&s.scales[raw.slot][(row + 8 * r) * SCALE_BYTES + warpgroup * N_OWN_GROUPS];
-                keys.scales[r] = keys.all[r];
-                keys.largest[r] = 0;
-                over |= __vcmpgtu4(keys.all[r], 0x01010101u * BIG_SCALE);
-            }
-            if (warpgroup == 1) over &= 0x00ffffffu; /* the last byte is no scale */
-            keys.has_big = __any_sync(0xffffffffu, over != 0);
-            if (keys.has_big) {
-                for (int r = 0; r < 2; r++) keys.scales[r] = __vminu4(keys.all[r], 0x01010101u * BIG_SCALE);
-            }
-            barrier_wait(shared_address(&s.values_empty[warpgroup][values.slot]), (values.pass & 1) ^ 1);
-            multiply_block<HEADS>(keys, warpgroup, queries, shared_address(s.values[values.slot]) + store_offset,
-                                  scores);
-            const bool is_nan[2] = {is_nan_row(keys.largest[0]), is_nan_row(keys.largest[1])};
-            const bool is_full = __all_sync(0xffffffffu, (valid & 0x101) == 0x101);
-            const bool has_nan = __any_sync(0xffffffffu, is_nan[0] || is_nan[1]);
-            if (has_nan) {
-#pragma unroll
-                for (int i = 0; i < HEADS / 2; i++) scores[i] = is_nan[i / 2 % 2] ? NAN : scores[i];
-            }
-            trade_scores<HEADS>(scores, warpgroup, s);
+            uint32_t valid;
+            key_pair keys = find_rows<HEADS>(k, s, valid);
+            barrier_wait(shared_address(&s.values_empty[k.warpgroup][k.values.slot]),
+                         (k.values.pass & 1) ^ 1);
+            multiply_block<HEADS>(keys, k.warpgroup, queries,
+                                  shared_address(s.values[k.values.slot]) + store_offset, scores);
+            mark_nan<HEADS>(keys, scores);
+            trade_scores<HEADS>(scores, k.warpgroup, s);
             load_block<HEADS>(a, loader, s); /* in the place of this one, which all have read now */
-            if (!is_full) {
-#pragma unroll
-                for (int i = 0; i < 4 * n_own; i++) {
-                    if (!(valid & (i / 2 % 2 == 0 ? 1 : 0x100))) scores[i] = -INFINITY;
-                }
-            }
-            barrier_wait(shared_address(&s.probs_empty), (n_blocks_done & 1) ^ 1);
-            if (thread == 0) s.needs_rescale = 0;
-            uint32_t probs[2 * n_own];
-            float block_sums[2 * n_own];
-            const float total = make_probs<HEADS>(scores, first_head, a.scale_log2, s, probs, block_sums);
-            if (named_barrier_any(BARRIER_KEYS, N_KEY_THREADS, has_tiles && !(total < LARGEST_SUM))) {
-                set_reference<HEADS>(scores, first_head, has_tiles, a.scale_log2, sums, s);
-                make_probs<HEADS>(scores, first_head, a.scale_log2, s, probs, block_sums);
-            }
-#pragma unroll
-            for (int i = 0; i < 2 * n_own; i++) sums[i] += block_sums[i];
-            if (has_tiles) store_probs<HEADS>(probs, shared_address(s.probs) + first_head * 128);
-            fence_async_shared();
-            barrier_arrive(shared_address(&s.full));
-            raw.advance(1);
-            values.advance(2);
-            n_blocks_done++;
+            weigh_keys<HEADS>(k, a.scale_log2, valid, scores, sums, s);
+            k.raw.advance(1);
+            k.values.advance(2);
+            k.n_blocks_done++;
         }
-        finish_keys<HEADS>(sums, first_head, has_tiles, s, n_parts_done++);
+        finish_keys<HEADS>(sums, k.first_head, k.has_tiles, s, k.n_parts_done++);
     }
 }
 

@@ -33,9 +33,9 @@ enum {
     N_VALUE_THREADS = 2 * WARPGROUP,
     N_THREADS = N_KEY_THREADS + N_VALUE_THREADS,
     N_KEY_WARPS = N_KEY_THREADS / 32,
-    WARP_KEYS = KEYS / N_KEY_WARPS, /* rows of a block that a key warp loads */
-    N_OWN_GROUPS = N_DIM_GROUPS / 2, /* of a warpgroup */
-    HALF_GROUP_BYTES = HALF_KEYS * 128,           /* 64 dimensions of a half block of values */
+    WARP_KEYS = KEYS / N_KEY_WARPS,     /* rows of a block that a key warp loads */
+    N_OWN_GROUPS = N_DIM_GROUPS / 2,    /* of a warpgroup */
+    HALF_GROUP_BYTES = HALF_KEYS * 128, /* 64 dimensions of a half block of values */
     HALF_BYTES = N_DIM_GROUPS * HALF_GROUP_BYTES,
     BARRIER_KEYS = 1, /* ids of named barriers */
     BARRIER_VALUES = 2,
@@ -58,7 +58,8 @@ template <int HEADS> struct shared_memory {
     alignas(16) float4 traded[HEADS / 8][WARPGROUP]; /* by tile of eight heads */
     alignas(16) unsigned char raw[ring_sizes<HEADS>::raw][KEYS * ROW_BYTES];
     alignas(16) unsigned char scales[ring_sizes<HEADS>::raw][KEYS * SCALE_BYTES];
-    alignas(8) unsigned char valid[ring_sizes<HEADS>::raw][KEYS / 8]; /* a bit for each row that names a key */
+    alignas(8) unsigned char valid[ring_sizes<HEADS>::raw]
+                                  [KEYS / 8]; /* a bit for each row that names a key */
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];
     float rescale[HEADS];     /* of values and sums so far, when needs_rescale */

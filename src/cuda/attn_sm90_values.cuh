@@ -41,7 +41,8 @@ template <int HEADS> struct own_heads {
 };
 
 template <int HEADS>
-__device__ __forceinline__ void scale_values(value_sums<HEADS> &sums, const float (&factors)[own_heads<HEADS>::n])
+__device__ __forceinline__ void scale_values(value_sums<HEADS> &sums,
+                                             const float (&factors)[own_heads<HEADS>::n])
 {
 #pragma unroll
     for (int i = 0; i < 2 * HEADS; i++) sums.v[i] *= factors[own_heads<HEADS>::of(i)];
@@ -49,7 +50,8 @@ __device__ __forceinline__ void scale_values(value_sums<HEADS> &sums, const floa
 
 /* Adds a half block. probs: shared address of its first key's column; values: of the warpgroup's dimensions. */
 template <int HEADS>
-__device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs, uint32_t values, bool adds)
+__device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs, uint32_t values,
+                                         bool adds)
 {
     const uint64_t p = wgmma_matrix(probs, 16), v = wgmma_matrix(values, HALF_GROUP_BYTES);
 #pragma unroll
@@ -64,7 +66,8 @@ __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs
 #pragma unroll
             for (int g = 0; g < 4; g++) {
                 wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[g * (HEADS / 2)],
-                            wgmma_move(v, g * HALF_GROUP_BYTES + k * 2048), wgmma_move(p, k * 32), adds || k > 0);
+                            wgmma_move(v, g * HALF_GROUP_BYTES + k * 2048), wgmma_move(p, k * 32),
+                            adds || k > 0);
             }
         }
     }
@@ -75,8 +78,8 @@ __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs
 
 /* Leaves this part's state in its slot; true for every thread when all parts of the task have arrived. */
 template <int HEADS>
-__device__ static bool leave_state(const attn_args &a, const attn_part &p, const value_sums<HEADS> &sums,
-                                   shared_memory<HEADS> &s)
+__device__ static bool leave_state(const attn_args &a, const attn_part &p,
+                                   const value_sums<HEADS> &sums, shared_memory<HEADS> &s)
 {
     const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
     unsigned char *state = a.states + (int64_t)(p.first_slot + (p.part_of >> 16)) * a.state_bytes;
@@ -153,7 +156,8 @@ __device__ static void merge_states(const attn_args &a, const attn_part &p, valu
 
 __device__ __forceinline__ char *part_out(const attn_args &a, const attn_part &p)
 {
-    return a.out + p.request * a.out_request_stride_bytes + part_query(p) * a.out_query_stride_bytes;
+    return a.out + p.request * a.out_request_stride_bytes +
+           part_query(p) * a.out_query_stride_bytes;
 }
 
 /* cos and sin of this part's query for pair i, NaN outside the table. */
@@ -207,11 +211,13 @@ __device__ static void turn_back(const attn_args &a, const attn_part &p, value_s
 
 /* Any dtype and alignment, one value at a time. */
 template <int HEADS>
-__device__ __forceinline__ void write_values(const attn_args &a, const attn_part &p, const value_sums<HEADS> &sums, int half)
+__device__ __forceinline__ void write_values(const attn_args &a, const attn_part &p,
+                                             const value_sums<HEADS> &sums, int half)
 {
 #pragma unroll
     for (int i = 0; i < 2 * HEADS; i++) {
-        const int head = part_first_head(p, HEADS) + head_of<HEADS>(i), dim = dim_of<HEADS>(half, i);
+        const int head = part_first_head(p, HEADS) + head_of<HEADS>(i),
+                  dim = dim_of<HEADS>(half, i);
         char *head_out = part_out(a, p) + head * a.out_head_stride_bytes;
         if (head >= a.n_heads) continue;
         if (a.out_is_f32) {
@@ -238,18 +244,21 @@ __device__ __forceinline__ int stage_turn(int head)
 /* of: byte of the head's 512 */
 __device__ __forceinline__ uint32_t stage_address(const out_stage &stage, int head, int byte)
 {
-    return (head < 32 ? stage.first : stage.second) + head % 32 * 512 + (byte + 16 * stage_turn(head)) % 512;
+    return (head < 32 ? stage.first : stage.second) + head % 32 * 512 +
+           (byte + 16 * stage_turn(head)) % 512;
 }
 
 /* Natural order of dimensions out of the order of dim_of. */
 template <int HEADS>
-__device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int half, const out_stage &stage)
+__device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int half,
+                                             const out_stage &stage)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     if constexpr (HEADS == 64) {
         const int c = lane % 4;
 #pragma unroll
-        for (int k = 0; k < 16; k++) { /* eight dimensions: group k / 4, row k % 2, half k / 2 % 2 of its 16 */
+        for (int k = 0; k < 16;
+             k++) { /* eight dimensions: group k / 4, row k % 2, half k / 2 % 2 of its 16 */
             const float *v = &sums.v[32 * (k / 4) + 16 * (k / 2 % 2) + 2 * (k % 2)];
             const bool is_rotated = half == 1 && k / 4 == 3;
             uint32_t w[4];
@@ -259,7 +268,8 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
                 w[2 * j] = is_rotated ? pack_bf16(x[0], x[1]) : pack_bf16(y[0], x[0]);
                 w[2 * j + 1] = is_rotated ? pack_bf16(y[0], y[1]) : pack_bf16(y[1], x[1]);
             }
-            store_shared16(stage_address(stage, head_of<64>(2 * (k % 2)), 128 * (k / 4) + 32 * c + 16 * (k / 2 % 2)),
+            store_shared16(stage_address(stage, head_of<64>(2 * (k % 2)),
+                                         128 * (k / 4) + 32 * c + 16 * (k / 2 % 2)),
                            make_uint4(w[0], w[1], w[2], w[3]));
         }
     } else {
@@ -269,14 +279,16 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 const int group = i / (HEADS / 2);
-                float x = sums.v[i + e], y = sums.v[i + 2 + e]; /* dimensions 1 and 0 of four, or 3 and 2 */
+                float x = sums.v[i + e],
+                      y = sums.v[i + 2 + e];   /* dimensions 1 and 0 of four, or 3 and 2 */
                 if (half == 1 && group == 3) { /* 0 and 2, or 1 and 3 */
                     float other = __shfl_xor_sync(0xffffffffu, odd ? x : y, 4);
                     float low = odd ? other : x, high = odd ? y : other;
                     x = high;
                     y = low;
                 }
-                store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte), pack_bf16(y, x));
+                store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte),
+                              pack_bf16(y, x));
             }
         }
     }
@@ -284,38 +296,45 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
 
 /* Has the copy engine take a staged head or two pieces of one to memory; until it has read them. */
 template <int HEADS>
-__device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int half, const out_stage &stage)
+__device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int half,
+                                            const out_stage &stage)
 {
     fence_async_shared();
     named_barrier(BARRIER_VALUES + 1 + half, WARPGROUP);
-    const int thread = threadIdx.x % WARPGROUP, in_group = thread / 2, head = part_first_head(p, HEADS) + in_group;
+    const int thread = threadIdx.x % WARPGROUP, in_group = thread / 2,
+              head = part_first_head(p, HEADS) + in_group;
     if (in_group < HEADS && head < a.n_heads) {
         const int begin = 16 * stage_turn(in_group); /* of the row's first byte in its place */
-        const int from = thread % 2 == 0 ? 0 : 512 - begin, n_bytes = thread % 2 == 0 ? 512 - begin : begin;
+        const int from = thread % 2 == 0 ? 0 : 512 - begin,
+                  n_bytes = thread % 2 == 0 ? 512 - begin : begin;
         char *target = part_out(a, p) + head * a.out_head_stride_bytes + half * 512 + from;
-        if (n_bytes > 0) copy_bulk_out(target, stage_address(stage, in_group, from), (uint32_t)n_bytes);
+        if (n_bytes > 0)
+            copy_bulk_out(target, stage_address(stage, in_group, from), (uint32_t)n_bytes);
     }
     copy_bulk_out_wait_read();
 }
 
 /* Divides by the sums, writes out and lse. */
 template <int HEADS>
-__device__ static void finish_values(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums, int half,
-                                     const out_stage &stage, const shared_memory<HEADS> &s)
+__device__ static void finish_values(const attn_args &a, const attn_part &p,
+                                     value_sums<HEADS> &sums, int half, const out_stage &stage,
+                                     const shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
     float inverse[own::n];
 #pragma unroll
     for (int i = 0; i < own::n; i++) {
         const int h = head_of<HEADS>(own::value(i)), head = part_first_head(p, HEADS) + h;
-        const float sum = (s.part_sum[0][h] + s.part_sum[1][h]) + (s.part_sum[2][h] + s.part_sum[3][h]);
+        const float sum =
+            (s.part_sum[0][h] + s.part_sum[1][h]) + (s.part_sum[2][h] + s.part_sum[3][h]);
         const bool is_real = head < a.n_heads;
-        const float sink = a.sink == NULL || !is_real ? 0.0f : exp2f(a.sink[head] * LOG2_E - s.part_ref[h]);
+        const float sink =
+            a.sink == NULL || !is_real ? 0.0f : exp2f(a.sink[head] * LOG2_E - s.part_ref[h]);
         inverse[i] = sum == 0.0f ? 0.0f : 1.0f / (sum + sink);
         const bool is_owner = HEADS == 64 ? threadIdx.x % 4 == 0 : threadIdx.x % WARPGROUP < 4;
         if (a.lse != NULL && half == 0 && is_owner && is_real) {
-            *(float *)(a.lse + p.request * a.lse_request_stride_bytes + part_query(p) * a.lse_query_stride_bytes +
-                       head * a.lse_head_stride_bytes) =
+            *(float *)(a.lse + p.request * a.lse_request_stride_bytes +
+                       part_query(p) * a.lse_query_stride_bytes + head * a.lse_head_stride_bytes) =
                 sum == 0.0f ? INFINITY : (s.part_ref[h] + log2f(sum)) * LN_2;
         }
     }
@@ -325,26 +344,39 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p, val
         write_values<HEADS>(a, p, sums, half);
         return;
     }
-    named_barrier(BARRIER_VALUES + 1 + half, WARPGROUP); /* the values in the stage's place have been multiplied */
+    named_barrier(BARRIER_VALUES + 1 + half,
+                  WARPGROUP); /* the values in the stage's place have been multiplied */
     stage_values<HEADS>(sums, half, stage);
     send_values<HEADS>(a, p, half, stage);
 }
 
 /* Brings the next part's queries to the second-level cache. */
-template <int HEADS> __device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t n_ranks)
+template <int HEADS>
+__device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t n_ranks)
 {
     if (rank >= n_ranks) return;
     attn_part p = read_part(a, rank);
-    const char *q = a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
+    const char *q =
+        a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
     for (int i = threadIdx.x - N_KEY_THREADS; i < HEADS * 8; i += N_VALUE_THREADS) {
         int head = part_first_head(p, HEADS) + i / 8;
         if (head < a.n_heads) prefetch_l2(q + head * a.q_head_stride_bytes + i % 8 * 128);
     }
 }
 
-template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
+/* To the reference that the key warps have set with this block. */
+template <int HEADS>
+__device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
+    float factors[own::n];
+#pragma unroll
+    for (int i = 0; i < own::n; i++) factors[i] = s.rescale[head_of<HEADS>(own::value(i))];
+    scale_values<HEADS>(sums, factors);
+}
+
+template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
+{
     const int half = threadIdx.x / WARPGROUP - 2, lane = threadIdx.x % 32;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     ring_place<ring_sizes<HEADS>::values> place = {};
@@ -362,25 +394,24 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
         for (int32_t block = p.first_block; block < p.end_block; block++) {
             const bool adds = block > p.first_block;
             barrier_wait(shared_address(&s.full), n_blocks_done & 1);
-            if (adds && s.needs_rescale) {
-                float factors[own::n];
-#pragma unroll
-                for (int i = 0; i < own::n; i++) factors[i] = s.rescale[head_of<HEADS>(own::value(i))];
-                scale_values<HEADS>(sums, factors);
-            }
+            if (adds && s.needs_rescale) rescale_values<HEADS>(sums, s);
             const uint32_t probs = shared_address(s.probs);
             first = place.slot;
             place.advance(1);
             second = place.slot;
             place.advance(1);
             wgmma_fence();
-            add_half<HEADS>(sums, probs, shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES, adds);
-            add_half<HEADS>(sums, probs + 64, shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES, true);
-            const bool is_last = block + 1 == p.end_block; /* then the places serve the output first */
+            add_half<HEADS>(sums, probs,
+                            shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES, adds);
+            add_half<HEADS>(sums, probs + 64,
+                            shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES, true);
+            const bool is_last =
+                block + 1 == p.end_block; /* then the places serve the output first */
             wgmma_wait<1>();
             if (lane == 0 && !is_last) barrier_arrive(shared_address(&s.values_empty[half][first]));
             wgmma_wait<0>();
-            if (lane == 0 && !is_last) barrier_arrive(shared_address(&s.values_empty[half][second]));
+            if (lane == 0 && !is_last)
+                barrier_arrive(shared_address(&s.values_empty[half][second]));
             if (lane == 0) barrier_arrive(shared_address(&s.probs_empty));
             n_blocks_done++;
         }

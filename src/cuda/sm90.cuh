@@ -16,7 +16,8 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t n_arrivals)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(n_arrivals) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(n_arrivals)
+                 : "memory");
 }
 
 /* Lets other threads and the copy engine see barriers that this thread has initialized, after a barrier. */
@@ -67,13 +68,17 @@ __device__ __forceinline__ bool named_barrier_any(int id, int n_threads, bool sa
 /* Arrives and announces bytes that copy_bulk will bring before the phase can end. */
 __device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t n_bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(n_bytes) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier),
+                 "r"(n_bytes)
+                 : "memory");
 }
 
 /* Global to shared memory by the copy engine; addresses and n_bytes are multiples of 16. */
-__device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t n_bytes, uint32_t barrier)
+__device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t n_bytes,
+                                          uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(to),
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
+                 "%2, [%3];\n" ::"r"(to),
                  "l"(from), "r"(n_bytes), "r"(barrier)
                  : "memory");
 }
@@ -86,13 +91,15 @@ __device__ __forceinline__ void copy_async8(uint32_t to, const void *from)
 /* Arrives when this thread's copy_async8 so far are done; one of the barrier's expected arrivals. */
 __device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
 {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier)
+                 : "memory");
 }
 
 /* Shared to global memory by the copy engine; addresses and n_bytes are multiples of 16. */
 __device__ __forceinline__ void copy_bulk_out(void *to, uint32_t from, uint32_t n_bytes)
 {
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(to), "r"(from), "r"(n_bytes)
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(to),
+                 "r"(from), "r"(n_bytes)
                  : "memory");
 }
 
@@ -105,7 +112,8 @@ __device__ __forceinline__ void copy_bulk_out_wait_read(void)
 /* Starts bringing memory to the second-level cache; as copy_bulk. */
 __device__ __forceinline__ void prefetch_bulk_l2(const void *from, uint32_t n_bytes)
 {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(from), "r"(n_bytes) : "memory");
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(from), "r"(n_bytes)
+                 : "memory");
 }
 
 __device__ __forceinline__ void prefetch_l2(const void *pointer)
@@ -120,7 +128,8 @@ __device__ __forceinline__ void store_shared4(uint32_t address, uint32_t v)
 
 __device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
 {
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y),
+                 "r"(v.z), "r"(v.w)
                  : "memory");
 }
 
@@ -146,11 +155,13 @@ __device__ __forceinline__ uint4 load_shared16(uint32_t address)
  * Four 8x8 matrices of 2-byte values: lane 8 * i + r gives the address of 16 bytes that receive row r of matrix
  * i; lane l holds row l / 4, columns 2 * (l % 4) and the next, of each.
  */
-__device__ __forceinline__ void store_matrix4(uint32_t address, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3)
+__device__ __forceinline__ void store_matrix4(uint32_t address, uint32_t m0, uint32_t m1,
+                                              uint32_t m2, uint32_t m3)
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(m0),
-                 "r"(m1), "r"(m2), "r"(m3)
-                 : "memory");
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
+        "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+        : "memory");
 }
 
 /*
@@ -159,15 +170,16 @@ __device__ __forceinline__ void store_matrix4(uint32_t address, uint32_t m0, uin
 __device__ __forceinline__ void store_matrix4_transposed(uint32_t address, uint32_t m0, uint32_t m1,
                                                          uint32_t m2, uint32_t m3)
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
-                 "r"(m0), "r"(m1), "r"(m2), "r"(m3)
-                 : "memory");
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
+        "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+        : "memory");
 }
 
 __device__ __forceinline__ void store_matrix2_transposed(uint32_t address, uint32_t m0, uint32_t m1)
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};\n" ::"r"(address), "r"(m0),
-                 "r"(m1)
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};\n" ::"r"(address),
+                 "r"(m0), "r"(m1)
                  : "memory");
 }
 
@@ -197,7 +209,10 @@ __device__ __forceinline__ float exp2_fast(float x)
 __device__ __forceinline__ int32_t add_acquire_release(int32_t *pointer, int32_t value)
 {
     int32_t before;
-    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(pointer), "r"(value) : "memory");
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;\n"
+                 : "=r"(before)
+                 : "l"(pointer), "r"(value)
+                 : "memory");
     return before;
 }
 

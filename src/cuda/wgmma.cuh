@@ -48,7 +48,8 @@ template <int N> __device__ __forceinline__ void wgmma_wait(void)
 }
 
 /* d [64, 8] f32 (+)= a [64, 16] bf16 in registers x b [16, 8], b K-major. */
-__device__ __forceinline__ void wgmma_rs(float (&d)[4], const uint32_t (&a)[4], uint64_t b, int adds)
+__device__ __forceinline__ void wgmma_rs(float (&d)[4], const uint32_t (&a)[4], uint64_t b,
+                                         int adds)
 {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %9, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
@@ -59,7 +60,8 @@ __device__ __forceinline__ void wgmma_rs(float (&d)[4], const uint32_t (&a)[4], 
 }
 
 /* d [64, 16] f32 (+)= a [64, 16] bf16 in registers x b [16, 16], b K-major. */
-__device__ __forceinline__ void wgmma_rs(float (&d)[8], const uint32_t (&a)[4], uint64_t b, int adds)
+__device__ __forceinline__ void wgmma_rs(float (&d)[8], const uint32_t (&a)[4], uint64_t b,
+                                         int adds)
 {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %13, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
@@ -71,7 +73,8 @@ __device__ __forceinline__ void wgmma_rs(float (&d)[8], const uint32_t (&a)[4], 
 }
 
 /* d [64, 32] f32 (+)= a [64, 16] bf16 in registers x b [16, 32], b K-major. */
-__device__ __forceinline__ void wgmma_rs(float (&d)[16], const uint32_t (&a)[4], uint64_t b, int adds)
+__device__ __forceinline__ void wgmma_rs(float (&d)[16], const uint32_t (&a)[4], uint64_t b,
+                                         int adds)
 {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %21, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
@@ -85,7 +88,8 @@ __device__ __forceinline__ void wgmma_rs(float (&d)[16], const uint32_t (&a)[4],
 }
 
 /* d [64, 64] f32 (+)= a [64, 16] bf16 in registers x b [16, 64], b K-major. */
-__device__ __forceinline__ void wgmma_rs(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int adds)
+__device__ __forceinline__ void wgmma_rs(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
+                                         int adds)
 {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"

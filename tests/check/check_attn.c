@@ -5,9 +5,9 @@
  * Place: tests. One line for each group and level, then `N passed, M failed`; fails when M > 0. A
  * failing case prints its number and all its switches and runs again alone with --case.
  */
-#include "attn_device.h"
 #include "attn_group.h"
 #include "attn_property.h"
+#include "device_call.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -228,9 +228,9 @@ int main(int argc, char **argv)
                 "[--shard I/N] [--case NUMBER]\n");
         return 2;
     }
-    char text[ATTN_TEXT_BYTES];
-    if (options.for_cuda && !attn_device_is_there(text)) {
-        fprintf(stderr, "check_attn: %s\n", text);
+    dsv4_error error;
+    if (options.for_cuda && dsv4_device_call_find(&error) != DSV4_OK) {
+        fprintf(stderr, "check_attn: %s\n", error.text);
         return 2;
     }
     const int32_t n_configs =

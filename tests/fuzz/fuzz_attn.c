@@ -118,6 +118,8 @@ static const field shape_fields[] = {
     DECODE(window.reserved, 0),
     DECODE(extra.row_format, DSV4_ATTN_ROWS_FP8),
     DECODE(extra.reserved, 0),
+    DECODE(fixed_split, 0),
+    DECODE(group_heads, 0),
 };
 
 /* Their defaults are what dsv4_attn_params_set_dense made of the shapes. */

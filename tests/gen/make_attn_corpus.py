@@ -11,7 +11,8 @@ import sys
 SHAPES = ["size", "n_requests", "n_queries", "n_heads", "backend", "math", "cpu_level", "n_threads",
           "out_dtype", "window.n_pages", "window.page_rows", "window.n_indices", "extra.n_pages",
           "extra.page_rows", "extra.n_indices", "n_rope_rows", "q_dtype", "reserved",
-          "window.row_format", "window.reserved", "extra.row_format", "extra.reserved"]
+          "window.row_format", "window.reserved", "extra.row_format", "extra.reserved", "fixed_split",
+          "group_heads"]
 STRIDES = ["q_request", "q_query", "q_head", "window.page", "window.indices_request",
            "window.indices_query", "extra.page", "extra.indices_request", "extra.indices_query",
            "out_request", "out_query", "out_head", "lse_request", "lse_query", "lse_head"]

@@ -46,7 +46,8 @@ static void every_status_has_its_name(void **state)
     assert_string_equal(dsv4_status_name(DSV4_ERROR_BAD_FILE), "bad file");
     assert_string_equal(dsv4_status_name(DSV4_ERROR_UNSUPPORTED), "unsupported");
     assert_string_equal(dsv4_status_name(1), "unknown status");
-    assert_string_equal(dsv4_status_name(-6), "unknown status");
+    assert_string_equal(dsv4_status_name(DSV4_ERROR_DEVICE), "device error");
+    assert_string_equal(dsv4_status_name(-7), "unknown status");
 }
 
 static void version_agrees_with_its_numbers(void **state)

@@ -1,16 +1,15 @@
 /*
- * attn_device.c - one decode of host tensors on the GPU.
+ * device_call.c - copies a call's tensors to the GPU, decodes, copies back.
  *
- * Place: tests.
+ * Place: program; tests use it too.
  */
-#include "attn_device.h"
+#include "device_call.h"
 
 #include <cuda_runtime_api.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <stdbool.h>
+#include <stdint.h>
 
-#include "attn_run.h"
+#include "base/error.h"
 
 enum { MAX_COPIES = 16, ALIGN_BYTES = 256, GUARD_BYTES = 256, GUARD_BYTE = 0xc9 };
 
@@ -29,7 +28,8 @@ static void note(device_memory *m, cudaError_t status)
 static void *device_alloc(device_memory *m, size_t n_bytes)
 {
     void *block = NULL;
-    note(m, cudaMalloc(&block, n_bytes + 2 * ALIGN_BYTES));
+    note(m, m->n_blocks < MAX_COPIES ? cudaMalloc(&block, n_bytes + 2 * ALIGN_BYTES)
+                                     : cudaErrorMemoryAllocation);
     if (block != NULL) m->blocks[m->n_blocks++] = block;
     return block;
 }
@@ -37,7 +37,7 @@ static void *device_alloc(device_memory *m, size_t n_bytes)
 /* A copy at the same place within 256 bytes; NULL stays NULL. */
 static void *device_copy(device_memory *m, const void *host, int64_t n_bytes)
 {
-    if (host == NULL) return NULL;
+    if (host == NULL || n_bytes == 0) return NULL;
     unsigned char *block = device_alloc(m, (size_t)n_bytes);
     if (block == NULL) return NULL;
     block += (uintptr_t)host % ALIGN_BYTES;
@@ -107,91 +107,67 @@ static bool guards_hold(device_memory *m, const unsigned char *data, size_t n_by
     return holds;
 }
 
-bool attn_device_is_there(char *text)
+static dsv4_status device_status(const device_memory *m, dsv4_error *error)
 {
-    int n_devices = 0;
-    cudaError_t status = cudaGetDeviceCount(&n_devices);
-    if (status == cudaSuccess && n_devices > 0) return true;
-    snprintf(text, ATTN_TEXT_BYTES, "no CUDA device: %s", cudaGetErrorString(status));
-    return false;
+    if (m->status == cudaSuccess) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_DEVICE, "device: %s", cudaGetErrorString(m->status));
 }
 
-/* Decodes into the written tensors' blocks and copies those back. */
-static bool run_once(const dsv4_attn_params *p, unsigned char *plan, size_t plan_bytes,
-                     unsigned char *workspace, size_t workspace_bytes, device_memory *m,
-                     attn_tensor *const written[2], unsigned char *const blocks[2], char *text)
+static dsv4_status decode(device_memory *m, const dsv4_attn_params *params, dsv4_error *error)
 {
-    dsv4_error error;
-    for (int i = 0; i < 2; i++) {
-        attn_tensor_poison(written[i]);
-        note(m, cudaMemcpy(blocks[i], written[i]->block, (size_t)written[i]->block_bytes,
-                           cudaMemcpyHostToDevice));
-    }
-    if (dsv4_attn_decode(NULL, p, plan, plan_bytes, workspace, workspace_bytes, &error) !=
-        DSV4_OK) {
-        snprintf(text, ATTN_TEXT_BYTES, "decode: %s", error.text);
-        return false;
-    }
-    note(m, cudaDeviceSynchronize());
-    for (int i = 0; i < 2; i++) {
-        note(m, cudaMemcpy(written[i]->block, blocks[i], (size_t)written[i]->block_bytes,
-                           cudaMemcpyDeviceToHost));
-    }
-    if (m->status != cudaSuccess)
-        snprintf(text, ATTN_TEXT_BYTES, "device: %s", cudaGetErrorString(m->status));
-    return m->status == cudaSuccess;
-}
-
-static bool run_twice(const dsv4_attn_params *p, device_memory *m, attn_tensor *const written[2],
-                      unsigned char *const blocks[2], char *text)
-{
-    dsv4_error error;
     size_t plan_bytes, workspace_bytes;
-    if (dsv4_attn_plan_size(p, &plan_bytes, &workspace_bytes, &error) != DSV4_OK) {
-        snprintf(text, ATTN_TEXT_BYTES, "plan_size: %s", error.text);
-        return false;
-    }
-    unsigned char *plan = guarded(m, plan_bytes, 0xff), *workspace = guarded(m, workspace_bytes, 0);
-    if (dsv4_attn_plan_build(NULL, p, plan, plan_bytes, &error) != DSV4_OK) {
-        snprintf(text, ATTN_TEXT_BYTES, "plan_build: %s", error.text);
-        return false;
-    }
-    unsigned char *first = attn_alloc(written[0]->block_bytes);
-    bool is_good =
-        run_once(p, plan, plan_bytes, workspace, workspace_bytes, m, written, blocks, text);
-    memcpy(first, written[0]->block, (size_t)written[0]->block_bytes);
-    is_good = is_good &&
-              run_once(p, plan, plan_bytes, workspace, workspace_bytes, m, written, blocks, text);
-    if (is_good && memcmp(first, written[0]->block, (size_t)written[0]->block_bytes) != 0) {
-        snprintf(text, ATTN_TEXT_BYTES, "out: a second run has other bits");
-        is_good = false;
-    }
-    free(first);
-    if (is_good &&
-        !(guards_hold(m, plan, plan_bytes) && guards_hold(m, workspace, workspace_bytes))) {
-        snprintf(text, ATTN_TEXT_BYTES, "wrote outside the plan or the workspace");
-        is_good = false;
-    }
-    return is_good;
+    DSV4_TRY(dsv4_attn_plan_size(params, &plan_bytes, &workspace_bytes, error));
+    unsigned char *plan = guarded(m, plan_bytes, 0xff);
+    unsigned char *workspace = guarded(m, workspace_bytes, 0);
+    DSV4_TRY(device_status(m, error));
+    DSV4_TRY(dsv4_attn_plan_build(NULL, params, plan, plan_bytes, error));
+    DSV4_TRY(dsv4_attn_decode(NULL, params, plan, plan_bytes, workspace, workspace_bytes, error));
+    note(m, cudaDeviceSynchronize());
+    DSV4_TRY(device_status(m, error));
+    if (guards_hold(m, plan, plan_bytes) && guards_hold(m, workspace, workspace_bytes))
+        return DSV4_OK;
+    DSV4_TRY(device_status(m, error));
+    return dsv4_error_set(error, DSV4_ERROR_DEVICE,
+                          "bytes around the plan or the workspace were written");
 }
 
-bool attn_device_run(const dsv4_attn_params *params, attn_tensor *out, attn_tensor *lse, char *text)
+/* The place on the device of a tensor that lies in a span. */
+static void *moved(const void *tensor, const dsv4_device_span *span, unsigned char *block)
+{
+    return block + ((const unsigned char *)tensor - (const unsigned char *)span->bytes);
+}
+
+dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
+                                    const dsv4_device_span written[2], dsv4_error *error)
 {
     device_memory m = {.status = cudaSuccess};
     dsv4_attn_params p = *params;
-    attn_tensor *const written[2] = {out, lse};
     unsigned char *blocks[2];
-    for (int i = 0; i < 2; i++)
-        blocks[i] = device_copy(&m, written[i]->block, written[i]->block_bytes);
+    for (int i = 0; i < 2; i++) {
+        blocks[i] = device_copy(&m, written[i].bytes, (int64_t)written[i].len_bytes);
+    }
     copy_inputs(&m, &p);
-    bool is_good = m.status == cudaSuccess;
-    if (is_good) {
-        p.out = blocks[0] + (out->data - out->block);
-        if (p.lse != NULL) p.lse = (float *)(void *)(blocks[1] + (lse->data - lse->block));
-        is_good = run_twice(&p, &m, written, blocks, text);
-    } else {
-        snprintf(text, ATTN_TEXT_BYTES, "device: %s", cudaGetErrorString(m.status));
+    dsv4_status status = device_status(&m, error);
+    if (status == DSV4_OK) {
+        p.out = moved(params->out, &written[0], blocks[0]);
+        if (params->lse != NULL) p.lse = moved(params->lse, &written[1], blocks[1]);
+        status = decode(&m, &p, error);
+    }
+    for (int i = 0; status == DSV4_OK && i < 2; i++) {
+        if (written[i].len_bytes == 0) continue;
+        note(&m,
+             cudaMemcpy(written[i].bytes, blocks[i], written[i].len_bytes, cudaMemcpyDeviceToHost));
+        status = device_status(&m, error);
     }
     for (int32_t i = 0; i < m.n_blocks; i++) (void)cudaFree(m.blocks[i]);
-    return is_good;
+    return status;
+}
+
+dsv4_status dsv4_device_call_find(dsv4_error *error)
+{
+    int n_devices = 0;
+    cudaError_t status = cudaGetDeviceCount(&n_devices);
+    if (status == cudaSuccess && n_devices > 0) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED, "no CUDA device: %s",
+                          cudaGetErrorString(status));
 }

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Check the GPU's kernels: the randomized check in parallel shards, the case files with their answers.
+#
+# usage: test_gpu.sh BUILD_DIR
+set -eu
+build=$1
+fixtures=$(dirname "$0")/../fixtures/attn
+temp=$(mktemp -d)
+trap 'rm -rf "$temp"' EXIT
+n=$(nproc)
+[ "$n" -le 16 ] || n=16
+
+"$build/dsv4" attn check --backend cuda "$fixtures"/*.safetensors
+for i in $(seq 0 $((n - 1))); do
+    { "$build/tests/check/check_attn" --cuda --shard "$i/$n" >"$temp/$i" 2>&1 || echo "exit status $?" >>"$temp/$i"; } &
+done
+wait
+grep -h -E '^FAILED|exit status|skipped' "$temp"/* | sort -u || true
+awk '/passed,/ { passed += $1; failed += $3 } END { print passed + 0 " passed, " failed + 0 " failed"; exit failed > 0 || passed == 0 }' "$temp"/*
+! grep -q 'exit status' "$temp"/*

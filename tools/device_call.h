@@ -1,0 +1,29 @@
+/*
+ * device_call.h - one decode of host tensors on the GPU: everything is copied there and back.
+ *
+ * Place: program, for `attn check` and `attn run`; tests use it too. Slow on purpose: nothing is kept between calls.
+ */
+#ifndef DSV4_TOOLS_DEVICE_CALL_H
+#define DSV4_TOOLS_DEVICE_CALL_H
+
+#include "dsv4/attn.h"
+
+/* Memory around a tensor that a call writes. */
+typedef struct dsv4_device_span {
+    void *bytes; /* may be NULL when len_bytes is 0 */
+    size_t len_bytes;
+} dsv4_device_span;
+
+/* Whether there is a device. Errors: UNSUPPORTED. */
+dsv4_status dsv4_device_call_find(dsv4_error *error);
+
+/*
+ * As plan_build and decode with backend CUDA, of params whose tensors are in host memory. out lies in written[0], lse,
+ * if there is one, in written[1]; both are copied there as they are and back, so that bytes
+ * between and around elements can be looked at. Caches are moved to multiples of 16 bytes, which the device wants; plan
+ * and workspace are made here, between guards. Errors: those of the calls, DEVICE.
+ */
+dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
+                                    const dsv4_device_span written[2], dsv4_error *error);
+
+#endif
