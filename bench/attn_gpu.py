@@ -3,7 +3,7 @@
 
 Both compute the same tensors in one process; the result of each is compared with float32 arithmetic on
 the dequantized rows first. A time is the median of graph replays, the graph holding one call: cold, after 256 MB
-were overwritten, and warm, back to back. The floor is the larger of two times: the bytes that must move at
+were overwritten, and warm, without. The floor is the larger of two times: the bytes that must move at
 the rate of a large copy, the operations at the rate of a large bf16 matrix product, both measured in the same run.
 Heads that FlashMLA does not take (below 64) are padded to 64 for it, as its callers do.
 
@@ -21,8 +21,9 @@ import sys
 import torch
 
 DIM, FP8_DIM, PAGE_ALIGN, DATA_BYTES, RECORD_BYTES = 512, 448, 576, 576, 584
-ROWS_PER_REQUEST = 16384
+ROWS_PER_REQUEST = (4096, 8192)  # window, extra: enough to name none twice
 WINDOW_PAGE, EXTRA_PAGE = 256, 64
+SLEEP_CYCLES = 200_000           # what a replay waits behind, so that enqueuing it is not in its time
 BACKEND_CUDA = 3
 SCALE = 512**-0.55
 
@@ -110,8 +111,8 @@ class Case:
         self.n_requests, self.n_queries = n_requests, n_queries
         self.q = torch.randn(n_requests, n_queries, n_heads, DIM, device="cuda").clamp(-1, 1).bfloat16()
         self.sink = torch.randn(n_heads, device="cuda")
-        n_rows = ROWS_PER_REQUEST * n_requests
-        self.indices = [make_indices(n_requests, n_queries, n, n_rows) if n else None for n in self.n_keys]
+        self.indices = [make_indices(n_requests, n_queries, n, rows * n_requests) if n else None
+                        for n, rows in zip(self.n_keys, ROWS_PER_REQUEST)]
 
     def reference(self, request):
         keys = torch.cat([read_rows(self.pools[i], (WINDOW_PAGE, EXTRA_PAGE)[i],
@@ -227,6 +228,7 @@ def replay_times(runner, flush, n_replays=30):
         for begin, end in events:
             if is_cold:
                 flush.zero_()
+            torch.cuda._sleep(SLEEP_CYCLES)
             begin.record()
             graph.replay()
             end.record()
@@ -292,7 +294,8 @@ def main():
     print("heads  keys      b  q  group  worst   cold us  warm us  TFLOP/s  floor us  floor/cold  peer cold  warm  peer/ours")
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     is_good = True
-    pools = [make_pool(ROWS_PER_REQUEST * max(args.batch), rows) for rows in (WINDOW_PAGE, EXTRA_PAGE)]
+    pools = [make_pool(n_rows * max(args.batch), page_rows)
+             for n_rows, page_rows in zip(ROWS_PER_REQUEST, (WINDOW_PAGE, EXTRA_PAGE))]
     peer_times = {}
     for keys in args.keys.split(","):
         n_window, n_extra = (numbers(keys.replace("+", ",")) + [0])[:2]

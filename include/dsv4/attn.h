@@ -18,7 +18,7 @@
  *   - A query without keys gives out = 0 and lse = +inf. sink = +inf gives out = 0, sink = -inf
  *     nothing. lse is the natural log and never includes the sink.
  *   - Results are bit-equal whatever the batch around a request, the order of requests and the
- *     number of threads.
+ *     number of threads; on CUDA only with fixed_split. There too, the same call twice gives the same bits.
  *
  * Use: fill dsv4_attn_params (start from dsv4_attn_params_default), ask dsv4_attn_plan_size for the
  * two memories, call dsv4_attn_plan_build once per step and dsv4_attn_decode once per layer.
@@ -37,7 +37,14 @@ extern "C" {
 #define DSV4_ATTN_ROPE_DIM  64  /* rotated tail: dims 448..511 */
 #define DSV4_ATTN_MAX_HEADS 128
 
-/* Where to compute. AUTO takes the best that this machine can run. */
+/*
+ * Where to compute. AUTO takes the best CPU kernel that this machine can run. CUDA: the calling thread's current
+ * device; every pointer of params, plan and workspace is device memory, calls enqueue work on `stream` (a cudaStream_t)
+ * and return, allocate nothing, wait for nothing and can be captured in a graph. Differences: math is BF16 (or
+ * AUTO); queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the workspace must be zero
+ * before its first use and every decode leaves it ready for the next; a plan cannot be looked at by the host,
+ * so that one of other shapes is not refused but gives wrong results.
+ */
 enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
 
 /*
@@ -164,9 +171,10 @@ DSV4_API dsv4_status dsv4_attn_plan_size(const dsv4_attn_params *params, size_t 
 /*
  * Builds the plan for one step: how lists are split over threads, from shapes and lengths (indices
  * are not read). Every later decode with the same shapes and the same lengths may share it, from
- * several threads at once; when lengths change, build it again. stream      must be NULL on the CPU
- *   plan        plan_bytes of caller memory, at least what dsv4_attn_plan_size said, 64-byte
- * aligned
+ * several threads at once; when lengths change, build it again (on CUDA that is a kernel, so a captured graph that
+ * begins with it follows lengths in device memory).
+ *   stream      must be NULL on the CPU
+ *   plan        plan_bytes of caller memory, at least what dsv4_attn_plan_size said, 64-byte aligned
  */
 DSV4_API dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *params, void *plan,
                                           size_t plan_bytes, dsv4_error *error);
@@ -184,8 +192,8 @@ DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *para
 
 /* What decode will run with these params: static strings for a person to read. */
 typedef struct dsv4_attn_choice {
-    const char *backend; /* "ref", "cpu" */
-    const char *kernel;  /* "scalar", or a CPU level name */
+    const char *backend; /* "ref", "cpu", "cuda" */
+    const char *kernel;  /* "scalar", a CPU level name, or "sm90" */
     const char *math;    /* "exact", "bf16", "official" */
     const char *reason;  /* why this one */
 } dsv4_attn_choice;
@@ -216,7 +224,7 @@ typedef struct dsv4_attn_merge_params {
     float *lse; /* [n_rows, n_heads] f32, written, or NULL */
 } dsv4_attn_merge_params;
 
-/* stream must be NULL on the CPU. Allocates nothing. Errors: INVALID_ARGUMENT. */
+/* On the CPU, in host memory: stream must be NULL. Allocates nothing. Errors: INVALID_ARGUMENT. */
 DSV4_API dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params,
                                      dsv4_error *error);
 

@@ -22,6 +22,7 @@ enum {
     MAX_PARTS = 4096,
     MAX_MERGE_ROWS = 1 << 30,
     MEMORY_ALIGN_BYTES = 64,
+    CUDA_ROW_ALIGN_BYTES = 16, /* of the copy engine */
     FIELD_BYTES = 64
 };
 
@@ -126,7 +127,8 @@ static dsv4_status check_no_overlap(const dims *d, dsv4_error *error)
     return DSV4_OK;
 }
 
-static dsv4_status check_pages(const char *name, const dsv4_attn_scope *scope, dsv4_error *error)
+static dsv4_status check_pages(const char *name, int32_t backend, const dsv4_attn_scope *scope,
+                               dsv4_error *error)
 {
     char field[FIELD_BYTES];
     (void)snprintf(field, sizeof field, "%s.page_rows", name);
@@ -139,6 +141,11 @@ static dsv4_status check_pages(const char *name, const dsv4_attn_scope *scope, d
             error, DSV4_ERROR_INVALID_ARGUMENT,
             "%s: %" PRId64 ", expected at least page_rows * %" PRId64 " = %" PRId64, field,
             scope->page_stride_bytes, row_bytes, scope->page_rows * row_bytes);
+    }
+    if (backend == DSV4_BACKEND_CUDA && scope->page_stride_bytes % CUDA_ROW_ALIGN_BYTES != 0) {
+        return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                              "%s: %" PRId64 ", expected a multiple of %d on CUDA", field,
+                              scope->page_stride_bytes, CUDA_ROW_ALIGN_BYTES);
     }
     if (!dsv4_checked_mul_i64(scope->n_pages, scope->page_stride_bytes, &pool_bytes)) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
@@ -160,7 +167,7 @@ static dsv4_status check_scope(const char *name, const dsv4_attn_params *params,
     DSV4_TRY(check_range(field, scope->row_format, DSV4_ATTN_ROWS_FP8, DSV4_ATTN_ROWS_F32, error));
     (void)snprintf(field, sizeof field, "%s.reserved", name);
     DSV4_TRY(check_range(field, scope->reserved, 0, 0, error));
-    DSV4_TRY(check_pages(name, scope, error));
+    DSV4_TRY(check_pages(name, params->backend, scope, error));
     (void)snprintf(field, sizeof field, "%s.n_indices", name);
     DSV4_TRY(check_range(field, scope->n_indices, 0, MAX_INDICES, error));
 
@@ -181,7 +188,8 @@ static dsv4_status check_scope(const char *name, const dsv4_attn_params *params,
     }
     if (!need_tensors) return DSV4_OK;
     (void)snprintf(field, sizeof field, "%s.cache", name);
-    DSV4_TRY(check_pointer(field, scope->cache, 1, error));
+    size_t align_bytes = params->backend == DSV4_BACKEND_CUDA ? CUDA_ROW_ALIGN_BYTES : 1;
+    DSV4_TRY(check_pointer(field, scope->cache, align_bytes, error));
     if (scope->n_indices == 0) return DSV4_OK;
     return check_pointer(tensor, scope->indices, sizeof(int32_t), error);
 }

@@ -2,9 +2,8 @@
  * attn_cuda.c - the decode attention on NVIDIA GPUs, host side: choice of the head group, arguments of the
  * kernels.
  *
- * Place: cuda. Nothing here waits for the device or allocates. Everything that a plan depends on follows
- * from shapes and options, so that plan and decode agree without a look at device memory; the plan
- * carries a hash of it, and a decode with a plan of other shapes gives NaN.
+ * Place: cuda. Nothing here waits for the device or allocates. Everything that a plan depends on, but lengths, follows
+ * from shapes and options, so that plan and decode agree without a look at device memory.
  */
 #include "attn_cuda.h"
 
@@ -40,7 +39,6 @@ typedef struct shape {
     int32_t n_thread_blocks;
     int64_t n_tasks;
     int64_t state_bytes;
-    uint64_t hash;
 } shape;
 
 static dsv4_status check_cuda(cudaError_t status, const char *call, dsv4_error *error)
@@ -82,12 +80,6 @@ static float estimate_cycles(const struct group_cost *group, int64_t n_tasks, in
         ((float)ceil_div(n_blocks, n_parts) + group->split * (float)(1 + n_parts)) * group->block +
         group->part;
     return cycles + (split < task ? split : task);
-}
-
-static uint64_t mix(uint64_t hash, uint64_t value)
-{
-    hash = (hash ^ value) * UINT64_C(0x9e3779b97f4a7c15);
-    return hash ^ hash >> 29;
 }
 
 /* The group of heads that ends soonest; alone the heads decide when results may not depend on the batch. */
@@ -134,17 +126,6 @@ static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4
     }
     s->state_bytes =
         ATTN_STATE_BYTES + (int64_t)s->group->heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
-    const int64_t values[] = {params->n_requests,
-                              params->n_queries,
-                              params->n_heads,
-                              s->group->heads,
-                              used_indices(&params->window),
-                              used_indices(&params->extra),
-                              params->fixed_split,
-                              n_multiprocessors};
-    s->hash = 0;
-    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++)
-        s->hash = mix(s->hash, (uint64_t)values[i]);
     return DSV4_OK;
 }
 
@@ -190,7 +171,6 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
     shape s;
     DSV4_TRY(describe_shape(params, &s, error));
     attn_plan_args args = {
-        .shape = s.hash,
         .plan = plan,
         .window_lengths = params->window.n_pages > 0 ? params->window.lengths : NULL,
         .extra_lengths = params->extra.n_pages > 0 ? params->extra.lengths : NULL,
@@ -246,7 +226,6 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     DSV4_TRY(describe_shape(params, &s, error));
     unsigned char *memory = workspace;
     attn_args args = {
-        .shape = s.hash,
         .plan = plan,
         .states = memory + (size_t)s.n_thread_blocks * WORKSPACE_ALIGN_BYTES,
         .counters = (int32_t *)memory,

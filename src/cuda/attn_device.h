@@ -50,13 +50,11 @@ typedef struct attn_part {
  * (scratch of the plan kernel). Thread block i of n computes ranks i, 2n - 1 - i, 2n + i, 4n - 1 - i, ...
  */
 typedef struct attn_plan_head {
-    uint64_t shape;  /* attn_plan_args.shape it was built for */
     int32_t n_parts; /* ranks */
-    int32_t reserved[5];
+    int32_t reserved[7];
 } attn_plan_head;
 
 typedef struct attn_plan_args {
-    uint64_t shape; /* a hash of everything that the plan depends on but lengths */
     unsigned char *plan;
     const int32_t *window_lengths; /* [n_requests], or NULL */
     const int32_t *extra_lengths;
@@ -67,7 +65,6 @@ typedef struct attn_plan_args {
 } attn_plan_args;
 
 typedef struct attn_args {
-    uint64_t shape;
     const unsigned char *plan;
     unsigned char *states; /* [n_thread_blocks] partial states */
     int32_t *counters; /* [n_thread_blocks] parts of a task that have arrived; 0 before and after */

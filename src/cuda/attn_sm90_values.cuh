@@ -366,7 +366,8 @@ __device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t 
 
 /* To the reference that the key warps have set with this block. */
 template <int HEADS>
-__device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const shared_memory<HEADS> &s)
+__device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums,
+                                               const shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
     float factors[own::n];

@@ -132,12 +132,43 @@ static void official_math_is_chosen_everywhere(void **state)
     }
 }
 
+static void assert_cuda_refuses(const dsv4_attn_params *params, const char *field, const char *rule)
+{
+    dsv4_error error;
+    assert_int_equal(dsv4_attn_decode(NULL, params, NULL, 0, NULL, 0, &error),
+                     DSV4_ERROR_INVALID_ARGUMENT);
+    assert_ptr_equal(strstr(error.text, field), error.text);
+    assert_non_null(strstr(error.text, rule));
+}
+
+/* Needs no device: parameters are checked before one is looked for. */
+static void cuda_wants_rows_of_16_bytes(void **state)
+{
+    (void)state;
+    static _Alignas(64) unsigned char memory[4096];
+    static const int32_t index = 0;
+    dsv4_attn_params params;
+    dsv4_attn_params_default(&params);
+    params.n_requests = params.n_heads = params.window.n_indices = params.window.n_pages = 1;
+    params.window.page_rows = 1;
+    dsv4_attn_params_set_dense(&params);
+    params.backend = DSV4_BACKEND_CUDA;
+    params.q = params.out = params.window.cache = memory;
+    params.window.indices = &index;
+    params.window.page_stride_bytes = 584;
+    assert_cuda_refuses(&params, "window.page_stride_bytes: 584", "multiple of 16 on CUDA");
+    params.window.page_stride_bytes = 592;
+    params.window.cache = memory + 8;
+    assert_cuda_refuses(&params, "window.cache: ", "multiple of 16 bytes");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_those_of_fp8),
         cmocka_unit_test(dense_strides_follow_the_formats),
         cmocka_unit_test(f32_inputs_are_exact_or_refused),
+        cmocka_unit_test(cuda_wants_rows_of_16_bytes),
         cmocka_unit_test(absent_f32_scope_leaves_the_choice),
         cmocka_unit_test(official_math_is_chosen_everywhere),
     };
