@@ -153,7 +153,7 @@ static void cuda_wants_rows_of_16_bytes(void **state)
     params.window.page_rows = 1;
     dsv4_attn_params_set_dense(&params);
     params.backend = DSV4_BACKEND_CUDA;
-    params.q = params.out = params.window.cache = memory;
+    params.q = params.window.cache = params.out = memory;
     params.window.indices = &index;
     params.window.page_stride_bytes = 584;
     assert_cuda_refuses(&params, "window.page_stride_bytes: 584", "multiple of 16 on CUDA");
