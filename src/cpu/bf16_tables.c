@@ -1,5 +1,5 @@
 /*
- * bf16_tables.c - FP8 and FP4 values as bf16, with their scale in them.
+ * bf16_tables.c - FP8 values as bf16, with their scale in them.
  *
  * Place: cpu. One row for each of the 256 scales, of which a checkpoint or a cache has a dozen. `bits` of
  * bf16 moves by the scale's power of two; zero and NaN do not. Rows of scales that are not plain hold
@@ -17,18 +17,6 @@
         SIXTEEN_ROWS(row, 112), SIXTEEN_ROWS(row, 128), SIXTEEN_ROWS(row, 144),                    \
         SIXTEEN_ROWS(row, 160), SIXTEEN_ROWS(row, 176), SIXTEEN_ROWS(row, 192),                    \
         SIXTEEN_ROWS(row, 208), SIXTEEN_ROWS(row, 224), SIXTEEN_ROWS(row, 240)
-
-/* e2m1: codes 0 .. 7, then the negative ones. */
-#define FP4_WORD(s, bits) (uint16_t)(MOVED(s, bits) & 0xffffu)
-#define FP4_ROW(s)                                                                                 \
-    {                                                                                              \
-        0, FP4_WORD(s, 0x3f00), FP4_WORD(s, 0x3f80), FP4_WORD(s, 0x3fc0), FP4_WORD(s, 0x4000),     \
-            FP4_WORD(s, 0x4040), FP4_WORD(s, 0x4080), FP4_WORD(s, 0x40c0), 0x8000,                 \
-            FP4_WORD(s, 0xbf00), FP4_WORD(s, 0xbf80), FP4_WORD(s, 0xbfc0), FP4_WORD(s, 0xc000),    \
-            FP4_WORD(s, 0xc040), FP4_WORD(s, 0xc080), FP4_WORD(s, 0xc0c0)                          \
-    }
-
-const uint16_t dsv4_e2m1_words[256][16] = {ALL_ROWS(FP4_ROW)};
 
 /* e4m3: the high bytes of magnitudes 0 .. 127, then the low ones. */
 #define HIGH_BYTE(s, bits) (uint8_t)(MOVED(s, bits) >> 8 & 255u)

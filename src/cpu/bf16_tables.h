@@ -1,5 +1,5 @@
 /*
- * bf16_tables.h - FP8 and FP4 values as bf16, with their scale in them.
+ * bf16_tables.h - FP8 values as bf16, with their scale in them.
  *
  * Place: cpu. For kernels that look values up (AVX-512 VBMI).
  */
@@ -10,8 +10,5 @@
 
 /* By scale: the high bytes of magnitudes 0 .. 127, then the low ones. */
 extern const uint8_t dsv4_e4m3_bytes[256][256];
-
-/* By scale: codes 0 .. 7, then the negative ones. */
-extern const uint16_t dsv4_e2m1_words[256][16];
 
 #endif

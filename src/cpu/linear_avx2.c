@@ -10,9 +10,10 @@
 #include "base/compiler.h"
 #include "linear_kernels.h"
 
-#define LN_DIRECT_ROWS 2
-#define LN_TILE_ROWS   3
-#define LN_STEP_VECS   8
+#define LN_DIRECT_ROWS  2
+#define LN_TILE_ROWS    3
+#define LN_STEP_VECS    8
+#define LN_STEP_COLUMNS 64
 
 typedef vf lanes;
 

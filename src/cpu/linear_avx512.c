@@ -12,9 +12,10 @@
 #include "num/e2m1.h"
 #include "linear_kernels.h"
 
-#define LN_DIRECT_ROWS 4
-#define LN_TILE_ROWS   6
-#define LN_STEP_VECS   4
+#define LN_DIRECT_ROWS  4
+#define LN_TILE_ROWS    6
+#define LN_STEP_VECS    4
+#define LN_STEP_COLUMNS 64
 
 typedef vf lanes;
 

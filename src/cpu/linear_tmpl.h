@@ -4,11 +4,15 @@
  * Place: cpu; a template. Included once by each linear_<level>.c after one vec_*.h and these:
  *   LN_DIRECT_ROWS    up to so many rows of x (1, 2 or 4) weights go straight into products
  *   LN_TILE_ROWS      rows of x per register tile (2, 3 or 6), with 4 rows of W
- *   lanes             a vector of weights or packed x; LN_STEP_VECS of them are a step, 64 columns
+ *   LN_STEP_COLUMNS   columns of a step, 64 or 128
+ *   lanes             a vector of weights or packed x; LN_STEP_VECS of them are a step
  *   lanes_load(p), lanes_store(p, a)        aligned
  *   multiply_add(sums, w, x)                sums (a vf) plus the products, lane by lane
  *   load_step(kind, codes, scales, w)       a step of one row of W; kind is constant at most calls
  *   pack_step(kind, x, packed)              a step of x, columns in load_step's order
+ * and, if LN_HAS_MODERATE_FP4, a faster way through FP4 for few rows of x with the same bits:
+ *   are_moderate(packed, n_bytes)                 whether these columns of x may take it
+ *   multiply_moderate_fp4(n_x, panel, x, sums)    false where it declines
  *
  * Many rows of x: the four rows of W are dequantized into a tile that all rows of x use. Few rows:
  * each step is used as it is dequantized. Both add the same vectors in the same order. A row's last
@@ -23,7 +27,7 @@
 
 enum {
     GROUP_ROWS = DSV4_LINEAR_GROUP_ROWS,
-    STEP_COLUMNS = 64,
+    STEP_COLUMNS = LN_STEP_COLUMNS,
     STEP_BYTES = LN_STEP_VECS * (int)sizeof(lanes),
     PANEL_STEPS = DSV4_LINEAR_PANEL_BYTES / STEP_BYTES,
     PANEL_COLUMNS = PANEL_STEPS * STEP_COLUMNS,
@@ -46,7 +50,7 @@ typedef struct weight_run {
 typedef struct weight_panel {
     weight_run runs[2];
     int64_t ahead_bytes; /* from a row's codes to those worth prefetching */
-    uint8_t codes[GROUP_ROWS][MAX_STEP_CODE_BYTES], scales[GROUP_ROWS][2];
+    uint8_t codes[GROUP_ROWS][MAX_STEP_CODE_BYTES], scales[GROUP_ROWS][STEP_COLUMNS / FP4_GROUP];
 } weight_panel;
 
 typedef struct packed_rows {
@@ -169,6 +173,13 @@ static void pack_row(const dsv4_linear_job *job, int64_t row, int64_t index, uns
     }
 }
 
+/* Of panel `index`. */
+static int64_t packed_bytes(const dsv4_linear *linear, int64_t index)
+{
+    int64_t n_columns = min_i64(linear->n_in - index * PANEL_COLUMNS, PANEL_COLUMNS);
+    return (n_columns + STEP_COLUMNS - 1) / STEP_COLUMNS * STEP_BYTES;
+}
+
 /* sums: four neighbours in a row of y, of which n exist. */
 static void add_sums(__m128 sums, int64_t n, bool is_first, float *y)
 {
@@ -196,6 +207,21 @@ static DSV4_ALWAYS_INLINE void prefetch_step(int kind, const uint8_t *codes)
 }
 
 /* ---- few rows of x ---- */
+
+#ifndef LN_HAS_MODERATE_FP4
+static inline bool are_moderate(const unsigned char *packed, int64_t n_bytes)
+{
+    (void)packed, (void)n_bytes;
+    return false;
+}
+
+static inline bool multiply_moderate_fp4(int64_t n_x, const weight_panel *panel,
+                                         const unsigned char *x, __m128 *sums)
+{
+    (void)n_x, (void)panel, (void)x, (void)sums;
+    return false;
+}
+#endif
 
 /*
  * n_x rows of x (a constant at every call), packed SLOT_BYTES apart, times one panel. Loops over
@@ -273,15 +299,22 @@ static void multiply_directly(const dsv4_linear_job *job, int64_t begin, int64_t
     int64_t n_fit = DSV4_LINEAR_MAX_ROWS / n_x;
     for (int64_t first = 0; first < n_panels; first += n_fit) {
         int64_t last = min_i64(first + n_fit, n_panels);
+        bool is_moderate = job->linear->kind == DSV4_LINEAR_FP4;
         for (int64_t slot = 0; slot < (last - first) * n_x; slot++) {
             pack_row(job, slot % n_x, first + slot / n_x, x.slots[slot]);
+            is_moderate =
+                is_moderate &&
+                are_moderate(x.slots[slot], packed_bytes(job->linear, first + slot / n_x));
         }
         for (int64_t i = begin; i < end; i += GROUP_ROWS) {
             for (int64_t index = first; index < last; index++) {
                 weight_panel panel;
                 __m128 sums[LN_DIRECT_ROWS];
                 open_panel(job, i, end, index, &panel);
-                direct_panel(job->linear->kind, n_x, &panel, x.slots[(index - first) * n_x], sums);
+                const unsigned char *slots = x.slots[(index - first) * n_x];
+                if (!is_moderate || !multiply_moderate_fp4(n_x, &panel, slots, sums)) {
+                    direct_panel(job->linear->kind, n_x, &panel, slots, sums);
+                }
                 for (int64_t c = 0; c < n_x; c++) {
                     add_sums(sums[c], end - i, index == 0, job->y + c * job->y_stride + i);
                 }

@@ -9,9 +9,10 @@
 #include "base/compiler.h"
 #include "linear_kernels.h"
 
-#define LN_DIRECT_ROWS 1
-#define LN_TILE_ROWS   2
-#define LN_STEP_VECS   16
+#define LN_DIRECT_ROWS  1
+#define LN_TILE_ROWS    2
+#define LN_STEP_VECS    16
+#define LN_STEP_COLUMNS 64
 
 typedef vf lanes;
 
