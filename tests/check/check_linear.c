@@ -215,7 +215,7 @@ static void draw_spec(uint64_t id, linear_spec *spec)
     if (strcmp(name, "scales") == 0) {
         spec->kind = (int32_t)(id % 2) + 1;
         if (spec->kind == DSV4_LINEAR_FP4) spec->n_in = spec->n_in / 32 * 32;
-        spec->scales = (linear_scales)(LINEAR_SCALES_EXTREME + id / 2 % 3);
+        spec->scales = (linear_scales)(LINEAR_SCALES_EXTREME + id / 2 % 4);
         spec->has_small_codes = attn_rng_chance(&rng, 50);
     }
     if (strcmp(name, "nan") == 0) {
@@ -224,8 +224,9 @@ static void draw_spec(uint64_t id, linear_spec *spec)
         spec->is_positive = attn_rng_chance(&rng, 40);
         spec->x_has_specials = attn_rng_chance(&rng, 60);
     }
-    if (strcmp(name, "same_bits") == 0 && attn_rng_chance(&rng, 40)) {
-        spec->scales = LINEAR_SCALES_EXTREME;
+    if (strcmp(name, "same_bits") == 0) {
+        if (attn_rng_chance(&rng, 40)) spec->scales = LINEAR_SCALES_EXTREME;
+        if (attn_rng_chance(&rng, 40)) spec->scales = LINEAR_SCALES_LIMIT;
     }
 }
 

@@ -68,6 +68,11 @@ static uint8_t draw_scale(const linear_spec *spec, attn_rng *rng)
         if (attn_rng_chance(rng, 33)) return (uint8_t)attn_rng_range(rng, 242, 254);
         return (uint8_t)attn_rng_range(rng, 0, 254);
     }
+    if (spec->scales == LINEAR_SCALES_LIMIT) {
+        bool goes_outside = spec->id % 3 == 0 && attn_rng_chance(rng, 2);
+        return (uint8_t)(goes_outside ? (attn_rng_chance(rng, 50) ? 102 : 128)
+                                      : attn_rng_range(rng, 103, 127));
+    }
     int64_t least = spec->kind == DSV4_LINEAR_FP8 ? 10 : 2;
     int64_t most = spec->kind == DSV4_LINEAR_FP8 ? 246 : 252;
     if (spec->scales == LINEAR_SCALES_LOW)
@@ -148,6 +153,18 @@ static void make_weight(linear_case *c, attn_rng *rng)
     linear->scales = scales;
 }
 
+/* Exponents -80 .. 60, often the ends; in some cases one past them now and then. */
+static float draw_limit_x(const linear_spec *spec, attn_rng *rng)
+{
+    int exponent = (int)attn_rng_range(rng, -80, 60);
+    if (attn_rng_chance(rng, 40)) exponent = attn_rng_chance(rng, 50) ? -80 : 60;
+    if (spec->id % 3 == 1 && attn_rng_chance(rng, 1))
+        exponent = attn_rng_chance(rng, 50) ? -81 : 61;
+    if (attn_rng_chance(rng, 5)) return 0.0f;
+    float magnitude = ldexpf(1.0f + (float)attn_rng_range(rng, 0, 127) / 128, exponent);
+    return attn_rng_chance(rng, 50) ? magnitude : -magnitude;
+}
+
 static void make_x(linear_case *c, attn_rng *rng)
 {
     static const float specials[4] = {INFINITY, -INFINITY, NAN, 0.0f};
@@ -162,7 +179,8 @@ static void make_x(linear_case *c, attn_rng *rng)
         scale = 0x1p24f;
     }
     for (int64_t i = 0; i < n_floats; i++) {
-        x[i] = attn_rng_normal(rng) * scale;
+        x[i] = spec->scales == LINEAR_SCALES_LIMIT ? draw_limit_x(spec, rng)
+                                                   : attn_rng_normal(rng) * scale;
         if (spec->is_positive) x[i] = fabsf(x[i]);
         if (spec->x_is_bf16) x[i] = dsv4_bf16_to_f32(dsv4_bf16_from_f32(x[i]));
         if (spec->x_has_specials && attn_rng_range(rng, 0, 1500) == 0) {

@@ -22,7 +22,8 @@ typedef enum linear_scales {
      * around the greatest ones that keep it finite, with small x. */
     LINEAR_SCALES_LOW,
     LINEAR_SCALES_HIGH,
-    LINEAR_SCALES_NAN /* usual, some 255 */
+    LINEAR_SCALES_LIMIT, /* in and just outside what FP4 with few rows of x takes another way */
+    LINEAR_SCALES_NAN    /* usual, some 255 */
 } linear_scales;
 
 typedef struct linear_spec {
