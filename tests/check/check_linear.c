@@ -160,6 +160,7 @@ static const linear_group groups[] = {
     {"values", values_property, 160},   {"scales", values_property, 120},
     {"nan", values_property, 120},      {"long", values_property, 24},
     {"many_rows", values_property, 24}, {"same_bits", same_bits_property, 20},
+    {"limits", same_bits_property, 48},
 };
 
 enum { N_GROUPS = sizeof groups / sizeof *groups };
@@ -215,7 +216,7 @@ static void draw_spec(uint64_t id, linear_spec *spec)
     if (strcmp(name, "scales") == 0) {
         spec->kind = (int32_t)(id % 2) + 1;
         if (spec->kind == DSV4_LINEAR_FP4) spec->n_in = spec->n_in / 32 * 32;
-        spec->scales = (linear_scales)(LINEAR_SCALES_EXTREME + id / 2 % 4);
+        spec->scales = (linear_scales)(LINEAR_SCALES_EXTREME + id / 2 % 3);
         spec->has_small_codes = attn_rng_chance(&rng, 50);
     }
     if (strcmp(name, "nan") == 0) {
@@ -224,9 +225,16 @@ static void draw_spec(uint64_t id, linear_spec *spec)
         spec->is_positive = attn_rng_chance(&rng, 40);
         spec->x_has_specials = attn_rng_chance(&rng, 60);
     }
+    if (strcmp(name, "limits") == 0) { /* of the way that FP4 takes with few rows of x */
+        spec->kind = DSV4_LINEAR_FP4;
+        spec->scales = LINEAR_SCALES_LIMIT;
+        spec->n_in = attn_rng_range(&rng, 1, 8) * 128;
+        spec->n_out = attn_rng_range(&rng, 1, 60);
+        spec->n_rows = 7;
+        spec->x_is_bf16 = true;
+    }
     if (strcmp(name, "same_bits") == 0) {
         if (attn_rng_chance(&rng, 40)) spec->scales = LINEAR_SCALES_EXTREME;
-        if (attn_rng_chance(&rng, 40)) spec->scales = LINEAR_SCALES_LIMIT;
     }
 }
 

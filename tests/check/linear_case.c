@@ -69,9 +69,9 @@ static uint8_t draw_scale(const linear_spec *spec, attn_rng *rng)
         return (uint8_t)attn_rng_range(rng, 0, 254);
     }
     if (spec->scales == LINEAR_SCALES_LIMIT) {
-        bool goes_outside = spec->id % 3 == 0 && attn_rng_chance(rng, 2);
-        return (uint8_t)(goes_outside ? (attn_rng_chance(rng, 50) ? 102 : 128)
-                                      : attn_rng_range(rng, 103, 127));
+        static const uint8_t outside[] = {102, 128, 40, 200};
+        if (spec->id % 8 < 4 && attn_rng_chance(rng, 5)) return outside[spec->id % 4];
+        return (uint8_t)attn_rng_range(rng, 103, 127);
     }
     int64_t least = spec->kind == DSV4_LINEAR_FP8 ? 10 : 2;
     int64_t most = spec->kind == DSV4_LINEAR_FP8 ? 246 : 252;
@@ -153,13 +153,15 @@ static void make_weight(linear_case *c, attn_rng *rng)
     linear->scales = scales;
 }
 
-/* Exponents -80 .. 60, often the ends; in some cases one past them now and then. */
+/* Exponents -80 .. 60, often the ends; in half of the cases some or all outside. */
 static float draw_limit_x(const linear_spec *spec, attn_rng *rng)
 {
     int exponent = (int)attn_rng_range(rng, -80, 60);
     if (attn_rng_chance(rng, 40)) exponent = attn_rng_chance(rng, 50) ? -80 : 60;
-    if (spec->id % 3 == 1 && attn_rng_chance(rng, 1))
-        exponent = attn_rng_chance(rng, 50) ? -81 : 61;
+    if (spec->id % 8 == 4 && attn_rng_chance(rng, 2)) exponent = 61;
+    if (spec->id % 8 == 5 && attn_rng_chance(rng, 5)) exponent = 110;
+    if (spec->id % 8 == 6) exponent = (int)attn_rng_range(rng, -84, -78);
+    if (spec->id % 8 == 7) exponent = (int)attn_rng_range(rng, -126, -105);
     if (attn_rng_chance(rng, 5)) return 0.0f;
     float magnitude = ldexpf(1.0f + (float)attn_rng_range(rng, 0, 127) / 128, exponent);
     return attn_rng_chance(rng, 50) ? magnitude : -magnitude;
