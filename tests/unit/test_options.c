@@ -235,10 +235,10 @@ static void wrong_options_are_refused(void **state)
     refuse("option --output: '' is wrong; expected a FILE", "attn", "run", "f", "--output=", NULL);
     refuse("option --json: 'yes' is wrong; expected no value", "attn", "bench", "--json=yes", NULL);
     refuse("option --help: 'x' is wrong; expected no value", "info", "-hx", NULL);
-    refuse("option --backend: 'gpu' is wrong; expected one of auto, ref, cpu or cuda", "attn", "bench",
-           "--backend", "gpu", NULL);
-    refuse("option --backend: 'cp' is wrong; expected one of auto, ref, cpu or cuda", "attn", "bench",
-           "--backend", "cp", NULL);
+    refuse("option --backend: 'gpu' is wrong; expected one of auto, ref, cpu or cuda", "attn",
+           "bench", "--backend", "gpu", NULL);
+    refuse("option --backend: 'cp' is wrong; expected one of auto, ref, cpu or cuda", "attn",
+           "bench", "--backend", "cp", NULL);
 }
 
 static void wrong_numbers_are_refused(void **state)
