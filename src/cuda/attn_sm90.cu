@@ -24,8 +24,8 @@
 template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &s)
 {
     for (int i = 0; i < ring_sizes<HEADS>::raw;
-         i++) { /* each warp's announcement of bytes, each row's scales */
-        barrier_init(shared_address(&s.raw_full[i]), N_KEY_WARPS + KEYS);
+         i++) { /* each thread's copies, each warp's valid rows */
+        barrier_init(shared_address(&s.raw_full[i]), N_KEY_THREADS + N_KEY_WARPS);
     }
     for (int i = 0; i < ring_sizes<HEADS>::values; i++) {
         for (int half = 0; half < 2; half++)

@@ -123,34 +123,39 @@ template <int HEADS> struct row_loader {
     ring_place<ring_sizes<HEADS>::raw> place;
 };
 
-/* Row of a block that this lane loads; eight lanes of each key warp do. */
+/* Row of a block that this lane loads, together with the three beside it. */
 __device__ __forceinline__ int loaded_row(void)
 {
-    return threadIdx.x / 32 * WARP_KEYS + threadIdx.x % WARP_KEYS;
+    return threadIdx.x / 32 * WARP_KEYS + threadIdx.x % 32 / 4;
 }
 
-/* Has the copy engine bring the next block; brings the one behind it to the second-level cache. All key warps call it. */
+/* Begins to bring the next block; brings the one behind it to the second-level cache where there is no other place. All key warps call it. */
 template <int HEADS>
 __device__ static void load_block(const attn_args &a, row_loader<HEADS> &l, shared_memory<HEADS> &s)
 {
     if (!l.next.has_block) return;
-    const int lane = threadIdx.x % 32, slot = l.place.slot, row = loaded_row();
+    const int lane = threadIdx.x % 32, quarter = lane % 4, slot = l.place.slot, row = loaded_row();
     const uint32_t full = shared_address(&s.raw_full[slot]);
     const key_row from = locate_row(a, l.next);
     const uint32_t valid = __ballot_sync(0xffffffffu, from.is_valid);
     if (lane == 0) {
-        s.valid[slot][threadIdx.x / 32] = (unsigned char)valid;
-        barrier_arrive_expect(full, WARP_KEYS * ROW_BYTES);
+        s.valid[slot][threadIdx.x / 32] = valid;
+        barrier_arrive(full);
     }
-    __syncwarp();
-    if (lane < WARP_KEYS) {
-        copy_bulk(shared_address(s.raw[slot]) + row * ROW_BYTES, from.codes, ROW_BYTES, full);
-        copy_async8(shared_address(s.scales[slot]) + row * SCALE_BYTES, from.scales);
-        copy_async_arrive(full);
-    }
+    const uint32_t to = shared_address(s.raw[slot]) + row * ROW_BYTES + quarter * 16;
+#pragma unroll
+    for (int i = 0; i < ROW_BYTES / 64; i++)
+        copy_async16(to + 64 * i, from.codes + quarter * 16 + 64 * i);
+    if (quarter == 0) copy_async8(shared_address(s.scales[slot]) + row * SCALE_BYTES, from.scales);
+    copy_async_arrive(full);
     l.next = l.after;
-    const key_row near = locate_row(a, l.next);
-    if (near.is_valid && lane < WARP_KEYS) prefetch_bulk_l2(near.codes, ROW_BYTES);
+    if (ring_sizes<HEADS>::raw == 1) {
+        const key_row near = locate_row(a, l.next);
+        if (near.is_valid) {
+            prefetch_l2(near.codes + quarter * 128);
+            if (quarter == 0) prefetch_l2(near.codes + 512);
+        }
+    }
     l.after = next_index(a, l.cursor, row);
     l.place.advance(1);
 }
@@ -510,7 +515,8 @@ __device__ __forceinline__ key_pair find_rows(const key_state<HEADS> &k,
     barrier_wait(shared_address(&s.raw_full[slot]), k.raw.pass & 1);
     const uint32_t codes = shared_address(s.raw[slot]) + k.row * ROW_BYTES +
                            k.warpgroup * N_OWN_GROUPS * 64 + lane % 4 * 16;
-    valid = *(const uint16_t *)&s.valid[slot][k.row / 16 * 2] >> (lane / 4);
+    const uint32_t *rows = &s.valid[slot][k.row / 16 * 2];
+    valid = (rows[0] >> (lane / 4 * 4) & 1) | (rows[1] >> (lane / 4 * 4) & 1) << 8;
     uint32_t over = 0;
 #pragma unroll
     for (int r = 0; r < 2; r++) {

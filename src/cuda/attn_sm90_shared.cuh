@@ -3,7 +3,7 @@
  *
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
- *   raw[]    rows as they lie in the cache, by blocks of 64 keys: copy engine -> key warps
+ *   raw[]    rows as they lie in the cache, by blocks of 64 keys: asynchronous copies -> key warps
  *   values[] the same rows in bf16, by half blocks: key warps -> value warps. When a part has ended its last
  *            block's places hold the output on its way
  *   traded   scores that one warpgroup of key warps leaves for the other
@@ -58,8 +58,8 @@ template <int HEADS> struct shared_memory {
     alignas(16) float4 traded[HEADS / 8][WARPGROUP]; /* by tile of eight heads */
     alignas(16) unsigned char raw[ring_sizes<HEADS>::raw][KEYS * ROW_BYTES];
     alignas(16) unsigned char scales[ring_sizes<HEADS>::raw][KEYS * SCALE_BYTES];
-    alignas(8) unsigned char valid[ring_sizes<HEADS>::raw]
-                                  [KEYS / 8]; /* a bit for each row that names a key */
+    uint32_t valid[ring_sizes<HEADS>::raw]
+                  [N_KEY_WARPS]; /* of each key warp's rows, four bits a row */
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];
     float rescale[HEADS];     /* of values and sums so far, when needs_rescale */

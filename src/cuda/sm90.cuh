@@ -65,22 +65,10 @@ __device__ __forceinline__ bool named_barrier_any(int id, int n_threads, bool sa
     return any != 0;
 }
 
-/* Arrives and announces bytes that copy_bulk will bring before the phase can end. */
-__device__ __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t n_bytes)
+/* 16 bytes from global to shared memory, past the first-level cache. */
+__device__ __forceinline__ void copy_async16(uint32_t to, const void *from)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier),
-                 "r"(n_bytes)
-                 : "memory");
-}
-
-/* Global to shared memory by the copy engine; addresses and n_bytes are multiples of 16. */
-__device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t n_bytes,
-                                          uint32_t barrier)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], "
-                 "%2, [%3];\n" ::"r"(to),
-                 "l"(from), "r"(n_bytes), "r"(barrier)
-                 : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
 }
 
 __device__ __forceinline__ void copy_async8(uint32_t to, const void *from)
@@ -88,7 +76,7 @@ __device__ __forceinline__ void copy_async8(uint32_t to, const void *from)
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;\n" ::"r"(to), "l"(from) : "memory");
 }
 
-/* Arrives when this thread's copy_async8 so far are done; one of the barrier's expected arrivals. */
+/* Arrives when this thread's copy_async so far are done; one of the barrier's expected arrivals. */
 __device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
 {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier)
@@ -107,13 +95,6 @@ __device__ __forceinline__ void copy_bulk_out(void *to, uint32_t from, uint32_t 
 __device__ __forceinline__ void copy_bulk_out_wait_read(void)
 {
     asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group.read 0;\n" ::: "memory");
-}
-
-/* Starts bringing memory to the second-level cache; as copy_bulk. */
-__device__ __forceinline__ void prefetch_bulk_l2(const void *from, uint32_t n_bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(from), "r"(n_bytes)
-                 : "memory");
 }
 
 __device__ __forceinline__ void prefetch_l2(const void *pointer)
