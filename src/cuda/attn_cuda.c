@@ -257,6 +257,10 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     };
     set_scope(&args.window, &params->window);
     set_scope(&args.extra, &params->extra);
+    if (s.group->heads <= 16) {
+        return check_cuda(dsv4_attn_few_launch(&args, s.group->heads, s.n_thread_blocks, stream),
+                          "attention kernel", error);
+    }
     return check_cuda(dsv4_attn_sm90_launch(&args, s.group->heads, s.n_thread_blocks, stream),
                       "attention kernel", error);
 }

@@ -21,6 +21,10 @@ cudaError_t dsv4_attn_plan_launch(const attn_plan_args *args, cudaStream_t strea
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream);
 
+/* The same for 8 or 16 heads together, with two streams. */
+cudaError_t dsv4_attn_few_launch(const attn_args *args, int group_heads, int n_thread_blocks,
+                                 cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -201,7 +201,8 @@ __device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, int
  * dimensions have its own heads first (own_tiles).
  */
 template <int HEADS>
-__device__ static void load_query(const attn_args &a, const attn_part &p, shared_memory<HEADS> &s)
+__device__ static void load_query(const attn_args &a, const attn_part &p, unsigned char *q_memory,
+                                  int second_first)
 {
     enum { N_PIECES = HEADS * 32 / N_KEY_THREADS, BATCH = N_PIECES < 4 ? N_PIECES : 4 };
     const int first_head = part_first_head(p, HEADS), lane = threadIdx.x % 32,
@@ -229,10 +230,9 @@ __device__ static void load_query(const attn_args &a, const attn_part &p, shared
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
             int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
-            const int group = tile % N_DIM_GROUPS,
-                      first = group < N_OWN_GROUPS ? 0 : own_tiles<HEADS>::second_first;
+            const int group = tile % N_DIM_GROUPS, first = group < N_OWN_GROUPS ? 0 : second_first;
             uint32_t row =
-                shared_address(s.q) + (group * HEADS + (head + HEADS - first) % HEADS) * 128;
+                shared_address(q_memory) + (group * HEADS + (head + HEADS - first) % HEADS) * 128;
             store_piece(pieces[i], row, lane / 4, lane % 4, group == N_DIM_GROUPS - 1);
         }
     }
@@ -609,7 +609,7 @@ template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_
         attn_part p = read_part(a, rank);
         float sums[2 * own_tiles<HEADS>::n] = {};
         if (threadIdx.x < HEADS) s.ref[threadIdx.x] = FIRST_REF;
-        load_query<HEADS>(a, p, s);
+        load_query<HEADS>(a, p, s.q, own_tiles<HEADS>::second_first);
 #pragma unroll 1
         for (int32_t n_left = p.end_block - p.first_block; n_left > 0; n_left--) {
             float scores[HEADS / 2];

@@ -77,9 +77,9 @@ __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs
 /* ---- partial states ---- */
 
 /* Leaves this part's state in its slot; true for every thread when all parts of the task have arrived. */
-template <int HEADS>
+template <int HEADS, class MEMORY>
 __device__ static bool leave_state(const attn_args &a, const attn_part &p,
-                                   const value_sums<HEADS> &sums, shared_memory<HEADS> &s)
+                                   const value_sums<HEADS> &sums, MEMORY &s)
 {
     const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
     unsigned char *state = a.states + (int64_t)(p.first_slot + (p.part_of >> 16)) * a.state_bytes;
@@ -106,9 +106,9 @@ __device__ static bool leave_state(const attn_args &a, const attn_part &p,
 }
 
 /* The sum of all parts in their order, so that it does not depend on who came last. */
-template <int HEADS>
+template <int HEADS, class MEMORY>
 __device__ static void merge_states(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums,
-                                    shared_memory<HEADS> &s)
+                                    MEMORY &s)
 {
     typedef own_heads<HEADS> own;
     const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
@@ -315,10 +315,10 @@ __device__ __forceinline__ void send_values(const attn_args &a, const attn_part 
 }
 
 /* Divides by the sums, writes out and lse. */
-template <int HEADS>
+template <int HEADS, class MEMORY>
 __device__ static void finish_values(const attn_args &a, const attn_part &p,
                                      value_sums<HEADS> &sums, int half, const out_stage &stage,
-                                     const shared_memory<HEADS> &s)
+                                     const MEMORY &s)
 {
     typedef own_heads<HEADS> own;
     float inverse[own::n];

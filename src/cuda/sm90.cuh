@@ -114,6 +114,13 @@ __device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
                  : "memory");
 }
 
+__device__ __forceinline__ uint32_t load_shared1(uint32_t address)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u8 %0, [%1];\n" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+
 __device__ __forceinline__ uint32_t load_shared4(uint32_t address)
 {
     uint32_t v;

@@ -41,6 +41,16 @@ __device__ __forceinline__ void wgmma_commit(void)
     asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
 
+/*
+ * Behind wgmma_wait: d is not what it was before. Keeps the compiler from moving copies of d in front of the wait, which
+ * would make it wait for each instruction by itself.
+ */
+template <int N> __device__ __forceinline__ void wgmma_settle(float (&d)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 /* Waits until at most N committed groups are in flight. */
 template <int N> __device__ __forceinline__ void wgmma_wait(void)
 {
