@@ -257,10 +257,13 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     };
     set_scope(&args.window, &params->window);
     set_scope(&args.extra, &params->extra);
+    cudaError_t launched;
     if (s.group->heads <= 16) {
-        return check_cuda(dsv4_attn_few_launch(&args, s.group->heads, s.n_thread_blocks, stream),
-                          "attention kernel", error);
+        launched = dsv4_attn_few_launch(&args, s.group->heads, s.n_thread_blocks, stream);
+    } else if (s.group->heads == 64) {
+        launched = dsv4_attn_many_launch(&args, s.n_thread_blocks, stream);
+    } else {
+        launched = dsv4_attn_sm90_launch(&args, s.group->heads, s.n_thread_blocks, stream);
     }
-    return check_cuda(dsv4_attn_sm90_launch(&args, s.group->heads, s.n_thread_blocks, stream),
-                      "attention kernel", error);
+    return check_cuda(launched, "attention kernel", error);
 }

@@ -25,6 +25,9 @@ cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_
 cudaError_t dsv4_attn_few_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                  cudaStream_t stream);
 
+/* The same for 64 heads together. */
+cudaError_t dsv4_attn_many_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -466,7 +466,7 @@ __device__ static void run_stream_values(const attn_args &a, few_memory<HEADS> &
         }
         const uint32_t place = shared_address(s.values[stream]);
         const out_stage stage = {place, place + 16384};
-        if (is_complete) finish_values<HEADS>(a, p, own_half, stream, stage, s);
+        if (is_complete) finish_values<HEADS, false>(a, p, own_half, stream, stage, s);
         __syncwarp();
         if (lane == 0 && n_blocks > 0) {
             for (int i = 0; i < N_CHUNKS; i++)
