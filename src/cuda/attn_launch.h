@@ -28,6 +28,9 @@ cudaError_t dsv4_attn_few_launch(const attn_args *args, int group_heads, int n_t
 /* The same for 64 heads together. */
 cudaError_t dsv4_attn_many_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
 
+/* For any device from sm_80 on; groups of 16 heads. */
+cudaError_t dsv4_attn_mma80_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif
