@@ -87,4 +87,16 @@ typedef struct attn_args {
     int32_t out_is_aligned;
 } attn_args;
 
+/* dsv4_attn_merge_params; tensors are dense. */
+typedef struct attn_merge_args {
+    int64_t n_parts, n_rows;
+    int32_t n_heads;
+    int32_t part_is_f32, out_is_f32;
+    const void *out_parts; /* aligned to 16 bytes in f32, to 8 in bf16 */
+    const float *lse_parts;
+    const float *sink;
+    void *out;
+    float *lse;
+} attn_merge_args;
+
 #endif
