@@ -445,10 +445,8 @@ __device__ static void run_stream_values(const attn_args &a, few_memory<HEADS> &
         const int32_t n_blocks = stream_blocks(p, stream);
         stream_sums<HEADS> sums;
         prefetch_query<HEADS>(a, rank_of_round(round + 1), n_ranks);
-        if (n_blocks == 0) {
 #pragma unroll
-            for (int i = 0; i < 4 * HEADS; i++) sums.v[i] = 0.0f;
-        }
+        for (int i = 0; i < 4 * HEADS; i++) sums.v[i] = 0.0f;
 #pragma unroll 1
         for (int32_t block = 0; block < n_blocks; block++) {
             barrier_wait(shared_address(&s.full[stream]), n_blocks_done & 1);

@@ -4,7 +4,7 @@
  * Place: cuda, sm_90a only. Here the matrix units are what binds, so that everything else has to stay out of their way:
  *
  *   convert warps  two warpgroups: load rows into registers a block ahead, convert them to bf16 and store them; the
- *                  stored rows are keys and values. Load a part's queries
+ *                  stored rows are keys and values
  *   score warps    one warpgroup: scores (heads on rows, queries from shared memory), probabilities, and the sums of
  *                  dimensions 0..255, probabilities from registers. The product of the next block's scores is issued
  *                  before the sums of this one are waited for
@@ -39,7 +39,7 @@ struct many_memory {
     float part_sum[4][HEADS_MANY];
     int is_last_arriver;
     uint64_t keys_full[N_BUFFERS], keys_empty[N_BUFFERS];
-    uint64_t q_full, q_empty, probs_full, probs_empty, part_full, part_empty;
+    uint64_t probs_full, probs_empty, part_full, part_empty;
 };
 
 /* ---- convert warps ---- */
@@ -100,43 +100,6 @@ __device__ __forceinline__ void convert_quarter(const row_quarter &data, uint32_
     store_shared16(row + 7 * KEY_GROUP_BYTES + second_chunk, data.codes[8]);
 }
 
-/* Queries in the order of dimensions of the keys, zeros behind the last head; 256 threads. */
-__device__ static void load_many_query(const attn_args &a, const attn_part &p, many_memory &s)
-{
-    const int first_head = part_first_head(p, HEADS_MANY), head = threadIdx.x / 4,
-              quarter = threadIdx.x % 4;
-    const char *source = a.q + p.request * a.q_request_stride_bytes +
-                         part_query(p) * a.q_query_stride_bytes +
-                         (first_head + head) * a.q_head_stride_bytes + quarter * 32;
-    const uint32_t row = shared_address(s.q) + head * 128;
-    const bool is_real = first_head + head < a.n_heads;
-#pragma unroll 4
-    for (int g = 0; g < N_DIM_GROUPS; g++) {
-        query_piece piece;
-        piece.low = piece.high = make_uint4(0, 0, 0, 0);
-        if (is_real && a.q_is_aligned) {
-            piece.low = __ldg((const uint4 *)(source + g * 128));
-            piece.high = __ldg((const uint4 *)(source + g * 128) + 1);
-        } else if (is_real) {
-            piece = load_unaligned_piece(source + g * 128);
-        }
-        const uint4 halves[2] = {piece.low, piece.high};
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            uint4 w = halves[i];
-            if (g < N_DIM_GROUPS - 1) {
-                w = make_uint4(__byte_perm(halves[i].x, halves[i].y, 0x7632),
-                               __byte_perm(halves[i].x, halves[i].y, 0x5410),
-                               __byte_perm(halves[i].z, halves[i].w, 0x7632),
-                               __byte_perm(halves[i].z, halves[i].w, 0x5410));
-            }
-            store_shared16(row + g * HEADS_MANY * 128 + (((2 * quarter + i) ^ (head % 8)) << 4), w);
-        }
-    }
-    fence_async_shared();
-    barrier_arrive(shared_address(&s.q_full));
-}
-
 __device__ static void run_convert(const attn_args &a, many_memory &s)
 {
     const int row = threadIdx.x / 4, quarter = threadIdx.x % 4, warp = threadIdx.x / 32;
@@ -146,7 +109,6 @@ __device__ static void run_convert(const attn_args &a, many_memory &s)
     index_cursor cursor = {};
     row_quarter data;
     ring_place<N_BUFFERS> place = {};
-    uint32_t n_parts_done = 0;
     cursor.n_ranks = n_ranks;
     key_index next = next_index(a, cursor, row);
     load_quarter(a, next, data);
@@ -160,20 +122,15 @@ __device__ static void run_convert(const attn_args &a, many_memory &s)
             barrier_wait(shared_address(&s.keys_empty[buffer]), (place.pass & 1) ^ 1);
             convert_quarter(data, shared_address(s.keys[buffer]) + row * 128, first_chunk,
                             second_chunk, largest);
-            const bool is_valid = data.is_valid;
-            load_quarter(a, next, data);
-            next = next_index(a, cursor, row);
-            const bool is_nan = is_nan_row(largest);
+            const bool is_nan = is_nan_row(largest), is_valid = data.is_valid;
             if (quarter == 0) s.bias[buffer][row] = is_nan ? NAN : (is_valid ? 0.0f : -INFINITY);
             const bool has_bias = __any_sync(0xffffffffu, is_nan || !is_valid);
             if (threadIdx.x % 32 == 0) s.has_bias[buffer][warp] = has_bias;
             fence_async_shared();
             barrier_arrive(shared_address(&s.keys_full[buffer]));
+            load_quarter(a, next, data);
+            next = next_index(a, cursor, row);
             place.advance(1);
-            if (block != p.first_block) continue;
-            barrier_wait(shared_address(&s.q_empty), (n_parts_done & 1) ^ 1);
-            load_many_query(a, p, s);
-            n_parts_done++;
         }
     }
 }
@@ -183,6 +140,49 @@ __device__ static void run_convert(const attn_args &a, many_memory &s)
 struct score_state {
     float ref[2], sums[2]; /* of rows lane / 4 and 8 on */
 };
+
+/* Queries in the order of dimensions of the keys, zeros behind the last head; the score warps, who alone read them. */
+__device__ static void load_many_query(const attn_args &a, const attn_part &p, many_memory &s)
+{
+    const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4;
+    const char *q = a.q + p.request * a.q_request_stride_bytes +
+                    part_query(p) * a.q_query_stride_bytes + quarter * 32;
+    named_barrier(BARRIER_SCORE, WARPGROUP); /* all are done with those of the part before */
+#pragma unroll 1
+    for (int head = thread / 4; head < HEADS_MANY; head += WARPGROUP / 4) {
+        const char *source = q + (part_first_head(p, HEADS_MANY) + head) * a.q_head_stride_bytes;
+        const bool is_real = part_first_head(p, HEADS_MANY) + head < a.n_heads;
+        query_piece pieces[N_DIM_GROUPS];
+#pragma unroll
+        for (int g = 0; g < N_DIM_GROUPS; g++) {
+            pieces[g].low = pieces[g].high = make_uint4(0, 0, 0, 0);
+            if (is_real && a.q_is_aligned) {
+                pieces[g].low = __ldg((const uint4 *)(source + g * 128));
+                pieces[g].high = __ldg((const uint4 *)(source + g * 128) + 1);
+            } else if (is_real) {
+                pieces[g] = load_unaligned_piece(source + g * 128);
+            }
+        }
+#pragma unroll
+        for (int g = 0; g < N_DIM_GROUPS; g++) {
+            const uint4 halves[2] = {pieces[g].low, pieces[g].high};
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const uint4 h = halves[i];
+                uint4 w = h;
+                if (g < N_DIM_GROUPS - 1) {
+                    w = make_uint4(__byte_perm(h.x, h.y, 0x7632), __byte_perm(h.x, h.y, 0x5410),
+                                   __byte_perm(h.z, h.w, 0x7632), __byte_perm(h.z, h.w, 0x5410));
+                }
+                store_shared16(shared_address(s.q) + (g * HEADS_MANY + head) * 128 +
+                                   (((2 * quarter + i) ^ (head % 8)) << 4),
+                               w);
+            }
+        }
+    }
+    fence_async_shared();
+    named_barrier(BARRIER_SCORE, WARPGROUP);
+}
 
 /* Issues scores = queries * keys of a buffer. */
 __device__ __forceinline__ void issue_scores(float (&scores)[32], uint64_t queries, uint32_t keys)
@@ -266,10 +266,11 @@ __device__ __forceinline__ void weigh_block(const attn_args &a, float (&scores)[
 #pragma unroll
         for (int t = 0; t < 8; t++) {
             const float2 bias = *(const float2 *)&s.bias[buffer][8 * t + 2 * (lane % 4)];
-            scores[4 * t] += bias.x;
-            scores[4 * t + 1] += bias.y;
-            scores[4 * t + 2] += bias.x;
-            scores[4 * t + 3] += bias.y;
+#pragma unroll
+            for (int i = 0; i < 4; i++) { /* NaN compares unequal to 0, too */
+                const float b = i % 2 == 0 ? bias.x : bias.y;
+                scores[4 * t + i] = b == 0.0f ? scores[4 * t + i] : b;
+            }
         }
     }
     float block_sums[2];
@@ -369,20 +370,17 @@ __device__ static void run_scores(const attn_args &a, many_memory &s)
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     const uint64_t queries = wgmma_matrix(shared_address(s.q), 16);
     ring_place<N_BUFFERS> place = {};
-    uint32_t n_blocks_done = 0, n_parts_done = 0, n_queries_done = 0;
+    uint32_t n_blocks_done = 0, n_parts_done = 0;
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         const attn_part p = read_part(a, rank);
         score_state state = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}};
         value_sums<64> sums;
         uint32_t probs[16];
         int buffer = 0;
-        if (p.first_block == p.end_block) {
+        prefetch_query<64>(a, rank_of_round(round + 1), n_ranks);
+        if (p.first_block < p.end_block) load_many_query(a, p, s);
 #pragma unroll
-            for (int i = 0; i < 128; i++) sums.v[i] = 0.0f;
-        } else {
-            barrier_wait(shared_address(&s.q_full), n_queries_done & 1);
-            n_queries_done++;
-        }
+        for (int i = 0; i < 128; i++) sums.v[i] = 0.0f;
         float scores[32];
         if (p.first_block < p.end_block) {
             buffer = place.slot;
@@ -394,7 +392,6 @@ __device__ static void run_scores(const attn_args &a, many_memory &s)
 #pragma unroll 1
         for (int32_t block = p.first_block; block < p.end_block; block++) {
             const bool has_next = block + 1 < p.end_block;
-            if (!has_next && lane == 0) barrier_arrive(shared_address(&s.q_empty));
             weigh_block(a, scores, buffer, n_blocks_done, state, sums, probs, s);
             wgmma_settle(scores);
             wgmma_settle(sums.v);
@@ -435,10 +432,9 @@ __device__ static void run_second_sums(const attn_args &a, many_memory &s)
         const attn_part p = read_part(a, rank);
         value_sums<64> sums;
         int buffer = 0;
-        if (p.first_block == p.end_block) {
+        prefetch_query<64>(a, rank_of_round(round + 1), n_ranks);
 #pragma unroll
-            for (int i = 0; i < 128; i++) sums.v[i] = 0.0f;
-        }
+        for (int i = 0; i < 128; i++) sums.v[i] = 0.0f;
 #pragma unroll 1
         for (int32_t block = p.first_block; block < p.end_block; block++) {
             buffer = place.slot;
@@ -473,8 +469,6 @@ __global__ void __launch_bounds__(N_THREADS, 1)
             barrier_init(shared_address(&s.keys_full[i]), N_KEY_THREADS);
             barrier_init(shared_address(&s.keys_empty[i]), N_VALUE_THREADS / 32);
         }
-        barrier_init(shared_address(&s.q_full), N_KEY_THREADS);
-        barrier_init(shared_address(&s.q_empty), WARPGROUP / 32);
         barrier_init(shared_address(&s.probs_full), WARPGROUP);
         barrier_init(shared_address(&s.probs_empty), WARPGROUP / 32);
         barrier_init(shared_address(&s.part_full), WARPGROUP);
