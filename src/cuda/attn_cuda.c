@@ -25,11 +25,12 @@ static const struct group_cost {
     float block; /* of 64 keys */
     float part;  /* fixed for each part */
     float split; /* of leaving or merging one partial state, in blocks */
+    int32_t residents; /* thread blocks that share a multiprocessor */
 } group_costs[N_GROUP_SIZES] = {
-    {8, 1250.0f, 2500.0f, 0.3f},
-    {16, 1300.0f, 2600.0f, 0.5f},
-    {32, 1500.0f, 3000.0f, 0.8f},
-    {64, 2300.0f, 4000.0f, 1.2f},
+    {8, 1250.0f, 2500.0f, 0.3f, 2},
+    {16, 1300.0f, 2600.0f, 0.5f, 2},
+    {32, 1500.0f, 3000.0f, 0.8f, 1},
+    {64, 2300.0f, 4000.0f, 1.2f, 1},
 };
 
 /* What decides a launch. */
@@ -116,8 +117,8 @@ static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4
     s->group = choose_group(params, n_multiprocessors);
     s->n_groups = (int32_t)ceil_div(params->n_heads, s->group->heads);
     s->n_tasks = params->n_requests * params->n_queries * s->n_groups;
-    s->n_thread_blocks =
-        n_multiprocessors < ATTN_PLAN_THREADS ? n_multiprocessors : ATTN_PLAN_THREADS;
+    s->n_thread_blocks = n_multiprocessors * s->group->residents;
+    if (s->n_thread_blocks > ATTN_PLAN_THREADS) s->n_thread_blocks = ATTN_PLAN_THREADS;
     if (s->n_tasks > INT32_MAX - ATTN_PLAN_THREADS) {
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
                               "n_requests: %" PRId64 " times n_queries %" PRId64
@@ -259,7 +260,7 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     set_scope(&args.extra, &params->extra);
     cudaError_t launched;
     if (s.group->heads <= 16) {
-        launched = dsv4_attn_few_launch(&args, s.group->heads, s.n_thread_blocks, stream);
+        launched = dsv4_attn_mma_launch(&args, s.group->heads, s.n_thread_blocks, stream);
     } else if (s.group->heads == 64) {
         launched = dsv4_attn_many_launch(&args, s.n_thread_blocks, stream);
     } else {

@@ -21,15 +21,14 @@ cudaError_t dsv4_attn_plan_launch(const attn_plan_args *args, cudaStream_t strea
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream);
 
-/* The same for 8 or 16 heads together, with two streams. */
-cudaError_t dsv4_attn_few_launch(const attn_args *args, int group_heads, int n_thread_blocks,
-                                 cudaStream_t stream);
-
 /* The same for 64 heads together. */
 cudaError_t dsv4_attn_many_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
 
-/* For any device from sm_80 on; groups of 16 heads. */
-cudaError_t dsv4_attn_mma80_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
+/*
+ * For any device from sm_80 on: group_heads 8 or 16. n_thread_blocks as in the plan, two for each multiprocessor.
+ */
+cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int n_thread_blocks,
+                                 cudaStream_t stream);
 
 /* n_rows * n_heads < 2^34. */
 cudaError_t dsv4_attn_merge_launch(const attn_merge_args *args, cudaStream_t stream);
