@@ -261,8 +261,6 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     cudaError_t launched;
     if (s.group->heads <= 16) {
         launched = dsv4_attn_mma_launch(&args, s.group->heads, s.n_thread_blocks, stream);
-    } else if (s.group->heads == 64) {
-        launched = dsv4_attn_many_launch(&args, s.n_thread_blocks, stream);
     } else {
         launched = dsv4_attn_sm90_launch(&args, s.group->heads, s.n_thread_blocks, stream);
     }

@@ -21,9 +21,6 @@ cudaError_t dsv4_attn_plan_launch(const attn_plan_args *args, cudaStream_t strea
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream);
 
-/* The same for 64 heads together. */
-cudaError_t dsv4_attn_many_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
-
 /*
  * For any device from sm_80 on: group_heads 8 or 16. n_thread_blocks as in the plan, two for each multiprocessor.
  */

@@ -23,9 +23,9 @@
 
 template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &s)
 {
-    for (int i = 0; i < ring_sizes<HEADS>::raw;
-         i++) { /* each thread's copies, each warp's valid rows */
-        barrier_init(shared_address(&s.raw_full[i]), N_KEY_THREADS + N_KEY_WARPS);
+    for (int i = 0; i < N_RAW; i++) {
+        barrier_init(shared_address(&s.raw_full[i]), N_VALUE_THREADS + N_VALUE_WARPS); /* copies, and what is valid */
+        barrier_init(shared_address(&s.raw_empty[i]), N_KEY_WARPS);
     }
     for (int i = 0; i < ring_sizes<HEADS>::values; i++) {
         for (int half = 0; half < 2; half++)
@@ -42,17 +42,17 @@ template <int HEADS>
 __global__ void __launch_bounds__(N_THREADS, 1)
     attn_sm90_kernel(const __grid_constant__ attn_args a)
 {
-    extern __shared__ unsigned char memory[];
+    extern __shared__ __align__(1024) unsigned char memory[];
     shared_memory<HEADS> &s =
-        *(shared_memory<HEADS> *)(((uintptr_t)memory + 1023) & ~(uintptr_t)1023);
+        *(shared_memory<HEADS> *)memory;
     if (threadIdx.x == 0) init_barriers(s);
     __syncthreads();
-    /* the four warpgroups start with 128 each; the sums of 64 heads take 128 */
+    /* the four warpgroups start with 128 each; the sums of 64 heads take 128 of the value warps' */
     if (threadIdx.x < N_KEY_THREADS) {
-        if (HEADS == 64) registers_lower<96>();
+        if (HEADS >= 32) registers_lower<96>();
         run_keys<HEADS>(a, s);
     } else {
-        if (HEADS == 64) registers_raise<160>();
+        if (HEADS >= 32) registers_raise<160>();
         run_values<HEADS>(a, s);
     }
 }
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(N_THREADS, 1)
 template <int HEADS>
 static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
 {
-    const size_t n_bytes = sizeof(shared_memory<HEADS>) + 1024;
+    const size_t n_bytes = sizeof(shared_memory<HEADS>);
     cudaError_t status = cudaFuncSetAttribute(
         attn_sm90_kernel<HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;

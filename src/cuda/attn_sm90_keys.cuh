@@ -19,16 +19,6 @@
 
 #include "attn_sm90_shared.cuh"
 
-enum {
-    NAN_MAGNITUDE = 0x7f0, /* of code 0x7f at its place in a bf16 */
-    BIG_SCALE = 134,       /* scale bytes above it need two multiplications */
-};
-
-#define LARGEST_SUM 1099511627776.0f /* 2^40 */
-
-/* What keys that lists do not name are read from. */
-__device__ static const uint4 zero_row[ROW_BYTES / 16] = {};
-
 /*
  * Of which tiles of eight heads a warpgroup makes probabilities: n from its first on. Its scores begin with them. Eight
  * heads are the first warpgroup's alone.
@@ -38,127 +28,6 @@ template <int HEADS> struct own_tiles {
     static constexpr int second_first =
         HEADS == 8 ? 0 : HEADS / 2; /* the second warpgroup's first head */
 };
-
-/* ---- loading ---- */
-
-/* The part of which indices are read, and its next block. */
-struct index_cursor {
-    int32_t round, n_ranks;
-    int32_t block, end_block;
-    int32_t window_len, total_len;
-    const int32_t *window_list, *extra_list; /* entry 0 of the extra list is window_len */
-};
-
-/* Goes to the next part with blocks, if block is end_block. */
-__device__ __forceinline__ void seek_part(const attn_args &a, index_cursor &c)
-{
-    while (c.block == c.end_block) {
-        const int32_t rank = rank_of_round(c.round);
-        if (rank >= c.n_ranks) return;
-        c.round++;
-        const attn_part p = read_part(a, rank);
-        c.block = p.first_block;
-        c.end_block = p.end_block;
-        c.window_len = p.window_len;
-        c.total_len = p.total_len;
-        c.window_list =
-            (const int32_t *)(a.window.indices + p.request * a.window.indices_request_stride_bytes +
-                              part_query(p) * a.window.indices_query_stride_bytes);
-        c.extra_list =
-            (const int32_t *)(a.extra.indices + p.request * a.extra.indices_request_stride_bytes +
-                              part_query(p) * a.extra.indices_query_stride_bytes) -
-            p.window_len;
-    }
-}
-
-/* A row of a block to load. The slot may still be on its way: nothing but locate_row looks at it. */
-struct key_index {
-    int32_t slot;
-    bool is_extra, is_listed;
-    bool has_block; /* false behind the last block of all */
-};
-
-/* Begins to read the index of a row (0 .. 63) of the next block. */
-__device__ __forceinline__ key_index next_index(const attn_args &a, index_cursor &c, int row)
-{
-    seek_part(a, c);
-    key_index k;
-    k.has_block = c.block < c.end_block;
-    const int32_t entry = c.block * KEYS + row;
-    k.is_listed = k.has_block && entry < c.total_len;
-    k.is_extra = entry >= c.window_len;
-    const int32_t *source = (k.is_extra ? c.extra_list : c.window_list) + entry;
-    k.slot = __ldg(k.is_listed ? source : (const int32_t *)zero_row);
-    if (k.has_block) c.block++;
-    return k;
-}
-
-struct key_row {
-    const unsigned char *codes, *scales;
-    bool is_valid;
-};
-
-__device__ __forceinline__ key_row locate_row(const attn_args &a, key_index k)
-{
-    key_row row;
-    const bool x = k.is_extra;
-    const uint32_t slot = (uint32_t)k.slot; /* negative ones are large */
-    row.is_valid = k.is_listed && slot < (x ? a.extra.n_slots : a.window.n_slots);
-    uint32_t page = __umulhi(2 * slot, x ? a.extra.divide_factor : a.window.divide_factor) >>
-                    (x ? a.extra.divide_shift : a.window.divide_shift);
-    uint32_t in_page = slot - page * (x ? a.extra.page_rows : a.window.page_rows);
-    const unsigned char *base = (x ? a.extra.cache : a.window.cache) +
-                                page * (x ? a.extra.page_stride_bytes : a.window.page_stride_bytes);
-    const unsigned char *scales =
-        base + (x ? a.extra.scale_plane_bytes : a.window.scale_plane_bytes);
-    row.codes = row.is_valid ? base + in_page * ROW_BYTES : (const unsigned char *)zero_row;
-    row.scales = row.is_valid ? scales + in_page * SCALE_BYTES : (const unsigned char *)zero_row;
-    return row;
-}
-
-/* What loading keeps between blocks. */
-template <int HEADS> struct row_loader {
-    index_cursor cursor;
-    key_index next, after; /* of the next block to load and the one behind it */
-    ring_place<ring_sizes<HEADS>::raw> place;
-};
-
-/* Row of a block that this lane loads, together with the three beside it. */
-__device__ __forceinline__ int loaded_row(void)
-{
-    return threadIdx.x / 32 * WARP_KEYS + threadIdx.x % 32 / 4;
-}
-
-/* Begins to bring the next block; brings the one behind it to the second-level cache where there is no other place. All key warps call it. */
-template <int HEADS>
-__device__ static void load_block(const attn_args &a, row_loader<HEADS> &l, shared_memory<HEADS> &s)
-{
-    if (!l.next.has_block) return;
-    const int lane = threadIdx.x % 32, quarter = lane % 4, slot = l.place.slot, row = loaded_row();
-    const uint32_t full = shared_address(&s.raw_full[slot]);
-    const key_row from = locate_row(a, l.next);
-    const uint32_t valid = __ballot_sync(0xffffffffu, from.is_valid);
-    if (lane == 0) {
-        s.valid[slot][threadIdx.x / 32] = valid;
-        barrier_arrive(full);
-    }
-    const uint32_t to = shared_address(s.raw[slot]) + row * ROW_BYTES + quarter * 16;
-#pragma unroll
-    for (int i = 0; i < ROW_BYTES / 64; i++)
-        copy_async16(to + 64 * i, from.codes + quarter * 16 + 64 * i);
-    if (quarter == 0) copy_async8(shared_address(s.scales[slot]) + row * SCALE_BYTES, from.scales);
-    copy_async_arrive(full);
-    l.next = l.after;
-    if (ring_sizes<HEADS>::raw == 1) {
-        const key_row near = locate_row(a, l.next);
-        if (near.is_valid) {
-            prefetch_l2(near.codes + quarter * 128);
-            if (quarter == 0) prefetch_l2(near.codes + 512);
-        }
-    }
-    l.after = next_index(a, l.cursor, row);
-    l.place.advance(1);
-}
 
 /* ---- key warps: queries ---- */
 
@@ -251,30 +120,13 @@ struct key_pair {
     bool has_big;        /* any row of the warp has a scale above BIG_SCALE */
 };
 
-/* 2^(byte - 127 + 120) twice. */
-__device__ __forceinline__ uint32_t scale_factor(uint32_t scales)
-{
-    return (scales & 0xff) * 0x800080u + 120 * 0x800080u;
-}
-
-/* What the limit left out: 2^(byte - BIG_SCALE), 1 or NaN, twice. */
-__device__ __forceinline__ uint32_t second_factor(uint32_t scales)
-{
-    const uint32_t byte = scales & 0xff;
-    return byte == 255 ? 0x7fff7fffu : (127 + byte - min(byte, (uint32_t)BIG_SCALE)) * 0x800080u;
-}
-
 /* Two words of four codes as the matrix operand of two steps: a[4 * step + row] and [... + 2]. */
 __device__ __forceinline__ void convert_words(const uint32_t (&words)[2], uint32_t factor, int row,
                                               uint32_t (&a)[8], uint32_t &largest)
 {
 #pragma unroll
-    for (int j = 0; j < 2; j++) {
-        uint32_t odd = (words[j] >> 4) & 0x07f007f0u, even = (words[j] << 4) & 0x07f007f0u;
-        largest = __vimax3_u16x2(largest, odd, even);
-        a[4 * j + row] = multiply_bf16x2(odd | (words[j] & 0x80008000u), factor);
-        a[4 * j + row + 2] = multiply_bf16x2(even | ((words[j] << 8) & 0x80008000u), factor);
-    }
+    for (int j = 0; j < 2; j++)
+        convert_codes(words[j], factor, a[4 * j + row], a[4 * j + row + 2], largest);
 }
 
 /* Scores (+)= keys * queries for two steps, and the keys to the values' buffer. */
@@ -297,7 +149,7 @@ __device__ __forceinline__ void convert_half(key_pair &keys, const uint32_t (&wo
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        convert_words(words[r], scale_factor(keys.scales[r]), r, operand, keys.largest[r]);
+        convert_words(words[r], scale_factor(keys.scales[r] & 0xff), r, operand, keys.largest[r]);
     }
     if (!keys.has_big) return;
 #pragma unroll
@@ -364,18 +216,26 @@ __device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, ui
 
 /* ---- key warps: probabilities ---- */
 
-/* Hands the other warpgroup the scores of its heads and adds what it has for ours. */
+/* Where a warp leaves 16 bytes a lane for the other warpgroup: in its share of the rows that it has converted. */
+__device__ __forceinline__ float4 *traded_place(unsigned char *raw, int warpgroup, int tile)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    return (float4 *)(raw + (16 * warp + 4 * tile + lane / 8) * ROW_BYTES +
+                      warpgroup * N_OWN_GROUPS * 64 + lane % 8 * 16);
+}
+
+/* Hands the other warpgroup the scores of its heads and adds what it has for ours; then the rows may go. */
 template <int HEADS>
-__device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int warpgroup,
+__device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int warpgroup, int slot,
                                              shared_memory<HEADS> &s)
 {
     constexpr int n = own_tiles<HEADS>::n;
-    const int thread = threadIdx.x % WARPGROUP;
+    __syncwarp(); /* all lanes have read the rows */
     if (HEADS > 8 || warpgroup == 1) {
 #pragma unroll
         for (int t = 0; t < n; t++) {
             const float *sent = &scores[HEADS == 8 ? 0 : 4 * (n + t)];
-            s.traded[HEADS == 8 ? 0 : warpgroup * n + t][thread] =
+            *traded_place(s.raw[slot], warpgroup, t) =
                 make_float4(sent[0], sent[1], sent[2], sent[3]);
         }
     }
@@ -383,13 +243,15 @@ __device__ __forceinline__ void trade_scores(float (&scores)[HEADS / 2], int war
     if (HEADS > 8 || warpgroup == 0) {
 #pragma unroll
         for (int t = 0; t < n; t++) {
-            const float4 other = s.traded[HEADS == 8 ? 0 : (1 - warpgroup) * n + t][thread];
+            const float4 other = *traded_place(s.raw[slot], 1 - warpgroup, t);
             scores[4 * t] += other.x;
             scores[4 * t + 1] += other.y;
             scores[4 * t + 2] += other.z;
             scores[4 * t + 3] += other.w;
         }
     }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&s.raw_empty[slot]));
 }
 
 /*
@@ -469,13 +331,6 @@ __device__ __forceinline__ void store_probs(const uint32_t (&probs)[2 * own_tile
     }
 }
 
-/* True for a row of which any code, in any of its four threads, is NaN. */
-__device__ __forceinline__ bool is_nan_row(uint32_t largest)
-{
-    bool is_nan = (largest & 0xffff) >= NAN_MAGNITUDE || (largest >> 16) >= NAN_MAGNITUDE;
-    return ((__ballot_sync(0xffffffffu, is_nan) >> (threadIdx.x & 28)) & 15) != 0;
-}
-
 /* Leaves the references and sums of a part for the value warps. */
 template <int HEADS>
 __device__ static void finish_keys(const float (&sums)[2 * own_tiles<HEADS>::n], int first_head,
@@ -501,7 +356,7 @@ template <int HEADS> struct key_state {
     int first_head;     /* of its own tiles */
     bool has_tiles;
     uint32_t n_blocks_done, n_parts_done;
-    ring_place<ring_sizes<HEADS>::raw> raw;
+    ring_place<N_RAW> raw;
     ring_place<ring_sizes<HEADS>::values> values;
 };
 
@@ -515,7 +370,7 @@ __device__ __forceinline__ key_pair find_rows(const key_state<HEADS> &k,
     barrier_wait(shared_address(&s.raw_full[slot]), k.raw.pass & 1);
     const uint32_t codes = shared_address(s.raw[slot]) + k.row * ROW_BYTES +
                            k.warpgroup * N_OWN_GROUPS * 64 + lane % 4 * 16;
-    const uint32_t *rows = &s.valid[slot][k.row / 16 * 2];
+    const uint32_t *rows = &s.valid[slot][k.row / 8];
     valid = (rows[0] >> (lane / 4 * 4) & 1) | (rows[1] >> (lane / 4 * 4) & 1) << 8;
     uint32_t over = 0;
 #pragma unroll
@@ -574,19 +429,6 @@ weigh_keys(const key_state<HEADS> &k, float scale_log2, uint32_t valid, float (&
     barrier_arrive(shared_address(&s.full));
 }
 
-template <int HEADS>
-__device__ __forceinline__ row_loader<HEADS> begin_loading(const attn_args &a, int32_t n_ranks,
-                                                           shared_memory<HEADS> &s)
-{
-    row_loader<HEADS> loader = {};
-    loader.cursor.n_ranks = n_ranks;
-    loader.next = next_index(a, loader.cursor, loaded_row());
-    loader.after = next_index(a, loader.cursor, loaded_row());
-#pragma unroll 1
-    for (int i = 0; i < ring_sizes<HEADS>::raw; i++) load_block<HEADS>(a, loader, s);
-    return loader;
-}
-
 template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
@@ -603,7 +445,6 @@ template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_
                                   (((lane / 16) ^ (lane % 8)) << 4);
     const uint64_t queries =
         wgmma_matrix(shared_address(s.q) + k.warpgroup * N_OWN_GROUPS * HEADS * 128, 16);
-    row_loader<HEADS> loader = begin_loading<HEADS>(a, n_ranks, s);
 
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         attn_part p = read_part(a, rank);
@@ -620,8 +461,7 @@ template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_
             multiply_block<HEADS>(keys, k.warpgroup, queries,
                                   shared_address(s.values[k.values.slot]) + store_offset, scores);
             mark_nan<HEADS>(keys, scores);
-            trade_scores<HEADS>(scores, k.warpgroup, s);
-            load_block<HEADS>(a, loader, s); /* in the place of this one, which all have read now */
+            trade_scores<HEADS>(scores, k.warpgroup, k.raw.slot, s);
             weigh_keys<HEADS>(k, a.scale_log2, valid, scores, sums, s);
             k.raw.advance(1);
             k.values.advance(2);

@@ -10,9 +10,7 @@
 #ifndef DSV4_CUDA_ATTN_SM90_VALUES_CUH
 #define DSV4_CUDA_ATTN_SM90_VALUES_CUH
 
-#include <math.h>
-
-#include "attn_sm90_shared.cuh"
+#include "attn_sm90_loads.cuh"
 
 /* A thread's share of the sums: half the dimensions are a warpgroup's. */
 template <int HEADS> struct value_sums {
@@ -175,30 +173,25 @@ __device__ __forceinline__ float2 rope_pair(const attn_args &a, const attn_part 
  * dimensions 0 and 2; in the rotated group tile 2j has dimensions 0 and 1, tile 2j + 1 dimensions 2 and 3.
  * Dimensions on rows: the same, with rows 8t + 2c and the next.
  */
-template <int HEADS, bool IN_FOURS> __device__ __forceinline__ int dim_of(int half, int i)
+template <int HEADS> __device__ __forceinline__ int dim_of(int half, int i)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int group = HEADS == 64 ? i / 32 : i / (HEADS / 2);
     const int tile = HEADS == 64 ? i / 4 % 8 : 2 * warp + i / 2 % 2;
     const int quarter = HEADS == 64 ? lane % 4 : lane / 8, odd = HEADS == 64 ? i % 2 : lane / 4 % 2;
     const bool is_rotated = half == 1 && group == 3;
-    if (IN_FOURS) { /* heads on rows; inside every four, columns hold dimensions 1, 3, 0, 2 */
-        const int column = 8 * tile + 2 * quarter + odd, in = column % 4;
-        return 256 * half + 64 * group +
-               (is_rotated ? column : column - in + (in < 2 ? 2 * in + 1 : 2 * in - 4));
-    }
     const int in_four = is_rotated ? 2 * (tile % 2) + odd : 2 * odd + 1 - tile % 2;
     return 256 * half + 64 * group + 16 * quarter + 4 * (tile / 2) + in_four;
 }
 
 /* Turns the rotated group back by the query's position; `half` is 1. */
-template <int HEADS, bool IN_FOURS>
+template <int HEADS>
 __device__ static void turn_back(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums)
 {
     if constexpr (HEADS == 64) { /* a pair is a thread's two columns */
 #pragma unroll
         for (int i = 96; i < 128; i += 2) {
-            float2 turn = rope_pair(a, p, (dim_of<64, IN_FOURS>(1, i) - (DIM - 64)) / 2);
+            float2 turn = rope_pair(a, p, (dim_of<64>(1, i) - (DIM - 64)) / 2);
             float x = sums.v[i], y = sums.v[i + 1];
             sums.v[i] = x * turn.x + y * turn.y;
             sums.v[i + 1] = y * turn.x - x * turn.y;
@@ -206,7 +199,7 @@ __device__ static void turn_back(const attn_args &a, const attn_part &p, value_s
     } else { /* and two rows of neighbouring threads */
 #pragma unroll
         for (int i = 3 * HEADS / 2; i < 2 * HEADS; i++) {
-            const int dim = dim_of<HEADS, IN_FOURS>(1, i) - (DIM - 64);
+            const int dim = dim_of<HEADS>(1, i) - (DIM - 64);
             float2 turn = rope_pair(a, p, dim / 2);
             float v = sums.v[i], other = __shfl_xor_sync(0xffffffffu, v, 4);
             sums.v[i] = dim % 2 == 0 ? v * turn.x + other * turn.y : v * turn.x - other * turn.y;
@@ -215,14 +208,14 @@ __device__ static void turn_back(const attn_args &a, const attn_part &p, value_s
 }
 
 /* Any dtype and alignment, one value at a time. */
-template <int HEADS, bool IN_FOURS>
+template <int HEADS>
 __device__ __forceinline__ void write_values(const attn_args &a, const attn_part &p,
                                              const value_sums<HEADS> &sums, int half)
 {
 #pragma unroll
     for (int i = 0; i < 2 * HEADS; i++) {
         const int head = part_first_head(p, HEADS) + head_of<HEADS>(i),
-                  dim = dim_of<HEADS, IN_FOURS>(half, i);
+                  dim = dim_of<HEADS>(half, i);
         char *head_out = part_out(a, p) + head * a.out_head_stride_bytes;
         if (head >= a.n_heads) continue;
         if (a.out_is_f32) {
@@ -299,30 +292,6 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
     }
 }
 
-/* As stage_values, for the order in fours: an exchange between neighbours puts pairs in order. */
-__device__ __forceinline__ void stage_many(const value_sums<64> &sums, int half,
-                                           const out_stage &stage)
-{
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, head = 16 * warp + lane % 16;
-#pragma unroll
-    for (int t = 0; t < 32; t += 2) {
-        uint32_t pairs[4]; /* rows 0..7 and 8..15 of tile t, then of tile t + 1 */
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float *v = &sums.v[4 * (t + i / 2) + 2 * (i % 2)];
-            pairs[i] = pack_bf16(v[0], v[1]);
-            if (half == 0 ||
-                t < 24) { /* even threads hold dimensions 1 and 3 of four, odd ones 0 and 2 */
-                const uint32_t other = __shfl_xor_sync(0xffffffffu, pairs[i], 1);
-                pairs[i] = lane % 2 == 0 ? __byte_perm(other, pairs[i], 0x5410)
-                                         : __byte_perm(pairs[i], other, 0x7632);
-            }
-        }
-        store_matrix4(stage_address(stage, head, 16 * (t + lane / 16)), pairs[0], pairs[1],
-                      pairs[2], pairs[3]);
-    }
-}
-
 /* Has the copy engine take a staged head or two pieces of one to memory; until it has read them. */
 template <int HEADS>
 __device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int half,
@@ -344,7 +313,7 @@ __device__ __forceinline__ void send_values(const attn_args &a, const attn_part 
 }
 
 /* Divides by the sums, writes out and lse. */
-template <int HEADS, bool IN_FOURS, class MEMORY>
+template <int HEADS, class MEMORY>
 __device__ static void finish_values(const attn_args &a, const attn_part &p,
                                      value_sums<HEADS> &sums, int half, const out_stage &stage,
                                      const MEMORY &s)
@@ -368,18 +337,14 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
         }
     }
     scale_values<HEADS>(sums, inverse);
-    if (half == 1 && a.rope_table != NULL) turn_back<HEADS, IN_FOURS>(a, p, sums);
+    if (half == 1 && a.rope_table != NULL) turn_back<HEADS>(a, p, sums);
     if (a.out_is_f32 || !a.out_is_aligned || p.first_block == p.end_block) {
-        write_values<HEADS, IN_FOURS>(a, p, sums, half);
+        write_values<HEADS>(a, p, sums, half);
         return;
     }
     named_barrier(BARRIER_VALUES + 1 + half,
                   WARPGROUP); /* the values in the stage's place have been multiplied */
-    if constexpr (IN_FOURS) {
-        stage_many(sums, half, stage);
-    } else {
-        stage_values<HEADS>(sums, half, stage);
-    }
+    stage_values<HEADS>(sums, half, stage);
     send_values<HEADS>(a, p, half, stage);
 }
 
@@ -415,6 +380,7 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
     ring_place<ring_sizes<HEADS>::values> place = {};
     uint32_t n_blocks_done = 0, n_parts_done = 0;
     value_sums<HEADS> sums;
+    row_loader loader = begin_loading<HEADS>(a, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         attn_part p = read_part(a, rank);
         int first = 0, second = 0; /* places of a block's halves */
@@ -438,6 +404,7 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
                             shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES, adds);
             add_half<HEADS>(sums, probs + 64,
                             shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES, true);
+            load_block<HEADS>(a, loader, s);
             const bool is_last =
                 block + 1 == p.end_block; /* then the places serve the output first */
             wgmma_wait<1>();
@@ -456,7 +423,7 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
         }
         const out_stage stage = {shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES,
                                  shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES};
-        if (is_complete) finish_values<HEADS, false>(a, p, sums, half, stage, s);
+        if (is_complete) finish_values<HEADS>(a, p, sums, half, stage, s);
         __syncwarp();
         if (lane == 0 && p.first_block < p.end_block) {
             barrier_arrive(shared_address(&s.values_empty[half][first]));

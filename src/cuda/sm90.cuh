@@ -9,10 +9,7 @@
 
 #include <stdint.h>
 
-__device__ __forceinline__ uint32_t shared_address(const void *pointer)
-{
-    return (uint32_t)__cvta_generic_to_shared(pointer);
-}
+#include "sm80.cuh"
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t n_arrivals)
 {
@@ -65,31 +62,6 @@ __device__ __forceinline__ bool named_barrier_any(int id, int n_threads, bool sa
     return any != 0;
 }
 
-/* 16 bytes from global to shared memory, past the first-level cache. */
-__device__ __forceinline__ void copy_async16(uint32_t to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
-}
-
-/* 16 and 8 bytes that are read once: not kept in the first-level cache. */
-__device__ __forceinline__ uint4 load_once16(const void *pointer)
-{
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(pointer));
-    return v;
-}
-
-__device__ __forceinline__ uint2 load_once8(const void *pointer)
-{
-    uint2 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n"
-                 : "=r"(v.x), "=r"(v.y)
-                 : "l"(pointer));
-    return v;
-}
-
 __device__ __forceinline__ void copy_async8(uint32_t to, const void *from)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;\n" ::"r"(to), "l"(from) : "memory");
@@ -116,63 +88,8 @@ __device__ __forceinline__ void copy_bulk_out_wait_read(void)
     asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group.read 0;\n" ::: "memory");
 }
 
-__device__ __forceinline__ void prefetch_l2(const void *pointer)
-{
-    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(pointer));
-}
-
-__device__ __forceinline__ void store_shared4(uint32_t address, uint32_t v)
-{
-    asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(v) : "memory");
-}
-
-__device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
-{
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y),
-                 "r"(v.z), "r"(v.w)
-                 : "memory");
-}
-
-__device__ __forceinline__ uint32_t load_shared1(uint32_t address)
-{
-    uint32_t v;
-    asm volatile("ld.shared.u8 %0, [%1];\n" : "=r"(v) : "r"(address) : "memory");
-    return v;
-}
-
-__device__ __forceinline__ uint32_t load_shared4(uint32_t address)
-{
-    uint32_t v;
-    asm volatile("ld.shared.u32 %0, [%1];\n" : "=r"(v) : "r"(address) : "memory");
-    return v;
-}
-
-/* Not volatile, so that it can be moved ahead of arithmetic; only for memory that barriers protect. */
-__device__ __forceinline__ uint4 load_shared16(uint32_t address)
-{
-    uint4 v;
-    asm("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "r"(address)
-        : "memory");
-    return v;
-}
-
 /*
- * Four 8x8 matrices of 2-byte values: lane 8 * i + r gives the address of 16 bytes that receive row r of matrix
- * i; lane l holds row l / 4, columns 2 * (l % 4) and the next, of each.
- */
-__device__ __forceinline__ void store_matrix4(uint32_t address, uint32_t m0, uint32_t m1,
-                                              uint32_t m2, uint32_t m3)
-{
-    asm volatile(
-        "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
-        "r"(m0), "r"(m1), "r"(m2), "r"(m3)
-        : "memory");
-}
-
-/*
- * The same, transposed: the 16 bytes of lane 8 * i + r receive column r of matrix i.
+ * As store_matrix4, transposed: the 16 bytes of lane 8 * i + r receive column r of matrix i.
  */
 __device__ __forceinline__ void store_matrix4_transposed(uint32_t address, uint32_t m0, uint32_t m1,
                                                          uint32_t m2, uint32_t m3)
@@ -188,39 +105,6 @@ __device__ __forceinline__ void store_matrix2_transposed(uint32_t address, uint3
     asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};\n" ::"r"(address),
                  "r"(m0), "r"(m1)
                  : "memory");
-}
-
-/* Two f32 as a pair of bf16, low half first, nearest even. */
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
-{
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
-__device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b)
-{
-    uint32_t product;
-    asm("mul.rn.bf16x2 %0, %1, %2;\n" : "=r"(product) : "r"(a), "r"(b));
-    return product;
-}
-
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
-
-/* Adds in global memory and returns what was there; orders what this thread knew before and reads after. */
-__device__ __forceinline__ int32_t add_acquire_release(int32_t *pointer, int32_t value)
-{
-    int32_t before;
-    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;\n"
-                 : "=r"(before)
-                 : "l"(pointer), "r"(value)
-                 : "memory");
-    return before;
 }
 
 /* From now on each thread of the warpgroup has that many registers; the block's sum must not grow. */
