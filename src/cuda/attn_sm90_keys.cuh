@@ -49,19 +49,26 @@ __device__ static __noinline__ query_piece load_unaligned_piece(const char *sour
     return piece;
 }
 
-/* Thread `quarter` of a row of 128 bytes, chunks swizzled by `swizzle`. */
-__device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, int swizzle,
-                                            int quarter, bool is_rotated)
+/*
+ * A warp's 16 dimensions of eight heads a thread, to rows of 128 bytes: chunk 2j gets values 1 and 3 of each four at
+ * word j, chunk 2j + 1 values 0 and 2; in the rotated group words 2j and 2j + 1 as they are. row: this lane's.
+ */
+__device__ __forceinline__ void store_piece(query_piece piece, uint32_t row, bool is_rotated)
 {
+    const int lane = threadIdx.x % 32;
     const uint32_t words[8] = {piece.low.x,  piece.low.y,  piece.low.z,  piece.low.w,
                                piece.high.x, piece.high.y, piece.high.z, piece.high.w};
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        uint32_t x = words[2 * j], y = words[2 * j + 1];
-        uint32_t first = is_rotated ? x : __byte_perm(x, y, 0x7632),
-                 second = is_rotated ? y : __byte_perm(x, y, 0x5410);
-        store_shared4(row + (((2 * j) ^ swizzle) << 4) + quarter * 4, first);
-        store_shared4(row + (((2 * j + 1) ^ swizzle) << 4) + quarter * 4, second);
+    for (int j = 0; j < 4; j += 2) {
+        uint32_t chunks[4];
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+            const uint32_t x = words[2 * j + i], y = words[2 * j + i + 1];
+            chunks[i] = is_rotated ? x : __byte_perm(x, y, 0x7632);
+            chunks[i + 1] = is_rotated ? y : __byte_perm(x, y, 0x5410);
+        }
+        store_matrix4(row + (((2 * j + lane / 8) ^ (lane % 8)) << 4), chunks[0], chunks[1],
+                      chunks[2], chunks[3]);
     }
 }
 
@@ -73,37 +80,37 @@ template <int HEADS>
 __device__ static void load_query(const attn_args &a, const attn_part &p, unsigned char *q_memory,
                                   int second_first)
 {
-    enum { N_PIECES = HEADS * 32 / N_KEY_THREADS, BATCH = N_PIECES < 4 ? N_PIECES : 4 };
+    enum { N_PIECES = HEADS * 32 / N_KEY_THREADS };
     const int first_head = part_first_head(p, HEADS), lane = threadIdx.x % 32,
               warp = threadIdx.x / 32;
     const char *q =
         a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
-#pragma unroll 1
-    for (int begin = 0; begin < N_PIECES; begin += BATCH) {
-        query_piece pieces[BATCH];
+    query_piece pieces[N_PIECES];
+    const char *source = q + first_head * a.q_head_stride_bytes + warp * 128 + lane % 4 * 32;
+    if (a.q_is_aligned) {
 #pragma unroll
-        for (int i = 0; i < BATCH; i++) { /* a warp takes a group of dimensions of eight heads */
-            int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
-            pieces[i].low = pieces[i].high = make_uint4(0, 0, 0, 0);
-            if (first_head + head < a.n_heads) {
-                const char *source = q + (first_head + head) * a.q_head_stride_bytes +
-                                     tile % N_DIM_GROUPS * 128 + lane % 4 * 32;
-                if (a.q_is_aligned) {
-                    pieces[i].low = __ldg((const uint4 *)source);
-                    pieces[i].high = __ldg((const uint4 *)source + 1);
-                } else {
-                    pieces[i] = load_unaligned_piece(source);
-                }
-            }
+        for (int i = 0; i < N_PIECES; i++) { /* a warp takes its group of dimensions of eight heads */
+            const int head = 8 * i + lane / 4;
+            const uint4 *from = (const uint4 *)(source + head * a.q_head_stride_bytes);
+            if (first_head + head >= a.n_heads) from = zero_row;
+            pieces[i].low = __ldg(from);
+            pieces[i].high = __ldg(from + 1);
         }
+    } else {
 #pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            int tile = (begin + i) * 8 + warp, head = tile / N_DIM_GROUPS * 8 + lane / 4;
-            const int group = tile % N_DIM_GROUPS, first = group < N_OWN_GROUPS ? 0 : second_first;
-            uint32_t row =
-                shared_address(q_memory) + (group * HEADS + (head + HEADS - first) % HEADS) * 128;
-            store_piece(pieces[i], row, lane / 4, lane % 4, group == N_DIM_GROUPS - 1);
+        for (int i = 0; i < N_PIECES; i++) {
+            const int head = 8 * i + lane / 4;
+            pieces[i] = load_unaligned_piece(first_head + head < a.n_heads
+                                                 ? source + head * a.q_head_stride_bytes
+                                                 : (const char *)zero_row);
         }
+    }
+    const int first = warp < N_OWN_GROUPS ? 0 : second_first;
+#pragma unroll
+    for (int i = 0; i < N_PIECES; i++) {
+        const int head = (8 * i + lane % 8 + HEADS - first) % HEADS;
+        store_piece(pieces[i], shared_address(q_memory) + (warp * HEADS + head) * 128,
+                    warp == N_DIM_GROUPS - 1);
     }
     fence_async_shared();
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
@@ -181,12 +188,16 @@ __device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, ui
     uint32_t first[8], second[8];
     uint4 words[2] = {load_shared16(keys.codes[0]), load_shared16(keys.codes[1])};
     const int n_groups = N_OWN_GROUPS - warpgroup; /* of codes */
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; i++) scores[i] = 0.0f;
+    wgmma_settle(scores);
 #pragma unroll 1
     for (int g = 0; g < n_groups; g++) {
         const uint32_t low[2][2] = {{words[0].x, words[0].y}, {words[1].x, words[1].y}};
         convert_half(keys, low, first);
-        multiply_keys<HEADS>(scores, first, queries, values, g > 0);
+        multiply_keys<HEADS>(scores, first, queries, values, true);
         const uint32_t high[2][2] = {{words[0].z, words[0].w}, {words[1].z, words[1].w}};
+        wgmma_wait<1>(); /* the operands of the half before may change */
         convert_half(keys, high, second);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -199,9 +210,12 @@ __device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, ui
         multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64), values ^ 64, true);
         queries = wgmma_move(queries, HEADS * 128);
         values += HALF_GROUP_BYTES;
-        wgmma_wait<0>();
+        wgmma_wait<1>();
     }
-    if (warpgroup == 0) return;
+    if (warpgroup == 0) {
+        wgmma_wait<0>();
+        return;
+    }
     const uint32_t offset = threadIdx.x % 4 * 16; /* 32 bytes a thread instead of 16 */
     const uint4 low[2] = {load_shared16(keys.codes[0] + offset),
                           load_shared16(keys.codes[1] + offset)};
@@ -209,6 +223,7 @@ __device__ __forceinline__ void multiply_block(key_pair &keys, int warpgroup, ui
                            load_shared16(keys.codes[1] + offset + 16)};
     take_half(low, first);
     multiply_keys<HEADS>(scores, first, queries, values, true);
+    wgmma_wait<1>();
     take_half(high, second);
     multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64), values ^ 64, true);
     wgmma_wait<0>();

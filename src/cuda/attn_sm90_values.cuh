@@ -226,39 +226,22 @@ __device__ __forceinline__ void write_values(const attn_args &a, const attn_part
     }
 }
 
-/*
- * Where a warpgroup leaves its 256 dimensions of each head as bf16 for the copy engine: rows of 512 bytes, each turned
- * by some 16-byte chunks so that threads meet in different banks.
- */
-struct out_stage {
-    uint32_t first, second; /* shared addresses of 16 KB each: heads 0..31, heads 32..63 */
-};
+/* ---- output of 64 heads: a thread has eight neighbouring dimensions at a time ---- */
 
-__device__ __forceinline__ int stage_turn(int head)
+/* Aligned bf16, from registers. */
+__device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &p,
+                                           const value_sums<64> &sums, int half)
 {
-    return (head + head / 2) % 32;
-}
-
-/* of: byte of the head's 512 */
-__device__ __forceinline__ uint32_t stage_address(const out_stage &stage, int head, int byte)
-{
-    return (head < 32 ? stage.first : stage.second) + head % 32 * 512 +
-           (byte + 16 * stage_turn(head)) % 512;
-}
-
-/* Natural order of dimensions out of the order of dim_of. */
-template <int HEADS>
-__device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int half,
-                                             const out_stage &stage)
-{
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    if constexpr (HEADS == 64) {
-        const int c = lane % 4;
 #pragma unroll
-        for (int k = 0; k < 16;
-             k++) { /* eight dimensions: group k / 4, row k % 2, half k / 2 % 2 of its 16 */
-            const float *v = &sums.v[32 * (k / 4) + 16 * (k / 2 % 2) + 2 * (k % 2)];
-            const bool is_rotated = half == 1 && k / 4 == 3;
+    for (int row = 0; row < 2; row++) {
+        const int head = part_first_head(p, 64) + head_of<64>(2 * row);
+        char *out = part_out(a, p) + head * a.out_head_stride_bytes + half * 512 +
+                    threadIdx.x % 4 * 32;
+        if (head >= a.n_heads) continue;
+#pragma unroll
+        for (int k = 0; k < 8; k++) { /* group k / 2, half k % 2 of its 16 */
+            const float *v = &sums.v[16 * k + 2 * row];
+            const bool is_rotated = half == 1 && k / 2 == 3;
             uint32_t w[4];
 #pragma unroll
             for (int j = 0; j < 2; j++) {
@@ -266,56 +249,67 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
                 w[2 * j] = is_rotated ? pack_bf16(x[0], x[1]) : pack_bf16(y[0], x[0]);
                 w[2 * j + 1] = is_rotated ? pack_bf16(y[0], y[1]) : pack_bf16(y[1], x[1]);
             }
-            store_shared16(stage_address(stage, head_of<64>(2 * (k % 2)),
-                                         128 * (k / 4) + 32 * c + 16 * (k / 2 % 2)),
-                           make_uint4(w[0], w[1], w[2], w[3]));
-        }
-    } else {
-        const int odd = lane / 4 % 2, byte = 32 * (lane / 8) + 8 * warp + 4 * odd;
-#pragma unroll
-        for (int i = 0; i < 2 * HEADS; i += 4) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int group = i / (HEADS / 2);
-                float x = sums.v[i + e],
-                      y = sums.v[i + 2 + e];   /* dimensions 1 and 0 of four, or 3 and 2 */
-                if (half == 1 && group == 3) { /* 0 and 2, or 1 and 3 */
-                    float other = __shfl_xor_sync(0xffffffffu, odd ? x : y, 4);
-                    float low = odd ? other : x, high = odd ? y : other;
-                    x = high;
-                    y = low;
-                }
-                store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte),
-                              pack_bf16(y, x));
-            }
+            *(uint4 *)(out + 128 * (k / 2) + 16 * (k % 2)) = make_uint4(w[0], w[1], w[2], w[3]);
         }
     }
 }
 
-/* Has the copy engine take a staged head or two pieces of one to memory; until it has read them. */
+/* ---- output of fewer: through shared memory ---- */
+
+/*
+ * Where a warpgroup leaves its 256 dimensions of each head as bf16: rows of 512 bytes, each turned by some 16-byte
+ * chunks so that threads meet in different banks.
+ */
+__device__ __forceinline__ uint32_t stage_address(uint32_t stage, int head, int byte)
+{
+    return stage + head * 512 + (byte + 16 * (head + head / 2)) % 512;
+}
+
+/* Natural order of dimensions out of the order of dim_of. */
+template <int HEADS>
+__device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int half,
+                                             uint32_t stage)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const int odd = lane / 4 % 2, byte = 32 * (lane / 8) + 8 * warp + 4 * odd;
+#pragma unroll
+    for (int i = 0; i < 2 * HEADS; i += 4) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int group = i / (HEADS / 2);
+            float x = sums.v[i + e], y = sums.v[i + 2 + e]; /* dimensions 1 and 0 of four, or 3 and 2 */
+            if (half == 1 && group == 3) {                  /* 0 and 2, or 1 and 3 */
+                const float other = __shfl_xor_sync(0xffffffffu, odd ? x : y, 4);
+                const float low = odd ? other : x, high = odd ? y : other;
+                x = high;
+                y = low;
+            }
+            store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte),
+                          pack_bf16(y, x));
+        }
+    }
+}
+
+/* A warp takes a head's 512 bytes at a time. */
 template <int HEADS>
 __device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int half,
-                                            const out_stage &stage)
+                                            uint32_t stage)
 {
-    fence_async_shared();
     named_barrier(BARRIER_VALUES + 1 + half, WARPGROUP);
-    const int thread = threadIdx.x % WARPGROUP, in_group = thread / 2,
-              head = part_first_head(p, HEADS) + in_group;
-    if (in_group < HEADS && head < a.n_heads) {
-        const int begin = 16 * stage_turn(in_group); /* of the row's first byte in its place */
-        const int from = thread % 2 == 0 ? 0 : 512 - begin,
-                  n_bytes = thread % 2 == 0 ? 512 - begin : begin;
-        char *target = part_out(a, p) + head * a.out_head_stride_bytes + half * 512 + from;
-        if (n_bytes > 0)
-            copy_bulk_out(target, stage_address(stage, in_group, from), (uint32_t)n_bytes);
+    const int warp = threadIdx.x / 32 % 4, byte = threadIdx.x % 32 * 16;
+#pragma unroll
+    for (int i = 0; i < HEADS; i += 4) {
+        const int head = part_first_head(p, HEADS) + i + warp;
+        if (head >= a.n_heads) continue;
+        *(uint4 *)(part_out(a, p) + head * a.out_head_stride_bytes + half * 512 + byte) =
+            load_shared16(stage_address(stage, i + warp, byte));
     }
-    copy_bulk_out_wait_read();
 }
 
 /* Divides by the sums, writes out and lse. */
 template <int HEADS, class MEMORY>
 __device__ static void finish_values(const attn_args &a, const attn_part &p,
-                                     value_sums<HEADS> &sums, int half, const out_stage &stage,
+                                     value_sums<HEADS> &sums, int half, uint32_t stage,
                                      const MEMORY &s)
 {
     typedef own_heads<HEADS> own;
@@ -342,10 +336,14 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
         write_values<HEADS>(a, p, sums, half);
         return;
     }
-    named_barrier(BARRIER_VALUES + 1 + half,
-                  WARPGROUP); /* the values in the stage's place have been multiplied */
-    stage_values<HEADS>(sums, half, stage);
-    send_values<HEADS>(a, p, half, stage);
+    if constexpr (HEADS == 64) {
+        write_rows(a, p, sums, half);
+    } else {
+        named_barrier(BARRIER_VALUES + 1 + half,
+                      WARPGROUP); /* the values in the stage's place have been multiplied */
+        stage_values<HEADS>(sums, half, stage);
+        send_values<HEADS>(a, p, half, stage);
+    }
 }
 
 /* Brings the next part's queries to the second-level cache. */
@@ -404,15 +402,15 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
                             shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES, adds);
             add_half<HEADS>(sums, probs + 64,
                             shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES, true);
-            load_block<HEADS>(a, loader, s);
-            const bool is_last =
-                block + 1 == p.end_block; /* then the places serve the output first */
+            /* the last places of few heads serve the output first */
+            const bool is_last = HEADS < 64 && block + 1 == p.end_block;
             wgmma_wait<1>();
             if (lane == 0 && !is_last) barrier_arrive(shared_address(&s.values_empty[half][first]));
             wgmma_wait<0>();
             if (lane == 0 && !is_last)
                 barrier_arrive(shared_address(&s.values_empty[half][second]));
             if (lane == 0) barrier_arrive(shared_address(&s.probs_empty));
+            load_block<HEADS>(a, loader, s);
             n_blocks_done++;
         }
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
@@ -421,11 +419,10 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
             is_complete = leave_state<HEADS>(a, p, sums, s);
             if (is_complete) merge_states<HEADS>(a, p, sums, s);
         }
-        const out_stage stage = {shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES,
-                                 shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES};
+        const uint32_t stage = shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES;
         if (is_complete) finish_values<HEADS>(a, p, sums, half, stage, s);
         __syncwarp();
-        if (lane == 0 && p.first_block < p.end_block) {
+        if (HEADS < 64 && lane == 0 && p.first_block < p.end_block) {
             barrier_arrive(shared_address(&s.values_empty[half][first]));
             barrier_arrive(shared_address(&s.values_empty[half][second]));
         }
