@@ -4,18 +4,19 @@
  *
  * Place: cuda, sm_90a only. A thread block stays for all its parts (attn_device.h). Its warps:
  *
- *   key warps     two warpgroups, half of the dimensions each: convert a block of 64 keys to bf16 in the registers
- *                 of a matrix operand, multiply them with the queries (keys on rows, heads on columns), store them as
- *                 values; then, half of the heads each, add up scores, make probabilities and store those
- *   value warps   two warpgroups, half of the dimensions each: sums in registers (+)= probabilities times values
+ *   key warps     two warpgroups, which take turns with blocks of 64 keys: a stream each. Convert a block to bf16 in the
+ *                 registers of a matrix operand, multiply it with the queries (keys on rows, heads on columns), store it
+ *                 as values where its codes lay, make probabilities and store those
+ *   value warps   two warpgroups, half of the dimensions each: sums in registers (+)= probabilities times values, for
+ *                 the blocks of both streams in turn; and they load rows
  *
- * All heads of a group share a row's load and conversion. Softmax: probabilities are relative to a
- * reference per head, 2^(score - ref): any number within 2^+-40 of the largest score does, since bf16 and f32
- * have the exponents for it. So there is no running maximum: a block whose sums pass 2^40 (the first one
- * always does) sets a new reference and makes the value warps rescale.
+ * So one block's rows are on their way or are multiplied while the other's are converted. All heads of a group share a
+ * row's load and conversion. Softmax: probabilities are relative to a reference per head, 2^(score - ref): any number
+ * within 2^+-40 of the largest score does, since bf16 and f32 have the exponents for it. So there is no running maximum:
+ * a block whose sums pass 2^40 (the first one always does) sets a new reference and makes the value warps rescale.
  *
- * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that
- * no list names are never read.
+ * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
+ * names are never read.
  */
 #include "attn_launch.h"
 #include "attn_sm90_keys.cuh"
@@ -23,16 +24,13 @@
 
 template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &s)
 {
-    for (int i = 0; i < N_RAW; i++) {
-        barrier_init(shared_address(&s.raw_full[i]), N_VALUE_THREADS + N_VALUE_WARPS); /* copies, and what is valid */
-        barrier_init(shared_address(&s.raw_empty[i]), N_KEY_WARPS);
+    for (int i = 0; i < N_STREAMS; i++) {
+        /* each thread's copies, and the first warpgroup's word on what is valid */
+        barrier_init(shared_address(&s.rows_full[i]), N_VALUE_THREADS + WARPGROUP / 32);
+        barrier_init(shared_address(&s.weighed[i]), WARPGROUP);
+        barrier_init(shared_address(&s.full[i]), WARPGROUP);
+        s.needs_sum_rescale[i] = 0;
     }
-    for (int i = 0; i < ring_sizes<HEADS>::values; i++) {
-        for (int half = 0; half < 2; half++)
-            barrier_init(shared_address(&s.values_empty[half][i]), WARPGROUP / 32);
-    }
-    barrier_init(shared_address(&s.full), N_KEY_THREADS);
-    barrier_init(shared_address(&s.probs_empty), N_VALUE_THREADS / 32);
     barrier_init(shared_address(&s.part_full), N_KEY_THREADS);
     barrier_init(shared_address(&s.part_empty), N_VALUE_THREADS);
     barrier_init_fence();
@@ -72,7 +70,6 @@ cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_
                                   cudaStream_t stream)
 {
     switch (group_heads) {
-    case 8: return launch<8>(args, n_thread_blocks, stream);
     case 16: return launch<16>(args, n_thread_blocks, stream);
     case 32: return launch<32>(args, n_thread_blocks, stream);
     case 64: return launch<64>(args, n_thread_blocks, stream);

@@ -46,25 +46,26 @@ __device__ __forceinline__ void scale_values(value_sums<HEADS> &sums,
     for (int i = 0; i < 2 * HEADS; i++) sums.v[i] *= factors[own_heads<HEADS>::of(i)];
 }
 
-/* Adds a half block. probs: shared address of its first key's column; values: of the warpgroup's dimensions. */
+/* Adds a block. probs, values: shared addresses, of the warpgroup's dimensions. */
 template <int HEADS>
-__device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs, uint32_t values,
-                                         bool adds)
+__device__ __forceinline__ void add_block(value_sums<HEADS> &sums, uint32_t probs, uint32_t values,
+                                          bool adds)
 {
-    const uint64_t p = wgmma_matrix(probs, 16), v = wgmma_matrix(values, HALF_GROUP_BYTES);
+    const uint64_t p = wgmma_matrix(probs, 16), v = wgmma_matrix(values, GROUP_BYTES);
+    wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 4; k++) {
         if constexpr (HEADS == 64) {
 #pragma unroll
             for (int g = 0; g < 4; g += 2) {
                 wgmma_ss_tb(*(float(*)[64]) & sums.v[g * 32], wgmma_move(p, k * 32),
-                            wgmma_move(v, g * HALF_GROUP_BYTES + k * 2048), adds || k > 0);
+                            wgmma_move(v, g * GROUP_BYTES + k * 2048), adds || k > 0);
             }
         } else {
 #pragma unroll
             for (int g = 0; g < 4; g++) {
                 wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[g * (HEADS / 2)],
-                            wgmma_move(v, g * HALF_GROUP_BYTES + k * 2048), wgmma_move(p, k * 32),
+                            wgmma_move(v, g * GROUP_BYTES + k * 2048), wgmma_move(p, k * 32),
                             adds || k > 0);
             }
         }
@@ -74,10 +75,20 @@ __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint32_t probs
 
 /* ---- partial states ---- */
 
+/* A head's sum over the key warps. */
+template <int HEADS>
+__device__ __forceinline__ float add_warps(const float (&sums)[N_KEY_WARPS][HEADS], int head)
+{
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < N_KEY_WARPS; w++) sum += sums[w][head];
+    return sum;
+}
+
 /* Leaves this part's state in its slot; true for every thread when all parts of the task have arrived. */
-template <int HEADS, class MEMORY>
+template <int HEADS>
 __device__ static bool leave_state(const attn_args &a, const attn_part &p,
-                                   const value_sums<HEADS> &sums, MEMORY &s)
+                                   const value_sums<HEADS> &sums, shared_memory<HEADS> &s)
 {
     const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
     unsigned char *state = a.states + (int64_t)(p.first_slot + (p.part_of >> 16)) * a.state_bytes;
@@ -85,8 +96,7 @@ __device__ static bool leave_state(const attn_args &a, const attn_part &p,
     float4 *values = (float4 *)(state + ATTN_STATE_BYTES);
     if (thread < HEADS) {
         heads[thread] = s.part_ref[thread];
-        heads[ATTN_MAX_GROUP + thread] = (s.part_sum[0][thread] + s.part_sum[1][thread]) +
-                                         (s.part_sum[2][thread] + s.part_sum[3][thread]);
+        heads[ATTN_MAX_GROUP + thread] = add_warps(s.part_sum, thread);
     }
 #pragma unroll
     for (int i = 0; i < HEADS / 2; i++) {
@@ -104,9 +114,9 @@ __device__ static bool leave_state(const attn_args &a, const attn_part &p,
 }
 
 /* The sum of all parts in their order, so that it does not depend on who came last. */
-template <int HEADS, class MEMORY>
+template <int HEADS>
 __device__ static void merge_states(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums,
-                                    MEMORY &s)
+                                    shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
     const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
@@ -124,7 +134,7 @@ __device__ static void merge_states(const attn_args &a, const attn_part &p, valu
         }
         s.part_ref[thread] = ref;
         s.part_sum[0][thread] = sum;
-        s.part_sum[1][thread] = s.part_sum[2][thread] = s.part_sum[3][thread] = 0.0f;
+        for (int w = 1; w < N_KEY_WARPS; w++) s.part_sum[w][thread] = 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
@@ -170,18 +180,17 @@ __device__ __forceinline__ float2 rope_pair(const attn_args &a, const attn_part 
 /*
  * The dimension of this thread's value i. Heads on rows: thread c of four holds, of each group of 64 dimensions, the 16
  * that begin at 16c; columns 8t + 2c and the next of tile 2j are dimensions 1 and 3 of four, those of tile 2j + 1
- * dimensions 0 and 2; in the rotated group tile 2j has dimensions 0 and 1, tile 2j + 1 dimensions 2 and 3.
- * Dimensions on rows: the same, with rows 8t + 2c and the next.
+ * dimensions 0 and 2. Dimensions on rows: the same, with rows 8t + 2c and the next. The rotated group is in order.
  */
 template <int HEADS> __device__ __forceinline__ int dim_of(int half, int i)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int group = HEADS == 64 ? i / 32 : i / (HEADS / 2);
+    const int group = 4 * half + (HEADS == 64 ? i / 32 : i / (HEADS / 2));
     const int tile = HEADS == 64 ? i / 4 % 8 : 2 * warp + i / 2 % 2;
     const int quarter = HEADS == 64 ? lane % 4 : lane / 8, odd = HEADS == 64 ? i % 2 : lane / 4 % 2;
-    const bool is_rotated = half == 1 && group == 3;
-    const int in_four = is_rotated ? 2 * (tile % 2) + odd : 2 * odd + 1 - tile % 2;
-    return 256 * half + 64 * group + 16 * quarter + 4 * (tile / 2) + in_four;
+    return 64 * group + (group == N_DIM_GROUPS - 1
+                             ? 8 * tile + 2 * quarter + odd
+                             : 16 * quarter + 4 * (tile / 2) + 2 * odd + 1 - tile % 2);
 }
 
 /* Turns the rotated group back by the query's position; `half` is 1. */
@@ -235,21 +244,21 @@ __device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         const int head = part_first_head(p, 64) + head_of<64>(2 * row);
-        char *out = part_out(a, p) + head * a.out_head_stride_bytes + half * 512 +
-                    threadIdx.x % 4 * 32;
+        char *out = part_out(a, p) + head * a.out_head_stride_bytes + half * 512;
         if (head >= a.n_heads) continue;
 #pragma unroll
         for (int k = 0; k < 8; k++) { /* group k / 2, half k % 2 of its 16 */
+            if (half == 1 && k / 2 == 3) break;
             const float *v = &sums.v[16 * k + 2 * row];
-            const bool is_rotated = half == 1 && k / 2 == 3;
-            uint32_t w[4];
+            *(uint4 *)(out + threadIdx.x % 4 * 32 + 128 * (k / 2) + 16 * (k % 2)) =
+                make_uint4(pack_bf16(v[4], v[0]), pack_bf16(v[5], v[1]), pack_bf16(v[12], v[8]),
+                           pack_bf16(v[13], v[9]));
+        }
+        if (half == 0) continue;
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const float *x = v + 8 * j, *y = x + 4;
-                w[2 * j] = is_rotated ? pack_bf16(x[0], x[1]) : pack_bf16(y[0], x[0]);
-                w[2 * j + 1] = is_rotated ? pack_bf16(y[0], y[1]) : pack_bf16(y[1], x[1]);
-            }
-            *(uint4 *)(out + 128 * (k / 2) + 16 * (k % 2)) = make_uint4(w[0], w[1], w[2], w[3]);
+        for (int t = 0; t < 8; t++) {
+            *(uint32_t *)(out + 3 * 128 + 16 * t + threadIdx.x % 4 * 4) =
+                pack_bf16(sums.v[96 + 4 * t + 2 * row], sums.v[96 + 4 * t + 2 * row + 1]);
         }
     }
 }
@@ -271,21 +280,24 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
                                              uint32_t stage)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int odd = lane / 4 % 2, byte = 32 * (lane / 8) + 8 * warp + 4 * odd;
+    const int odd = lane / 4 % 2;
 #pragma unroll
     for (int i = 0; i < 2 * HEADS; i += 4) {
+        const int group = i / (HEADS / 2);
+        const bool is_rotated = half == 1 && group == 3;
+        /* in order: rows lane / 4 and 8 on; then of neighbouring threads one gets both first rows, the other the second */
+        const int byte = is_rotated ? 32 * warp + 16 * odd + lane / 8 * 4
+                                    : 32 * (lane / 8) + 8 * warp + 4 * odd;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const int group = i / (HEADS / 2);
-            float x = sums.v[i + e], y = sums.v[i + 2 + e]; /* dimensions 1 and 0 of four, or 3 and 2 */
-            if (half == 1 && group == 3) {                  /* 0 and 2, or 1 and 3 */
-                const float other = __shfl_xor_sync(0xffffffffu, odd ? x : y, 4);
-                const float low = odd ? other : x, high = odd ? y : other;
-                x = high;
-                y = low;
+            float low = sums.v[i + 2 + e], high = sums.v[i + e]; /* dimensions 0 and 1 of four, or 2 and 3 */
+            if (is_rotated) {
+                const float other = __shfl_xor_sync(0xffffffffu, odd ? high : low, 4);
+                low = odd ? other : high;
+                high = odd ? sums.v[i + 2 + e] : other;
             }
             store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte),
-                          pack_bf16(y, x));
+                          pack_bf16(low, high));
         }
     }
 }
@@ -295,7 +307,7 @@ template <int HEADS>
 __device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int half,
                                             uint32_t stage)
 {
-    named_barrier(BARRIER_VALUES + 1 + half, WARPGROUP);
+    named_barrier(BARRIER_HALF + half, WARPGROUP);
     const int warp = threadIdx.x / 32 % 4, byte = threadIdx.x % 32 * 16;
 #pragma unroll
     for (int i = 0; i < HEADS; i += 4) {
@@ -307,18 +319,16 @@ __device__ __forceinline__ void send_values(const attn_args &a, const attn_part 
 }
 
 /* Divides by the sums, writes out and lse. */
-template <int HEADS, class MEMORY>
+template <int HEADS>
 __device__ static void finish_values(const attn_args &a, const attn_part &p,
-                                     value_sums<HEADS> &sums, int half, uint32_t stage,
-                                     const MEMORY &s)
+                                     value_sums<HEADS> &sums, int half, const shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
     float inverse[own::n];
 #pragma unroll
     for (int i = 0; i < own::n; i++) {
         const int h = head_of<HEADS>(own::value(i)), head = part_first_head(p, HEADS) + h;
-        const float sum =
-            (s.part_sum[0][h] + s.part_sum[1][h]) + (s.part_sum[2][h] + s.part_sum[3][h]);
+        const float sum = add_warps(s.part_sum, h);
         const bool is_real = head < a.n_heads;
         const float sink =
             a.sink == NULL || !is_real ? 0.0f : exp2f(a.sink[head] * LOG2_E - s.part_ref[h]);
@@ -332,17 +342,16 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
     }
     scale_values<HEADS>(sums, inverse);
     if (half == 1 && a.rope_table != NULL) turn_back<HEADS>(a, p, sums);
-    if (a.out_is_f32 || !a.out_is_aligned || p.first_block == p.end_block) {
+    if (a.out_is_f32 || !a.out_is_aligned) {
         write_values<HEADS>(a, p, sums, half);
         return;
     }
     if constexpr (HEADS == 64) {
         write_rows(a, p, sums, half);
     } else {
-        named_barrier(BARRIER_VALUES + 1 + half,
-                      WARPGROUP); /* the values in the stage's place have been multiplied */
-        stage_values<HEADS>(sums, half, stage);
-        send_values<HEADS>(a, p, half, stage);
+        named_barrier(BARRIER_HALF + half, WARPGROUP); /* the part before has been sent */
+        stage_values<HEADS>(sums, half, shared_address(s.staged[half]));
+        send_values<HEADS>(a, p, half, shared_address(s.staged[half]));
     }
 }
 
@@ -361,57 +370,41 @@ __device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t 
 }
 
 /* To the reference that the key warps have set with this block. */
-template <int HEADS, class MEMORY>
-__device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const MEMORY &s)
+template <int HEADS>
+__device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const float *rescale)
 {
     typedef own_heads<HEADS> own;
     float factors[own::n];
 #pragma unroll
-    for (int i = 0; i < own::n; i++) factors[i] = s.rescale[head_of<HEADS>(own::value(i))];
+    for (int i = 0; i < own::n; i++) factors[i] = rescale[head_of<HEADS>(own::value(i))];
     scale_values<HEADS>(sums, factors);
 }
 
 template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
 {
-    const int half = threadIdx.x / WARPGROUP - 2, lane = threadIdx.x % 32;
+    const int half = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0) - N_STREAMS;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
-    ring_place<ring_sizes<HEADS>::values> place = {};
-    uint32_t n_blocks_done = 0, n_parts_done = 0;
+    uint32_t b = 0, n_parts_done = 0;
     value_sums<HEADS> sums;
-    row_loader loader = begin_loading<HEADS>(a, s);
+    row_loader loader = begin_loading<HEADS>(a, half, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        attn_part p = read_part(a, rank);
-        int first = 0, second = 0; /* places of a block's halves */
+        const attn_part p = read_part(a, rank);
         prefetch_query<HEADS>(a, rank_of_round(round + 1), n_ranks);
         if (p.first_block == p.end_block) {
 #pragma unroll
             for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
         }
 #pragma unroll 1
-        for (int32_t block = p.first_block; block < p.end_block; block++) {
+        for (int32_t block = p.first_block; block < p.end_block; block++, b++) {
+            const int place = b % 2;
+            barrier_wait(shared_address(&s.full[place]), b / 2 & 1);
             const bool adds = block > p.first_block;
-            barrier_wait(shared_address(&s.full), n_blocks_done & 1);
-            if (adds && s.needs_rescale) rescale_values<HEADS>(sums, s);
-            const uint32_t probs = shared_address(s.probs);
-            first = place.slot;
-            place.advance(1);
-            second = place.slot;
-            place.advance(1);
-            wgmma_fence();
-            add_half<HEADS>(sums, probs,
-                            shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES, adds);
-            add_half<HEADS>(sums, probs + 64,
-                            shared_address(s.values[second]) + half * 4 * HALF_GROUP_BYTES, true);
-            /* the last places of few heads serve the output first */
-            const bool is_last = HEADS < 64 && block + 1 == p.end_block;
-            wgmma_wait<1>();
-            if (lane == 0 && !is_last) barrier_arrive(shared_address(&s.values_empty[half][first]));
+            if (adds && s.needs_rescale[place]) rescale_values<HEADS>(sums, s.rescale[place]);
+            add_block<HEADS>(sums, shared_address(s.probs[place]),
+                             shared_address(s.values[place]) + half * N_HALF_GROUPS * GROUP_BYTES,
+                             adds);
             wgmma_wait<0>();
-            if (lane == 0 && !is_last)
-                barrier_arrive(shared_address(&s.values_empty[half][second]));
-            if (lane == 0) barrier_arrive(shared_address(&s.probs_empty));
-            load_block<HEADS>(a, loader, s);
-            n_blocks_done++;
+            load_block<HEADS>(a, loader, half, s);
         }
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
         bool is_complete = true;
@@ -419,13 +412,7 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
             is_complete = leave_state<HEADS>(a, p, sums, s);
             if (is_complete) merge_states<HEADS>(a, p, sums, s);
         }
-        const uint32_t stage = shared_address(s.values[first]) + half * 4 * HALF_GROUP_BYTES;
-        if (is_complete) finish_values<HEADS>(a, p, sums, half, stage, s);
-        __syncwarp();
-        if (HEADS < 64 && lane == 0 && p.first_block < p.end_block) {
-            barrier_arrive(shared_address(&s.values_empty[half][first]));
-            barrier_arrive(shared_address(&s.values_empty[half][second]));
-        }
+        if (is_complete) finish_values<HEADS>(a, p, sums, half, s);
         barrier_arrive(shared_address(&s.part_empty));
         n_parts_done++;
     }
