@@ -15,8 +15,12 @@
 
 struct row_loader {
     list_cursor lists;
-    uint32_t n_blocks; /* loaded so far */
+    uint32_t n_blocks; /* prepared so far */
     bool has_next, is_listed[2], is_extra[2];
+    bool has_rows; /* of a block that was prepared and not loaded yet: */
+    const unsigned char *codes[2];
+    int32_t scales[2]; /* bytes behind them */
+    bool is_valid[2];
 };
 
 /* Where 16 codes of a row wait for their conversion: in the row's 128 bytes, so that two rows fill all banks. */
@@ -46,51 +50,78 @@ __device__ __forceinline__ void next_rows(const attn_args &a, row_loader &l, int
     copy_async_commit();
 }
 
-/* Begins to bring the warpgroup's half of the next block, if there is one; the place must be free. */
+/* Finds the rows of the next block, if there is one, and brings them to the second-level cache. */
 template <int HEADS>
-__device__ __forceinline__ void load_block(const attn_args &a, row_loader &l, int half,
-                                           shared_memory<HEADS> &s)
+__device__ __forceinline__ void prepare_block(const attn_args &a, row_loader &l, int half,
+                                              shared_memory<HEADS> &s)
 {
-    if (!l.has_next) return;
     const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4, place = l.n_blocks % 2;
-    const uint32_t full = shared_address(&s.rows_full[place]);
-    const uint32_t values = shared_address(s.values[place]) + half * N_HALF_GROUPS * GROUP_BYTES;
-    key_row from[2];
+    l.has_rows = l.has_next;
+    if (!l.has_next) return;
     copy_async_wait<1>(); /* the last block's rows may still be on their way, not the indices before them */
     __syncwarp();
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        from[r] = locate_row(a, s.slots[half][place][thread / 4 + 32 * r], l.is_extra[r],
-                             l.is_listed[r]);
+        const key_row row = locate_row(a, s.slots[half][place][thread / 4 + 32 * r], l.is_extra[r],
+                                       l.is_listed[r]);
+        l.codes[r] = row.codes + half * N_HALF_GROUPS * 64;
+        l.scales[r] = (int32_t)(row.scales - l.codes[r]);
+        l.is_valid[r] = row.is_valid;
+        prefetch_l2(l.codes[r] + quarter * 64);
+        if (half == 1 && quarter == 0) prefetch_l2(l.codes[r] + 4 * 64);
     }
     l.n_blocks++;
     next_rows<HEADS>(a, l, half, s);
+}
+
+/* Begins to bring groups FIRST and FIRST + 1 of the half of the block that was prepared; their place must be free. */
+template <int HEADS, int FIRST>
+__device__ __forceinline__ void load_groups(const row_loader &l, int half, shared_memory<HEADS> &s)
+{
+    if (!l.has_rows) return;
+    const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4, place = (l.n_blocks - 1) % 2;
+    const uint32_t values = shared_address(s.values[place]) +
+                            (half * N_HALF_GROUPS + FIRST) * GROUP_BYTES;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int row = thread / 4 + 32 * r;
-        const unsigned char *codes = from[r].codes + half * N_HALF_GROUPS * 64 + quarter * 16;
+        const unsigned char *codes = l.codes[r] + FIRST * 64 + quarter * 16;
         const uint32_t to = values + code_offset(row, quarter);
-#pragma unroll
-        for (int g = 0; g < N_HALF_GROUPS - 1; g++)
-            copy_async16(to + g * GROUP_BYTES, codes + g * 64);
-        if (half == 0) {
-            copy_async16(to + 3 * GROUP_BYTES, codes + 3 * 64);
-            const uint32_t valid = __ballot_sync(0xffffffffu, from[r].is_valid);
-            if (thread % 32 == 0) s.valid[place][4 * r + thread / 32] = valid;
-            if (quarter == 0)
-                copy_async8(shared_address(&s.scales[place][row * SCALE_BYTES]), from[r].scales);
+        copy_async16(to, codes);
+        if (FIRST == 0 || half == 0) {
+            copy_async16(to + GROUP_BYTES, codes + 64);
         } else { /* rotated values need no conversion */
-            const uint32_t rotated = values + 3 * GROUP_BYTES + row * 128;
-            copy_async16(rotated + ((quarter ^ row % 8) << 4), codes + 3 * 64);
-            copy_async16(rotated + (((quarter + 4) ^ row % 8) << 4), codes + 4 * 64);
+            const uint32_t rotated = values + GROUP_BYTES + row * 128;
+            copy_async16(rotated + ((quarter ^ row % 8) << 4), codes + 64);
+            copy_async16(rotated + (((quarter + 4) ^ row % 8) << 4), codes + 2 * 64);
         }
     }
+}
+
+/* The rest of a block: scales, and the word that the rows are complete. */
+template <int HEADS>
+__device__ __forceinline__ void finish_block(const row_loader &l, int half, shared_memory<HEADS> &s)
+{
+    if (!l.has_rows) return;
+    const int thread = threadIdx.x % WARPGROUP, place = (l.n_blocks - 1) % 2;
+    const uint32_t full = shared_address(&s.rows_full[place]);
+    if (half == 0) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const uint32_t valid = __ballot_sync(0xffffffffu, l.is_valid[r]);
+            if (thread % 32 == 0) s.valid[place][4 * r + thread / 32] = valid;
+            if (thread % 4 == 0) {
+                copy_async8(shared_address(&s.scales[place][(thread / 4 + 32 * r) * SCALE_BYTES]),
+                            l.codes[r] + l.scales[r]);
+            }
+        }
+        if (thread % 32 == 0) barrier_arrive(full);
+    }
     copy_async_arrive(full);
-    if (half == 0 && thread % 32 == 0) barrier_arrive(full); /* for `valid` */
     copy_async_commit();
 }
 
-/* The first blocks. */
+/* The first blocks, and where the one behind them is. */
 template <int HEADS>
 __device__ __forceinline__ row_loader begin_loading(const attn_args &a, int half,
                                                     shared_memory<HEADS> &s)
@@ -98,9 +129,15 @@ __device__ __forceinline__ row_loader begin_loading(const attn_args &a, int half
     row_loader l = {};
     l.lists = begin_lists(a);
     next_rows<HEADS>(a, l, half, s);
-    copy_async_commit(); /* in the place of rows, for load_block's count */
+    copy_async_commit(); /* in the place of rows, for prepare_block's count */
 #pragma unroll 1
-    for (int i = 0; i < N_STREAMS; i++) load_block<HEADS>(a, l, half, s);
+    for (int i = 0; i < N_STREAMS; i++) {
+        prepare_block<HEADS>(a, l, half, s);
+        load_groups<HEADS, 0>(l, half, s);
+        load_groups<HEADS, 2>(l, half, s);
+        finish_block<HEADS>(l, half, s);
+    }
+    prepare_block<HEADS>(a, l, half, s);
     return l;
 }
 

@@ -46,24 +46,20 @@ __device__ __forceinline__ void scale_values(value_sums<HEADS> &sums,
     for (int i = 0; i < 2 * HEADS; i++) sums.v[i] *= factors[own_heads<HEADS>::of(i)];
 }
 
-/* Adds a block. probs, values: shared addresses, of the warpgroup's dimensions. */
-template <int HEADS>
+/* Adds a block to dimensions FIRST * 64 and the next 127 of the half. probs, values: shared addresses. */
+template <int HEADS, int FIRST>
 __device__ __forceinline__ void add_block(value_sums<HEADS> &sums, uint32_t probs, uint32_t values,
                                           bool adds)
 {
     const uint64_t p = wgmma_matrix(probs, 16), v = wgmma_matrix(values, GROUP_BYTES);
-    wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         if constexpr (HEADS == 64) {
-#pragma unroll
-            for (int g = 0; g < 4; g += 2) {
-                wgmma_ss_tb(*(float(*)[64]) & sums.v[g * 32], wgmma_move(p, k * 32),
-                            wgmma_move(v, g * GROUP_BYTES + k * 2048), adds || k > 0);
-            }
+            wgmma_ss_tb(*(float(*)[64]) & sums.v[FIRST * 32], wgmma_move(p, k * 32),
+                        wgmma_move(v, FIRST * GROUP_BYTES + k * 2048), adds || k > 0);
         } else {
 #pragma unroll
-            for (int g = 0; g < 4; g++) {
+            for (int g = FIRST; g < FIRST + 2; g++) {
                 wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[g * (HEADS / 2)],
                             wgmma_move(v, g * GROUP_BYTES + k * 2048), wgmma_move(p, k * 32),
                             adds || k > 0);
@@ -400,11 +396,18 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
             barrier_wait(shared_address(&s.full[place]), b / 2 & 1);
             const bool adds = block > p.first_block;
             if (adds && s.needs_rescale[place]) rescale_values<HEADS>(sums, s.rescale[place]);
-            add_block<HEADS>(sums, shared_address(s.probs[place]),
-                             shared_address(s.values[place]) + half * N_HALF_GROUPS * GROUP_BYTES,
-                             adds);
+            const uint32_t probs = shared_address(s.probs[place]);
+            const uint32_t values =
+                shared_address(s.values[place]) + half * N_HALF_GROUPS * GROUP_BYTES;
+            wgmma_fence();
+            add_block<HEADS, 0>(sums, probs, values, adds);
+            add_block<HEADS, 2>(sums, probs, values, adds);
+            wgmma_wait<1>();
+            load_groups<HEADS, 0>(loader, half, s);
             wgmma_wait<0>();
-            load_block<HEADS>(a, loader, half, s);
+            load_groups<HEADS, 2>(loader, half, s);
+            finish_block<HEADS>(loader, half, s);
+            prepare_block<HEADS>(a, loader, half, s);
         }
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
         bool is_complete = true;
