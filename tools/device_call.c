@@ -138,12 +138,13 @@ static void *moved(const void *tensor, const dsv4_device_span *span, unsigned ch
 }
 
 dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
-                                    const dsv4_device_span written[2], dsv4_error *error)
+                                    const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                    dsv4_error *error)
 {
     device_memory m = {.status = cudaSuccess};
     dsv4_attn_params p = *params;
-    unsigned char *blocks[2];
-    for (int i = 0; i < 2; i++) {
+    unsigned char *blocks[DSV4_DEVICE_WRITTEN];
+    for (int i = 0; i < DSV4_DEVICE_WRITTEN; i++) {
         blocks[i] = device_copy(&m, written[i].bytes, (int64_t)written[i].len_bytes);
     }
     copy_inputs(&m, &p);
@@ -151,9 +152,11 @@ dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
     if (status == DSV4_OK) {
         p.out = moved(params->out, &written[0], blocks[0]);
         if (params->lse != NULL) p.lse = moved(params->lse, &written[1], blocks[1]);
+        if (params->out_dtype == DSV4_DTYPE_FP8)
+            p.out_scales = moved(params->out_scales, &written[2], blocks[2]);
         status = decode(&m, &p, error);
     }
-    for (int i = 0; status == DSV4_OK && i < 2; i++) {
+    for (int i = 0; status == DSV4_OK && i < DSV4_DEVICE_WRITTEN; i++) {
         if (written[i].len_bytes == 0) continue;
         note(&m,
              cudaMemcpy(written[i].bytes, blocks[i], written[i].len_bytes, cudaMemcpyDeviceToHost));

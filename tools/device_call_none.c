@@ -12,7 +12,8 @@ dsv4_status dsv4_device_call_find(dsv4_error *error)
 }
 
 dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
-                                    const dsv4_device_span written[2], dsv4_error *error)
+                                    const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                    dsv4_error *error)
 {
     (void)params;
     (void)written;

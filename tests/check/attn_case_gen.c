@@ -122,7 +122,9 @@ static void poison_write(uint8_t *bytes, int64_t n_bytes, int64_t element_bytes)
 {
     static const uint8_t nan_bf16[2] = {0x8b, 0x7f};
     static const uint8_t nan_f32[4] = {0xad, 0x0b, 0x8b, 0x7f};
+    static const uint8_t byte[1] = {0xff};
     const uint8_t *pattern = element_bytes == 2 ? nan_bf16 : nan_f32;
+    if (element_bytes == 1) pattern = byte;
     for (int64_t i = 0; i < n_bytes; i++) bytes[i] = pattern[i % element_bytes];
 }
 
@@ -137,7 +139,8 @@ static bool row_collect(attn_tensor *tensor, uint8_t *row, uint8_t *dense)
     poison_write(poison, tensor->element_bytes, tensor->element_bytes);
     bool is_written = true;
     memcpy(dense, row, (size_t)tensor->row_bytes);
-    for (int64_t i = 0; i < tensor->row_bytes; i += tensor->element_bytes) {
+    for (int64_t i = 0; tensor->element_bytes > 1 && i < tensor->row_bytes;
+         i += tensor->element_bytes) {
         if (memcmp(row + i, poison, (size_t)tensor->element_bytes) == 0) is_written = false;
     }
     poison_write(row, tensor->row_bytes, tensor->element_bytes);
@@ -163,6 +166,46 @@ bool attn_tensor_collect(attn_tensor *tensor, uint8_t *dense)
         if (tensor->block[i] != poison[i % tensor->element_bytes]) is_good = false;
     }
     return is_good;
+}
+
+int64_t attn_dtype_bytes(int32_t dtype)
+{
+    if (dtype == DSV4_DTYPE_FP8) return 1;
+    return dtype == DSV4_DTYPE_F32 ? 4 : 2;
+}
+
+void attn_outputs_make(attn_outputs *outputs, attn_rng *rng, attn_layout layout, bool is_unaligned,
+                       dsv4_attn_params *params)
+{
+    const int64_t sizes[3] = {params->n_requests, params->n_queries, params->n_heads};
+    const int64_t value_bytes = attn_dtype_bytes(params->out_dtype);
+    attn_tensor *out = &outputs->out, *lse = &outputs->lse, *scales = &outputs->scales;
+    memset(outputs, 0, sizeof *outputs);
+    attn_tensor_make(out, rng, layout, is_unaligned, sizes, DSV4_ATTN_DIM * value_bytes,
+                     value_bytes);
+    params->out = out->data;
+    params->out_request_stride_bytes = out->strides[0];
+    params->out_query_stride_bytes = out->strides[1];
+    params->out_head_stride_bytes = out->strides[2];
+    attn_tensor_make(lse, rng, layout, is_unaligned, sizes, 4, 4);
+    params->lse = (float *)(void *)lse->data;
+    params->lse_request_stride_bytes = lse->strides[0];
+    params->lse_query_stride_bytes = lse->strides[1];
+    params->lse_head_stride_bytes = lse->strides[2];
+    if (params->out_dtype != DSV4_DTYPE_FP8) return;
+    attn_tensor_make(scales, rng, layout, is_unaligned, sizes, DSV4_ATTN_DIM / DSV4_ATTN_OUT_GROUP,
+                     1);
+    params->out_scales = scales->data;
+    params->out_scales_request_stride_bytes = scales->strides[0];
+    params->out_scales_query_stride_bytes = scales->strides[1];
+    params->out_scales_head_stride_bytes = scales->strides[2];
+}
+
+void attn_outputs_free(attn_outputs *outputs)
+{
+    free(outputs->out.block);
+    free(outputs->lse.block);
+    free(outputs->scales.block);
 }
 
 /* An index that names no key, whatever the pool. */
@@ -538,21 +581,8 @@ static void case_make_rope(attn_case *c, attn_rng *rng)
 
 static void case_make_outputs(attn_case *c, attn_rng *rng)
 {
-    dsv4_attn_params *params = &c->params;
-    const attn_spec *spec = &c->spec;
-    const int64_t sizes[3] = {params->n_requests, params->n_queries, params->n_heads};
-    int64_t element_bytes = spec->out_dtype == DSV4_DTYPE_BF16 ? 2 : 4;
-    attn_tensor_make(&c->out, rng, spec->layout, spec->is_unaligned, sizes,
-                     DSV4_ATTN_DIM * element_bytes, element_bytes);
-    params->out = c->out.data;
-    params->out_request_stride_bytes = c->out.strides[0];
-    params->out_query_stride_bytes = c->out.strides[1];
-    params->out_head_stride_bytes = c->out.strides[2];
-    attn_tensor_make(&c->lse, rng, spec->layout, spec->is_unaligned, sizes, 4, 4);
-    params->lse_request_stride_bytes = c->lse.strides[0];
-    params->lse_query_stride_bytes = c->lse.strides[1];
-    params->lse_head_stride_bytes = c->lse.strides[2];
-    if (spec->has_lse) params->lse = (float *)(void *)c->lse.data;
+    attn_outputs_make(&c->outputs, rng, c->spec.layout, c->spec.is_unaligned, &c->params);
+    if (!c->spec.has_lse) c->params.lse = NULL;
 }
 
 /* No pages: the scope is absent, whatever its other fields hold. */
@@ -608,6 +638,5 @@ void attn_case_make(attn_case *c, const attn_spec *spec)
 void attn_case_free(attn_case *c)
 {
     for (int32_t i = 0; i < c->n_blocks; i++) free(c->blocks[i]);
-    free(c->out.block);
-    free(c->lse.block);
+    attn_outputs_free(&c->outputs);
 }

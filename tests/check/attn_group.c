@@ -125,6 +125,17 @@ static void draw_bits(attn_rng *rng, int64_t index, attn_spec *spec)
     if (attn_rng_chance(rng, 50)) spec->scope[0].lengths = ATTN_LENGTHS_RANDOM;
 }
 
+/* Quantized output: often few keys, so that values and so scales differ, and everything that becomes zero or NaN. */
+static void draw_fp8(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    draw_bits(rng, index, spec);
+    if (index % 3 == 0) spec->scope[0].n_indices = attn_rng_range(rng, 0, 5);
+    if (index % 6 == 0) spec->has_scope[1] = false;
+    if (index % 5 == 1) spec->rope = ATTN_ROPE_OUTSIDE;
+    if (index % 4 == 2) spec->values = (attn_values)(index / 4 % (ATTN_VALUES_SUBNORMAL + 1));
+    spec->out_dtype = DSV4_DTYPE_FP8;
+}
+
 static void draw_merge(attn_rng *rng, int64_t index, attn_spec *spec)
 {
     spec_draw(rng, spec, index % 5 == 0 ? 300 : 30);
@@ -267,6 +278,7 @@ const attn_group attn_groups[] = {
     {"official-bits", 18, 6, OFFICIAL, 5000000, draw_bits, attn_check_bits},
     {"f32", 84, 0, EXACT, 12000000, draw_f32, NULL},
     {"f32-bits", 21, 6, EXACT, 5000000, draw_f32_bits, attn_check_bits},
+    {"fp8-output", 30, 6, AUTO, 5000000, draw_fp8, attn_check_bits},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 
