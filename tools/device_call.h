@@ -1,5 +1,5 @@
 /*
- * device_call.h - one decode of host tensors on the GPU: everything is copied there and back.
+ * device_call.h - one decode or merge of host tensors on the GPU: everything is copied there and back.
  *
  * Place: program, for `attn check` and `attn run`; tests use it too. Slow on purpose: nothing is kept between calls.
  */
@@ -28,5 +28,9 @@ enum { DSV4_DEVICE_WRITTEN = 3 };
 dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
                                     const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
                                     dsv4_error *error);
+
+/* As dsv4_attn_merge with backend CUDA, of params whose tensors are in host memory; out and lse lie in written. */
+dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
+                                   const dsv4_device_span written[2], dsv4_error *error);
 
 #endif

@@ -19,3 +19,11 @@ dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
     (void)written;
     return dsv4_device_call_find(error);
 }
+
+dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
+                                   const dsv4_device_span written[2], dsv4_error *error)
+{
+    (void)params;
+    (void)written;
+    return dsv4_device_call_find(error);
+}

@@ -234,7 +234,7 @@ typedef struct dsv4_attn_merge_params {
     int32_t part_dtype;     /* DSV4_DTYPE_BF16 or _F32, of out_parts */
     int32_t out_dtype;      /* the same of out */
     int32_t n_threads;      /* as in dsv4_attn_params */
-    int32_t reserved;       /* 0 */
+    int32_t backend;        /* DSV4_BACKEND_*; AUTO is the CPU, which computes as REF does */
     const void *out_parts;  /* [n_parts, n_rows, n_heads, 512] part_dtype */
     const float *lse_parts; /* [n_parts, n_rows, n_heads] f32 */
     const float *sink;      /* [n_heads] f32, or NULL */
@@ -242,7 +242,13 @@ typedef struct dsv4_attn_merge_params {
     float *lse; /* [n_rows, n_heads] f32, written, or NULL */
 } dsv4_attn_merge_params;
 
-/* On the CPU, in host memory: stream must be NULL. Allocates nothing. Errors: INVALID_ARGUMENT. */
+/*
+ * Allocates nothing. On the CPU tensors are in host memory and stream must be NULL. With backend CUDA they are in the
+ * current device's memory, out_parts and out multiples of 16 bytes; one kernel is enqueued on `stream` and can be
+ * captured in a graph. Results are bit-equal whatever the other rows and the number of threads; the CPU's and the
+ * device's differ by f32 rounding. Errors: INVALID_ARGUMENT, UNSUPPORTED (no device, or a build without
+ * CUDA), DEVICE.
+ */
 DSV4_API dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params,
                                      dsv4_error *error);
 

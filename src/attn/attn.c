@@ -377,10 +377,22 @@ static void merge_rows(void *shared, int64_t task, int32_t worker)
     dsv4_attn_ref_merge(params, begin, end < params->n_rows ? end : params->n_rows);
 }
 
+static dsv4_status merge_cuda(void *stream, const dsv4_attn_merge_params *params, dsv4_error *error)
+{
+    dsv4_attn_params any;
+    const char *kernel;
+    dsv4_attn_params_default(&any);
+    any.backend = DSV4_BACKEND_CUDA;
+    DSV4_TRY(dsv4_attn_cuda_choose(&any, &kernel, error));
+    if (params->n_rows == 0) return DSV4_OK;
+    return dsv4_attn_cuda_merge(stream, params, error);
+}
+
 dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params, dsv4_error *error)
 {
     DSV4_TRY(dsv4_attn_check_merge(params, error));
-    DSV4_TRY(dsv4_attn_check_stream(stream, DSV4_BACKEND_CPU, error));
+    DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
+    if (params->backend == DSV4_BACKEND_CUDA) return merge_cuda(stream, params, error);
     dsv4_attn_merge_params copy = *params;
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();

@@ -22,7 +22,8 @@ enum {
     MAX_PARTS = 4096,
     MAX_MERGE_ROWS = 1 << 30,
     MEMORY_ALIGN_BYTES = 64,
-    CUDA_ROW_ALIGN_BYTES = 16, /* of the copy engine */
+    CUDA_ROW_ALIGN_BYTES = 16,   /* of the copy engine */
+    CUDA_VALUE_ALIGN_BYTES = 16, /* of the merge: four f32 at a time */
     FIELD_BYTES = 64
 };
 
@@ -363,19 +364,22 @@ dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_err
     DSV4_TRY(check_dtype("part_dtype", params->part_dtype, error));
     DSV4_TRY(check_dtype("out_dtype", params->out_dtype, error));
     DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
-    DSV4_TRY(check_range("reserved", params->reserved, 0, 0, error));
+    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CUDA, error));
     if (params->n_rows == 0) return DSV4_OK;
 
-    size_t part_align = (size_t)dsv4_attn_dtype_bytes(params->part_dtype);
-    size_t out_align = (size_t)dsv4_attn_dtype_bytes(params->out_dtype);
+    size_t part_bytes = (size_t)dsv4_attn_dtype_bytes(params->part_dtype);
+    size_t out_bytes = (size_t)dsv4_attn_dtype_bytes(params->out_dtype);
+    bool on_cuda = params->backend == DSV4_BACKEND_CUDA;
+    size_t part_align = on_cuda ? CUDA_VALUE_ALIGN_BYTES : part_bytes;
+    size_t out_align = on_cuda ? CUDA_VALUE_ALIGN_BYTES : out_bytes;
     DSV4_TRY(check_pointer("out_parts", params->out_parts, part_align, error));
     DSV4_TRY(check_pointer("lse_parts", params->lse_parts, sizeof(float), error));
     DSV4_TRY(check_pointer("out", params->out, out_align, error));
     if (params->sink != NULL) DSV4_TRY(check_pointer("sink", params->sink, sizeof(float), error));
     if (params->lse != NULL) DSV4_TRY(check_pointer("lse", params->lse, sizeof(float), error));
     size_t n_values = (size_t)params->n_rows * (size_t)params->n_heads * DSV4_ATTN_DIM;
-    if (ranges_overlap(params->out, n_values * out_align, params->out_parts,
-                       n_values * part_align * (size_t)params->n_parts)) {
+    if (ranges_overlap(params->out, n_values * out_bytes, params->out_parts,
+                       n_values * part_bytes * (size_t)params->n_parts)) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                               "out: address %p, expected no overlap with out_parts at %p",
                               params->out, params->out_parts);

@@ -31,7 +31,7 @@ cudaError_t dsv4_attn_many_launch(const attn_args *args, int n_thread_blocks, cu
 /* For any device from sm_80 on; groups of 16 heads. */
 cudaError_t dsv4_attn_mma80_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
 
-/* n_rows * n_heads < 2^34. */
+/* At least one row. */
 cudaError_t dsv4_attn_merge_launch(const attn_merge_args *args, cudaStream_t stream);
 
 #ifdef __cplusplus

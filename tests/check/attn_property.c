@@ -8,6 +8,7 @@
 #include "attn_property.h"
 
 #include "attn_oracle.h"
+#include "device_call.h"
 #include "num/e4m3.h"
 #include "num/ue8m0.h"
 #include "ref/quant.h"
@@ -558,40 +559,63 @@ static bool parts_decode(attn_case *c, const attn_config *config, attn_rng *rng,
     return is_good;
 }
 
-/* Merges to dense guarded tensors, with each number of threads, all of which must agree. */
+/* Guarded dense tensors that a merge writes; on the device aligned as it wants them. */
+static void merge_outputs_make(dsv4_attn_merge_params *params, attn_tensor *out, attn_tensor *lse)
+{
+    attn_rng rng = {1};
+    const int64_t sizes[3] = {1, params->n_rows, params->n_heads};
+    const int64_t value_bytes = attn_dtype_bytes(params->out_dtype);
+    const bool is_unaligned = params->backend != DSV4_BACKEND_CUDA;
+    attn_tensor_make(out, &rng, ATTN_LAYOUT_DENSE, is_unaligned, sizes, DSV4_ATTN_DIM * value_bytes,
+                     value_bytes);
+    attn_tensor_make(lse, &rng, ATTN_LAYOUT_DENSE, true, sizes, 4, 4);
+    params->out = out->data;
+    params->lse = (float *)(void *)lse->data;
+}
+
+static bool merge_once(const dsv4_attn_merge_params *params, attn_tensor *out, attn_tensor *lse,
+                       attn_result *result, char *text)
+{
+    const dsv4_device_span written[2] = {{out->block, (size_t)out->block_bytes},
+                                         {lse->block, (size_t)lse->block_bytes}};
+    dsv4_error error;
+    int64_t n_heads = params->n_rows * params->n_heads;
+    *result = (attn_result){.out = attn_alloc(n_heads * out->row_bytes),
+                            .lse = attn_alloc(n_heads * 4),
+                            .out_bytes = n_heads * out->row_bytes,
+                            .n_lse = n_heads};
+    attn_tensor_poison(out);
+    attn_tensor_poison(lse);
+    dsv4_status status = params->backend == DSV4_BACKEND_CUDA
+                             ? dsv4_device_call_merge(params, written, &error)
+                             : dsv4_attn_merge(NULL, params, &error);
+    if (status != DSV4_OK) {
+        snprintf(text, ATTN_TEXT_BYTES, "merge: %s", error.text);
+        return false;
+    }
+    if (!attn_tensor_collect(out, result->out) ||
+        !attn_tensor_collect(lse, (uint8_t *)result->lse)) {
+        snprintf(text, ATTN_TEXT_BYTES, "merge: not all written, or bytes around");
+        return false;
+    }
+    return true;
+}
+
+/* Merges with each number of threads, all of which must agree; on the device, some times. */
 static bool merge_run(dsv4_attn_merge_params *params, attn_result *result, char *text)
 {
     static const int32_t n_threads[] = {2, 1, 3, 0};
-    attn_rng rng = {1};
     attn_tensor out, lse;
-    dsv4_error error;
-    const int64_t sizes[3] = {1, params->n_rows, params->n_heads};
-    int64_t element_bytes = params->out_dtype == DSV4_DTYPE_BF16 ? 2 : 4;
-    attn_tensor_make(&out, &rng, ATTN_LAYOUT_DENSE, true, sizes, DSV4_ATTN_DIM * element_bytes,
-                     element_bytes);
-    attn_tensor_make(&lse, &rng, ATTN_LAYOUT_DENSE, true, sizes, 4, 4);
-    params->out = out.data;
-    params->lse = (float *)(void *)lse.data;
     bool is_good = true;
+    merge_outputs_make(params, &out, &lse);
     memset(result, 0, sizeof *result);
     for (int i = 0; is_good && i < 4; i++) {
-        int64_t n_heads = params->n_rows * params->n_heads;
-        attn_result again = {.out = attn_alloc(n_heads * out.row_bytes),
-                             .lse = attn_alloc(n_heads * 4),
-                             .out_bytes = n_heads * out.row_bytes,
-                             .n_lse = n_heads};
+        attn_result again;
         params->n_threads = n_threads[i];
-        attn_tensor_poison(&out);
-        attn_tensor_poison(&lse);
-        if (dsv4_attn_merge(NULL, params, &error) != DSV4_OK) {
-            snprintf(text, ATTN_TEXT_BYTES, "merge: %s", error.text);
-            is_good = false;
-        } else if (!attn_tensor_collect(&out, again.out) ||
-                   !attn_tensor_collect(&lse, (uint8_t *)again.lse)) {
-            snprintf(text, ATTN_TEXT_BYTES, "merge: not all written, or bytes around");
-            is_good = false;
-        } else if (i > 0 && !attn_result_equal(result, &again)) {
-            snprintf(text, ATTN_TEXT_BYTES, "merge: %d threads give other bits", n_threads[i]);
+        is_good = merge_once(params, &out, &lse, &again, text);
+        if (is_good && i > 0 && !attn_result_equal(result, &again)) {
+            snprintf(text, ATTN_TEXT_BYTES, "merge: %d threads or run %d give other bits",
+                     n_threads[i], i + 1);
             is_good = false;
         }
         attn_result_free(result);
@@ -602,7 +626,36 @@ static bool merge_run(dsv4_attn_merge_params *params, attn_result *result, char 
     return is_good;
 }
 
-static bool merge_compare(attn_case *c, int32_t math, dsv4_attn_merge_params *params,
+/*
+ * The device's merge of the very same parts against `wanted`, what the equation gives in double, and against the
+ * host's merge in f32. Both sum in f32: only rounding is left.
+ */
+static bool merge_check_device(const attn_case *c, const dsv4_attn_merge_params *params,
+                               const attn_answer *wanted, attn_worst *worst, char *text)
+{
+    dsv4_attn_merge_params device = *params, host = *params;
+    attn_result merged = {0}, wide = {0};
+    attn_answer answer = {0};
+    device.backend = DSV4_BACKEND_CUDA;
+    host.out_dtype = DSV4_DTYPE_F32;
+    bool is_good = merge_run(&device, &merged, text) &&
+                   attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, wanted, 0, worst, text) &&
+                   merge_run(&host, &wide, text);
+    if (is_good) {
+        attn_answer_from_result(&answer, &wide);
+        is_good = attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, &answer, 0, worst, text);
+    }
+    if (!is_good) {
+        const size_t len = strlen(text);
+        snprintf(text + len, ATTN_TEXT_BYTES - len, " (merging on the device)");
+    }
+    attn_result_free(&merged);
+    attn_result_free(&wide);
+    attn_answer_free(&answer);
+    return is_good;
+}
+
+static bool merge_compare(attn_case *c, const attn_config *config, dsv4_attn_merge_params *params,
                           attn_worst *worst, char *text)
 {
     const attn_config reference = attn_config_ref;
@@ -615,12 +668,15 @@ static bool merge_compare(attn_case *c, int32_t math, dsv4_attn_merge_params *pa
         attn_oracle_merge(params, merged_answer.out, merged_answer.lse);
         is_good = attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, &merged_answer, 0, worst, text);
     }
+    if (is_good && config->backend == DSV4_BACKEND_CUDA) {
+        is_good = merge_check_device(c, params, &merged_answer, worst, text);
+    }
     is_good = is_good && attn_run_case_f32(c, &reference, &whole, text);
     if (is_good) {
         /* The elements of bf16 parts are off by half an ulp, at most 2^-8 of each. */
         double part_error = params->part_dtype == DSV4_DTYPE_BF16 ? 0x1p-8 : 0.0;
         attn_answer_from_result(&answer, &whole);
-        is_good = attn_compare(c, math, &merged, &answer, part_error, worst, text);
+        is_good = attn_compare(c, config->math, &merged, &answer, part_error, worst, text);
     }
     attn_result_free(&merged);
     attn_result_free(&whole);
@@ -649,7 +705,7 @@ bool attn_check_merge(attn_case *c, const attn_config *config, attn_worst *worst
                                          .sink = c->params.sink};
         params.out_dtype = attn_rng_chance(&rng, 50) ? DSV4_DTYPE_BF16 : DSV4_DTYPE_F32;
         c->spec.out_dtype = params.out_dtype; /* what the comparison is to expect */
-        is_good = merge_compare(c, config->math, &params, worst, text);
+        is_good = merge_compare(c, config, &params, worst, text);
         c->spec.out_dtype = part_dtype;
     }
     free(out_parts);

@@ -152,7 +152,7 @@ static const field merge_fields[] = {
     MERGE(part_dtype, DSV4_DTYPE_F32),
     MERGE(out_dtype, DSV4_DTYPE_F32),
     MERGE(n_threads, 1),
-    MERGE(reserved, 0),
+    MERGE(backend, 0),
 };
 
 /* keeps_value: the default is what the field holds already. */

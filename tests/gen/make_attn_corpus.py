@@ -17,7 +17,7 @@ STRIDES = ["q_request", "q_query", "q_head", "window.page", "window.indices_requ
            "window.indices_query", "extra.page", "extra.indices_request", "extra.indices_query",
            "out_request", "out_query", "out_head", "lse_request", "lse_query", "lse_head",
            "out_scales_request", "out_scales_query", "out_scales_head"]
-MERGE = ["size", "n_parts", "n_rows", "n_heads", "part_dtype", "out_dtype", "n_threads", "reserved"]
+MERGE = ["size", "n_parts", "n_rows", "n_heads", "part_dtype", "out_dtype", "n_threads", "backend"]
 
 NO_LSE, WITH_SINK, WITH_ROPE, NULL_Q, NULL_SCALES = 1, 2, 4, 8, 16  # switches
 NO_LENGTHS = 4                                                      # of a scope
@@ -103,6 +103,8 @@ SEEDS = {
     "merge": merge(),
     "merge-empty-parts": merge({"n_parts": 4}, switches=3, lse=b"\3\3\1\3\2\3\3\3\3\3\3\3"),
     "merge-bf16": merge({"part_dtype": 1, "out_dtype": 1, "n_rows": 8, "n_threads": 3}),
+    "merge-reference": merge({"backend": 1}),
+    "merge-cuda": merge({"backend": 3}),
     "merge-wild": merge({"n_rows": 2**40}),
 }
 
