@@ -21,12 +21,13 @@
 enum { ATTN_SCORE_GROUPS = 8 }; /* 7 scale groups and the rope tail, 64 dims each */
 
 typedef enum attn_values {
-    ATTN_VALUES_QUANT,    /* normal values through the cache's quantizer */
-    ATTN_VALUES_CODES,    /* random code bytes, another scale for each group */
-    ATTN_VALUES_FLAT,     /* scores next to 0 */
-    ATTN_VALUES_PEAKY,    /* scores tens apart */
-    ATTN_VALUES_EXTREME,  /* scale bytes at the ends and next to 2^7, where binary16 ends */
-    ATTN_VALUES_SUBNORMAL /* e4m3 codes below the normal range */
+    ATTN_VALUES_QUANT,     /* normal values through the cache's quantizer */
+    ATTN_VALUES_CODES,     /* random code bytes, another scale for each group */
+    ATTN_VALUES_FLAT,      /* scores next to 0 */
+    ATTN_VALUES_PEAKY,     /* scores tens apart */
+    ATTN_VALUES_EXTREME,   /* scale bytes at the ends and next to 2^7, where binary16 ends */
+    ATTN_VALUES_SUBNORMAL, /* e4m3 codes below the normal range */
+    ATTN_VALUES_CLAMPED    /* q of size 1, keys of 1/10, in -1 .. 1: FlashMLA's */
 } attn_values;
 
 typedef enum attn_list {
@@ -83,6 +84,7 @@ typedef struct attn_spec {
     bool is_unaligned; /* pointers one element past alignment, the cache at odd addresses */
     bool names_nan;
     bool varies_length; /* lists of a request end early in -1, as sequences of many lengths have */
+    bool half_empty;    /* about half of the requests have lists of -1 alone, in both scopes */
     float softmax_scale;
     int32_t out_dtype;
     int32_t q_dtype;
