@@ -42,9 +42,9 @@ extern "C" {
  * Where to compute. AUTO takes the best CPU kernel that this machine can run. CUDA: the calling thread's current
  * device; every pointer of params, plan and workspace is device memory, calls enqueue work on `stream` (a cudaStream_t)
  * and return, allocate nothing, wait for nothing and can be captured in a graph. Differences: math is BF16 (or
- * AUTO); queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the workspace must be zero
- * before its first use and every decode leaves it ready for the next; a plan cannot be looked at by the host,
- * so that one of other shapes is not refused but gives wrong results.
+ * AUTO); queries are bf16, rows FP8, outputs bf16 or f32; caches and page strides are multiples of 16 bytes; the
+ * workspace must be zero before its first use and every decode leaves it ready for the next; a plan cannot be looked
+ * at by the host, so that one of other shapes is not refused but gives wrong results.
  */
 enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
 
