@@ -49,7 +49,8 @@ class Params(ctypes.Structure):
                 [("lse", ctypes.c_void_p)] +
                 [(f"lse_{d}_stride_bytes", ctypes.c_int64) for d in ("request", "query", "head")] +
                 [("rope_table", ctypes.c_void_p), ("n_rope_rows", ctypes.c_int64),
-                 ("rope_rows", ctypes.c_void_p)])
+                 ("rope_rows", ctypes.c_void_p), ("out_scales", ctypes.c_void_p)] +
+                [(f"out_scales_{d}_stride_bytes", ctypes.c_int64) for d in ("request", "query", "head")])
 
 
 class Error(ctypes.Structure):

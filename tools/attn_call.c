@@ -75,7 +75,9 @@ dsv4_status dsv4_attn_call_choose(const dsv4_options *options, dsv4_attn_params 
 static dsv4_status open_results(dsv4_attn_call *call, dsv4_error *error)
 {
     dsv4_attn_params *params = &call->params;
+    const int64_t scales_bytes = DSV4_ATTN_DIM / DSV4_ATTN_OUT_GROUP;
     int64_t element_bytes = params->out_dtype == DSV4_DTYPE_F32 ? 4 : 2;
+    if (params->out_dtype == DSV4_DTYPE_FP8) element_bytes = 1;
     int64_t n_rows, out_bytes = 0;
     bool fits = dsv4_checked_mul_i64(params->n_requests, params->n_queries, &n_rows) &&
                 dsv4_checked_mul_i64(n_rows, params->n_heads, &n_rows) &&
@@ -84,11 +86,19 @@ static dsv4_status open_results(dsv4_attn_call *call, dsv4_error *error)
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY, "the output's size overflows");
     }
     DSV4_TRY(guarded_open(&call->out, "out", (size_t)out_bytes, error));
+    if (params->out_dtype == DSV4_DTYPE_FP8) {
+        size_t len_bytes = (size_t)(n_rows * scales_bytes);
+        DSV4_TRY(guarded_open(&call->out_scales, "out_scales", len_bytes, error));
+    }
     DSV4_TRY(guarded_open(&call->lse, "lse", (size_t)n_rows * sizeof(float), error));
     params->out = call->out.bytes;
     params->out_head_stride_bytes = DSV4_ATTN_DIM * element_bytes;
     params->out_query_stride_bytes = params->n_heads * params->out_head_stride_bytes;
     params->out_request_stride_bytes = params->n_queries * params->out_query_stride_bytes;
+    params->out_scales = call->out_scales.bytes;
+    params->out_scales_head_stride_bytes = scales_bytes;
+    params->out_scales_query_stride_bytes = params->n_heads * scales_bytes;
+    params->out_scales_request_stride_bytes = params->n_queries * params->n_heads * scales_bytes;
     params->lse = call->lse.bytes;
     params->lse_head_stride_bytes = (int64_t)sizeof(float);
     params->lse_query_stride_bytes = params->n_heads * params->lse_head_stride_bytes;
@@ -112,8 +122,10 @@ dsv4_status dsv4_attn_call_open(dsv4_attn_call *call, const dsv4_attn_params *pa
 dsv4_status dsv4_attn_call_decode(dsv4_attn_call *call, dsv4_error *error)
 {
     if (call->params.backend == DSV4_BACKEND_CUDA) {
-        const dsv4_device_span written[2] = {{call->out.bytes, call->out.len_bytes},
-                                             {call->lse.bytes, call->lse.len_bytes}};
+        const dsv4_device_span written[DSV4_DEVICE_WRITTEN] = {
+            {call->out.bytes, call->out.len_bytes},
+            {call->lse.bytes, call->lse.len_bytes},
+            {call->out_scales.bytes, call->out_scales.len_bytes}};
         return dsv4_device_call_decode(&call->params, written, error);
     }
     return dsv4_attn_decode(NULL, &call->params, call->plan.bytes, call->plan.len_bytes,
@@ -124,6 +136,9 @@ const char *dsv4_attn_call_damaged(const dsv4_attn_call *call)
 {
     if (!guarded_is_whole(&call->out)) return "out";
     if (!guarded_is_whole(&call->lse)) return "lse";
+    if (call->out_scales.allocation != NULL && !guarded_is_whole(&call->out_scales)) {
+        return "out_scales";
+    }
     if (call->params.backend == DSV4_BACKEND_CUDA) return NULL;
     if (!guarded_is_whole(&call->plan)) return "plan";
     if (!guarded_is_whole(&call->workspace)) return "workspace";
@@ -133,6 +148,7 @@ const char *dsv4_attn_call_damaged(const dsv4_attn_call *call)
 void dsv4_attn_call_close(dsv4_attn_call *call)
 {
     free(call->out.allocation);
+    free(call->out_scales.allocation);
     free(call->lse.allocation);
     free(call->plan.allocation);
     free(call->workspace.allocation);

@@ -19,9 +19,11 @@ typedef struct dsv4_guarded {
 } dsv4_guarded;
 
 typedef struct dsv4_attn_call {
-    dsv4_attn_params params; /* with out and lse set */
+    dsv4_attn_params params; /* with out, out_scales and lse set */
     dsv4_guarded out;        /* [n_requests, n_queries, n_heads, 512] params.out_dtype, dense */
-    dsv4_guarded lse;        /* [n_requests, n_queries, n_heads] f32, dense */
+    dsv4_guarded
+        out_scales;   /* [n_requests, n_queries, n_heads, 4] ue8m0, dense; of an FP8 output */
+    dsv4_guarded lse; /* [n_requests, n_queries, n_heads] f32, dense */
     dsv4_guarded plan;
     dsv4_guarded workspace;
 } dsv4_attn_call;

@@ -1,5 +1,5 @@
 /*
- * cmd_attn_run.c - `dsv4 attn run`: computes a case file and writes out and lse.
+ * cmd_attn_run.c - `dsv4 attn run`: computes a case file and writes out (with its scales when it is FP8) and lse.
  *
  * Place: program. The metadata of the result name what computed it, so that a result that was kept
  * still tells.
@@ -14,11 +14,14 @@ static dsv4_status write_results(const char *path, const dsv4_attn_call *call,
                                  const dsv4_attn_choice *choice, dsv4_error *error)
 {
     const dsv4_attn_params *params = &call->params;
-    bool is_f32 = params->out_dtype == DSV4_DTYPE_F32;
+    static const int32_t dtypes[] = {[DSV4_DTYPE_BF16] = DSV4_SAFETENSORS_BF16,
+                                     [DSV4_DTYPE_F32] = DSV4_SAFETENSORS_F32,
+                                     [DSV4_DTYPE_FP8] = DSV4_SAFETENSORS_F8_E4M3};
+    const int64_t n_tensors = params->out_dtype == DSV4_DTYPE_FP8 ? 3 : 2;
     const dsv4_tensor_view tensors[] = {
         {
             .name = "out",
-            .dtype = is_f32 ? DSV4_SAFETENSORS_F32 : DSV4_SAFETENSORS_BF16,
+            .dtype = dtypes[params->out_dtype],
             .rank = 4,
             .shape = {params->n_requests, params->n_queries, params->n_heads, DSV4_ATTN_DIM},
             .data = call->out.bytes,
@@ -32,6 +35,15 @@ static dsv4_status write_results(const char *path, const dsv4_attn_call *call,
             .data = call->lse.bytes,
             .len_bytes = (int64_t)call->lse.len_bytes,
         },
+        {
+            .name = "out_scales",
+            .dtype = DSV4_SAFETENSORS_F8_E8M0,
+            .rank = 4,
+            .shape = {params->n_requests, params->n_queries, params->n_heads,
+                      DSV4_ATTN_DIM / DSV4_ATTN_OUT_GROUP},
+            .data = call->out_scales.bytes,
+            .len_bytes = (int64_t)call->out_scales.len_bytes,
+        },
     };
     const dsv4_metadata_entry metadata[] = {
         {"dsv4_version", dsv4_version()},
@@ -39,7 +51,7 @@ static dsv4_status write_results(const char *path, const dsv4_attn_call *call,
         {"kernel", choice->kernel},
         {"math", choice->math},
     };
-    return dsv4_safetensors_write(path, tensors, sizeof tensors / sizeof *tensors, metadata,
+    return dsv4_safetensors_write(path, tensors, n_tensors, metadata,
                                   sizeof metadata / sizeof *metadata, error);
 }
 

@@ -1,5 +1,5 @@
 /*
- * device_call.c - copies a call's tensors to the GPU, decodes, copies back.
+ * device_call.c - copies a call's tensors to the GPU, decodes or merges, copies back.
  *
  * Place: program; tests use it too.
  */
@@ -137,30 +137,74 @@ static void *moved(const void *tensor, const dsv4_device_span *span, unsigned ch
     return block + ((const unsigned char *)tensor - (const unsigned char *)span->bytes);
 }
 
+/* Copies of what a call writes, as it is. */
+static void copy_written(device_memory *m, const dsv4_device_span *written, int n_written,
+                         unsigned char **blocks)
+{
+    for (int i = 0; i < n_written; i++) {
+        blocks[i] = device_copy(m, written[i].bytes, (int64_t)written[i].len_bytes);
+    }
+}
+
+/* Ends a call: what it wrote comes back unless it failed, and its memory is given back. */
+static dsv4_status finish_call(device_memory *m, dsv4_status status,
+                               const dsv4_device_span *written, int n_written,
+                               unsigned char *const *blocks, dsv4_error *error)
+{
+    for (int i = 0; status == DSV4_OK && i < n_written; i++) {
+        if (written[i].len_bytes == 0) continue;
+        note(m,
+             cudaMemcpy(written[i].bytes, blocks[i], written[i].len_bytes, cudaMemcpyDeviceToHost));
+        status = device_status(m, error);
+    }
+    for (int32_t i = 0; i < m->n_blocks; i++) (void)cudaFree(m->blocks[i]);
+    return status;
+}
+
 dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
-                                    const dsv4_device_span written[2], dsv4_error *error)
+                                    const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                    dsv4_error *error)
 {
     device_memory m = {.status = cudaSuccess};
     dsv4_attn_params p = *params;
-    unsigned char *blocks[2];
-    for (int i = 0; i < 2; i++) {
-        blocks[i] = device_copy(&m, written[i].bytes, (int64_t)written[i].len_bytes);
-    }
+    unsigned char *blocks[DSV4_DEVICE_WRITTEN];
+    copy_written(&m, written, DSV4_DEVICE_WRITTEN, blocks);
     copy_inputs(&m, &p);
     dsv4_status status = device_status(&m, error);
     if (status == DSV4_OK) {
         p.out = moved(params->out, &written[0], blocks[0]);
         if (params->lse != NULL) p.lse = moved(params->lse, &written[1], blocks[1]);
+        if (params->out_dtype == DSV4_DTYPE_FP8)
+            p.out_scales = moved(params->out_scales, &written[2], blocks[2]);
         status = decode(&m, &p, error);
     }
-    for (int i = 0; status == DSV4_OK && i < 2; i++) {
-        if (written[i].len_bytes == 0) continue;
-        note(&m,
-             cudaMemcpy(written[i].bytes, blocks[i], written[i].len_bytes, cudaMemcpyDeviceToHost));
+    return finish_call(&m, status, written, DSV4_DEVICE_WRITTEN, blocks, error);
+}
+
+dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
+                                   const dsv4_device_span written[2], dsv4_error *error)
+{
+    device_memory m = {.status = cudaSuccess};
+    dsv4_attn_merge_params p = *params;
+    unsigned char *blocks[2];
+    const int64_t n_heads = p.n_parts * p.n_rows * p.n_heads;
+    const int64_t value_bytes = p.part_dtype == DSV4_DTYPE_F32 ? 4 : 2;
+    copy_written(&m, written, 2, blocks);
+    p.backend = DSV4_BACKEND_CUDA;
+    p.out_parts = device_copy(&m, p.out_parts, n_heads * DSV4_ATTN_DIM * value_bytes);
+    p.lse_parts = device_copy(&m, p.lse_parts, n_heads * 4);
+    p.sink = device_copy(&m, p.sink, p.n_heads * 4);
+    dsv4_status status = device_status(&m, error);
+    if (status == DSV4_OK) {
+        p.out = moved(params->out, &written[0], blocks[0]);
+        if (params->lse != NULL) p.lse = moved(params->lse, &written[1], blocks[1]);
+        status = dsv4_attn_merge(NULL, &p, error);
+    }
+    if (status == DSV4_OK) {
+        note(&m, cudaDeviceSynchronize());
         status = device_status(&m, error);
     }
-    for (int32_t i = 0; i < m.n_blocks; i++) (void)cudaFree(m.blocks[i]);
-    return status;
+    return finish_call(&m, status, written, 2, blocks, error);
 }
 
 dsv4_status dsv4_device_call_find(dsv4_error *error)

@@ -1,5 +1,5 @@
 /*
- * device_call.h - one decode of host tensors on the GPU: everything is copied there and back.
+ * device_call.h - one decode or merge of host tensors on the GPU: everything is copied there and back.
  *
  * Place: program, for `attn check` and `attn run`; tests use it too. Slow on purpose: nothing is kept between calls.
  */
@@ -17,13 +17,20 @@ typedef struct dsv4_device_span {
 /* Whether there is a device. Errors: UNSUPPORTED. */
 dsv4_status dsv4_device_call_find(dsv4_error *error);
 
+enum { DSV4_DEVICE_WRITTEN = 3 };
+
 /*
  * As plan_build and decode with backend CUDA, of params whose tensors are in host memory. out lies in written[0], lse,
- * if there is one, in written[1]; both are copied there as they are and back, so that bytes
+ * if there is one, in written[1], out_scales of an FP8 output in written[2]; all are copied there as they are and back, so that bytes
  * between and around elements can be looked at. Caches are moved to multiples of 16 bytes, which the device wants; plan
  * and workspace are made here, between guards. Errors: those of the calls, DEVICE.
  */
 dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
-                                    const dsv4_device_span written[2], dsv4_error *error);
+                                    const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                    dsv4_error *error);
+
+/* As dsv4_attn_merge with backend CUDA, of params whose tensors are in host memory; out and lse lie in written. */
+dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
+                                   const dsv4_device_span written[2], dsv4_error *error);
 
 #endif

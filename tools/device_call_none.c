@@ -12,7 +12,16 @@ dsv4_status dsv4_device_call_find(dsv4_error *error)
 }
 
 dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
-                                    const dsv4_device_span written[2], dsv4_error *error)
+                                    const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                    dsv4_error *error)
+{
+    (void)params;
+    (void)written;
+    return dsv4_device_call_find(error);
+}
+
+dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
+                                   const dsv4_device_span written[2], dsv4_error *error)
 {
     (void)params;
     (void)written;

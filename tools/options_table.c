@@ -70,6 +70,7 @@ static const dsv4_option_choice part_choices[] = {
 static const dsv4_option_choice out_dtype_choices[] = {
     {"f32", DSV4_DTYPE_F32},
     {"bf16", DSV4_DTYPE_BF16},
+    {"fp8", DSV4_DTYPE_FP8},
     {NULL, 0},
 };
 
@@ -516,7 +517,7 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .kind = DSV4_OPTION_KIND_CHOICE,
             .commands = BIT(ATTN_RUN),
             .choices = out_dtype_choices,
-            .help = "element type of out",
+            .help = "element type of out; fp8 comes with out_scales, one for each 128 values",
         },
     [DSV4_OPTION_SHAPE] =
         {

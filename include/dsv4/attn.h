@@ -36,14 +36,15 @@ extern "C" {
 #define DSV4_ATTN_DIM       512 /* query, key, value and output width */
 #define DSV4_ATTN_ROPE_DIM  64  /* rotated tail: dims 448..511 */
 #define DSV4_ATTN_MAX_HEADS 128
+#define DSV4_ATTN_OUT_GROUP 128 /* values that share a scale where the output is FP8 */
 
 /*
  * Where to compute. AUTO takes the best CPU kernel that this machine can run. CUDA: the calling thread's current
  * device; every pointer of params, plan and workspace is device memory, calls enqueue work on `stream` (a cudaStream_t)
  * and return, allocate nothing, wait for nothing and can be captured in a graph. Differences: math is BF16 (or
- * AUTO); queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the workspace must be zero
- * before its first use and every decode leaves it ready for the next; a plan cannot be looked at by the host,
- * so that one of other shapes is not refused but gives wrong results.
+ * AUTO); queries are bf16, rows FP8, outputs bf16 or f32; caches and page strides are multiples of 16 bytes; the
+ * workspace must be zero before its first use and every decode leaves it ready for the next; a plan cannot be looked
+ * at by the host, so that one of other shapes is not refused but gives wrong results.
  */
 enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
 
@@ -62,7 +63,17 @@ enum {
     DSV4_ATTN_MATH_OFFICIAL = 3
 };
 
-enum { DSV4_DTYPE_BF16 = 1, DSV4_DTYPE_F32 = 2 };
+/*
+ * FP8 is for the output of a decode on the CPU alone: e4m3 codes in `out`, and in `out_scales` one ue8m0 scale for
+ * each 128 values of a head, as the model quantizes what its FP8 matrix products read:
+ *
+ *   scale = 2^ceil(log2(max(amax, 1e-4) / 448))    amax = max |x| of the 128 f32 results, NaN not counted
+ *   code  = e4m3(x / scale)                        to nearest, ties to even; NaN stays NaN (0x7f or 0xff)
+ *
+ * Nothing is rounded before it, and it comes last: after the sink, the division and the rotation. 128 results that
+ * are all zero, as those of a query without keys, have the scale 2^-22 (byte 105) and codes 0 (of either sign).
+ */
+enum { DSV4_DTYPE_BF16 = 1, DSV4_DTYPE_F32 = 2, DSV4_DTYPE_FP8 = 3 };
 
 /*
  * How a scope stores its rows. FP8: the 584-byte records of dsv4/cache.h. F32: row i of a page is 512
@@ -105,8 +116,8 @@ typedef struct dsv4_attn_params {
     int32_t math;        /* DSV4_ATTN_MATH_* */
     int32_t cpu_level;   /* DSV4_CPU_LEVEL_*: AUTO, or a level to use instead of the best one */
     int32_t n_threads;   /* CPU threads, 1 .. 1024; 0: as many as OpenMP would use */
-    int32_t out_dtype;   /* DSV4_DTYPE_BF16 or DSV4_DTYPE_F32 */
-    int32_t q_dtype;     /* the same; F32 with exact math only */
+    int32_t out_dtype;   /* DSV4_DTYPE_BF16, _F32 or _FP8 */
+    int32_t q_dtype;     /* DSV4_DTYPE_BF16 or _F32; F32 with exact math only */
     int32_t fixed_split; /* CUDA: 1: bit-equal whatever the batch, slower when it is small; 0 */
     int32_t group_heads; /* CUDA: heads computed together, 8, 16, 32 or 64; 0: the fastest */
     int32_t reserved;    /* 0 */
@@ -143,6 +154,13 @@ typedef struct dsv4_attn_params {
     int64_t n_rope_rows;     /* 1 .. 2^31 - 1 */
     const int32_t
         *rope_rows; /* [n_requests, n_queries] i32, dense: table row of each query token */
+
+    uint8_t *
+        out_scales; /* [n_requests, n_queries, n_heads, 4] ue8m0, unit stride inside a head, written when
+                            out_dtype is FP8; else this and its strides are ignored */
+    int64_t out_scales_request_stride_bytes; /* no two heads may overlap */
+    int64_t out_scales_query_stride_bytes;
+    int64_t out_scales_head_stride_bytes;
 } dsv4_attn_params;
 
 /*
@@ -198,7 +216,7 @@ typedef struct dsv4_attn_choice {
     const char *reason;  /* why this one */
 } dsv4_attn_choice;
 
-/* Reads backend, math, cpu_level, q_dtype and row_format only. Errors as dsv4_attn_plan_size. */
+/* Reads backend, math, cpu_level, q_dtype, out_dtype and row_format only. Errors as dsv4_attn_plan_size. */
 DSV4_API dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *choice,
                                       dsv4_error *error);
 
@@ -213,10 +231,10 @@ typedef struct dsv4_attn_merge_params {
     int64_t n_parts;        /* 1 .. 4096 */
     int64_t n_rows;         /* 0 .. 2^30 */
     int64_t n_heads;        /* 1 .. 128 */
-    int32_t part_dtype;     /* DSV4_DTYPE_* of out_parts */
-    int32_t out_dtype;      /* DSV4_DTYPE_* of out */
+    int32_t part_dtype;     /* DSV4_DTYPE_BF16 or _F32, of out_parts */
+    int32_t out_dtype;      /* the same of out */
     int32_t n_threads;      /* as in dsv4_attn_params */
-    int32_t reserved;       /* 0 */
+    int32_t backend;        /* DSV4_BACKEND_*; AUTO is the CPU, which computes as REF does */
     const void *out_parts;  /* [n_parts, n_rows, n_heads, 512] part_dtype */
     const float *lse_parts; /* [n_parts, n_rows, n_heads] f32 */
     const float *sink;      /* [n_heads] f32, or NULL */
@@ -224,7 +242,13 @@ typedef struct dsv4_attn_merge_params {
     float *lse; /* [n_rows, n_heads] f32, written, or NULL */
 } dsv4_attn_merge_params;
 
-/* On the CPU, in host memory: stream must be NULL. Allocates nothing. Errors: INVALID_ARGUMENT. */
+/*
+ * Allocates nothing. On the CPU tensors are in host memory and stream must be NULL. With backend CUDA they are in the
+ * current device's memory, out_parts and out multiples of 16 bytes; one kernel is enqueued on `stream` and can be
+ * captured in a graph. Results are bit-equal whatever the other rows and the number of threads; the CPU's and the
+ * device's differ by f32 rounding. Errors: INVALID_ARGUMENT, UNSUPPORTED (no device, or a build without
+ * CUDA), DEVICE.
+ */
 DSV4_API dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params,
                                      dsv4_error *error);
 

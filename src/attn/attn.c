@@ -76,15 +76,20 @@ static void set_scope_dense(dsv4_attn_scope *scope, int64_t n_queries)
 void dsv4_attn_params_set_dense(dsv4_attn_params *params)
 {
     int64_t n_heads = params->n_heads, n_queries = params->n_queries;
-    params->q_head_stride_bytes = DSV4_ATTN_DIM * (params->q_dtype == DSV4_DTYPE_F32 ? 4 : 2);
+    params->q_head_stride_bytes = DSV4_ATTN_DIM * dsv4_attn_dtype_bytes(params->q_dtype);
     params->q_query_stride_bytes = dense_bytes(n_heads, params->q_head_stride_bytes);
     params->q_request_stride_bytes = dense_bytes(n_queries, params->q_query_stride_bytes);
-    params->out_head_stride_bytes = DSV4_ATTN_DIM * (params->out_dtype == DSV4_DTYPE_F32 ? 4 : 2);
+    params->out_head_stride_bytes = DSV4_ATTN_DIM * dsv4_attn_dtype_bytes(params->out_dtype);
     params->out_query_stride_bytes = dense_bytes(n_heads, params->out_head_stride_bytes);
     params->out_request_stride_bytes = dense_bytes(n_queries, params->out_query_stride_bytes);
     params->lse_head_stride_bytes = sizeof(float);
     params->lse_query_stride_bytes = dense_bytes(n_heads, params->lse_head_stride_bytes);
     params->lse_request_stride_bytes = dense_bytes(n_queries, params->lse_query_stride_bytes);
+    params->out_scales_head_stride_bytes = DSV4_ATTN_DIM / DSV4_ATTN_OUT_GROUP;
+    params->out_scales_query_stride_bytes =
+        dense_bytes(n_heads, params->out_scales_head_stride_bytes);
+    params->out_scales_request_stride_bytes =
+        dense_bytes(n_queries, params->out_scales_query_stride_bytes);
     set_scope_dense(&params->window, n_queries);
     set_scope_dense(&params->extra, n_queries);
 }
@@ -147,6 +152,10 @@ static dsv4_status choose_cuda(const dsv4_attn_params *params, choice *chosen, d
             error, DSV4_ERROR_UNSUPPORTED,
             "backend: cuda, but the query or the cache is f32: expected bf16 queries and "
             "FP8 rows");
+    }
+    if (params->out_dtype == DSV4_DTYPE_FP8) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "out_dtype: fp8, but the backend cuda writes bf16 or f32");
     }
     if (params->math != DSV4_ATTN_MATH_AUTO && params->math != DSV4_ATTN_MATH_BF16) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
@@ -368,10 +377,22 @@ static void merge_rows(void *shared, int64_t task, int32_t worker)
     dsv4_attn_ref_merge(params, begin, end < params->n_rows ? end : params->n_rows);
 }
 
+static dsv4_status merge_cuda(void *stream, const dsv4_attn_merge_params *params, dsv4_error *error)
+{
+    dsv4_attn_params any;
+    const char *kernel;
+    dsv4_attn_params_default(&any);
+    any.backend = DSV4_BACKEND_CUDA;
+    DSV4_TRY(dsv4_attn_cuda_choose(&any, &kernel, error));
+    if (params->n_rows == 0) return DSV4_OK;
+    return dsv4_attn_cuda_merge(stream, params, error);
+}
+
 dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params, dsv4_error *error)
 {
     DSV4_TRY(dsv4_attn_check_merge(params, error));
-    DSV4_TRY(dsv4_attn_check_stream(stream, DSV4_BACKEND_CPU, error));
+    DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
+    if (params->backend == DSV4_BACKEND_CUDA) return merge_cuda(stream, params, error);
     dsv4_attn_merge_params copy = *params;
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();

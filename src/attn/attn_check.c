@@ -22,7 +22,8 @@ enum {
     MAX_PARTS = 4096,
     MAX_MERGE_ROWS = 1 << 30,
     MEMORY_ALIGN_BYTES = 64,
-    CUDA_ROW_ALIGN_BYTES = 16, /* of the copy engine */
+    CUDA_ROW_ALIGN_BYTES = 16,   /* of the copy engine */
+    CUDA_VALUE_ALIGN_BYTES = 16, /* of the merge: four f32 at a time */
     FIELD_BYTES = 64
 };
 
@@ -194,8 +195,9 @@ static dsv4_status check_scope(const char *name, const dsv4_attn_params *params,
     return check_pointer(tensor, scope->indices, sizeof(int32_t), error);
 }
 
-static int64_t dtype_bytes(int32_t dtype)
+int64_t dsv4_attn_dtype_bytes(int32_t dtype)
 {
+    if (dtype == DSV4_DTYPE_FP8) return 1;
     return dtype == DSV4_DTYPE_F32 ? 4 : 2;
 }
 
@@ -205,6 +207,15 @@ static dsv4_status check_dtype(const char *field, int32_t dtype, dsv4_error *err
     return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                           "%s: %" PRId32 ", expected DSV4_DTYPE_BF16 (1) or DSV4_DTYPE_F32 (2)",
                           field, dtype);
+}
+
+static dsv4_status check_out_dtype(int32_t dtype, dsv4_error *error)
+{
+    if (dtype >= DSV4_DTYPE_BF16 && dtype <= DSV4_DTYPE_FP8) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
+                          "out_dtype: %" PRId32 ", expected DSV4_DTYPE_BF16 (1), DSV4_DTYPE_F32 "
+                          "(2) or DSV4_DTYPE_FP8 (3)",
+                          dtype);
 }
 
 static dsv4_status check_kernel_options(const dsv4_attn_params *params, dsv4_error *error)
@@ -228,7 +239,7 @@ static dsv4_status check_options(const dsv4_attn_params *params, dsv4_error *err
     }
     DSV4_TRY(check_kernel_options(params, error));
     DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
-    DSV4_TRY(check_dtype("out_dtype", params->out_dtype, error));
+    DSV4_TRY(check_out_dtype(params->out_dtype, error));
     DSV4_TRY(check_dtype("q_dtype", params->q_dtype, error));
     DSV4_TRY(check_range("fixed_split", params->fixed_split, 0, 1, error));
     int32_t group = params->group_heads;
@@ -247,11 +258,11 @@ static dsv4_status check_query(const dsv4_attn_params *params, bool need_tensors
               .counts = {params->n_requests, params->n_queries, params->n_heads},
               .strides_bytes = {params->q_request_stride_bytes, params->q_query_stride_bytes,
                                 params->q_head_stride_bytes},
-              .element_bytes = dtype_bytes(params->q_dtype),
-              .inner_bytes = DSV4_ATTN_DIM * dtype_bytes(params->q_dtype)};
+              .element_bytes = dsv4_attn_dtype_bytes(params->q_dtype),
+              .inner_bytes = DSV4_ATTN_DIM * dsv4_attn_dtype_bytes(params->q_dtype)};
     DSV4_TRY(check_strides(&q, error));
     if (!need_tensors) return DSV4_OK;
-    DSV4_TRY(check_pointer("q", params->q, (size_t)dtype_bytes(params->q_dtype), error));
+    DSV4_TRY(check_pointer("q", params->q, (size_t)dsv4_attn_dtype_bytes(params->q_dtype), error));
     if (params->sink == NULL) return DSV4_OK;
     return check_pointer("sink", params->sink, sizeof(float), error);
 }
@@ -259,7 +270,7 @@ static dsv4_status check_query(const dsv4_attn_params *params, bool need_tensors
 static dsv4_status check_outputs(const dsv4_attn_params *params, bool need_tensors,
                                  dsv4_error *error)
 {
-    int64_t value_bytes = dtype_bytes(params->out_dtype);
+    int64_t value_bytes = dsv4_attn_dtype_bytes(params->out_dtype);
     dims out = {.tensor = "out",
                 .n_dims = 3,
                 .names = {"request", "query", "head"},
@@ -271,6 +282,18 @@ static dsv4_status check_outputs(const dsv4_attn_params *params, bool need_tenso
     DSV4_TRY(check_strides(&out, error));
     DSV4_TRY(check_no_overlap(&out, error));
     if (need_tensors) DSV4_TRY(check_pointer("out", params->out, (size_t)value_bytes, error));
+    if (params->out_dtype == DSV4_DTYPE_FP8) {
+        dims scales = out;
+        scales.tensor = "out_scales";
+        scales.strides_bytes[0] = params->out_scales_request_stride_bytes;
+        scales.strides_bytes[1] = params->out_scales_query_stride_bytes;
+        scales.strides_bytes[2] = params->out_scales_head_stride_bytes;
+        scales.element_bytes = 1;
+        scales.inner_bytes = DSV4_ATTN_DIM / DSV4_ATTN_OUT_GROUP;
+        DSV4_TRY(check_strides(&scales, error));
+        DSV4_TRY(check_no_overlap(&scales, error));
+        if (need_tensors) DSV4_TRY(check_pointer("out_scales", params->out_scales, 1, error));
+    }
     if (params->lse == NULL) return DSV4_OK;
     dims lse = out;
     lse.tensor = "lse";
@@ -341,19 +364,22 @@ dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_err
     DSV4_TRY(check_dtype("part_dtype", params->part_dtype, error));
     DSV4_TRY(check_dtype("out_dtype", params->out_dtype, error));
     DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
-    DSV4_TRY(check_range("reserved", params->reserved, 0, 0, error));
+    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CUDA, error));
     if (params->n_rows == 0) return DSV4_OK;
 
-    size_t part_align = (size_t)dtype_bytes(params->part_dtype);
-    size_t out_align = (size_t)dtype_bytes(params->out_dtype);
+    size_t part_bytes = (size_t)dsv4_attn_dtype_bytes(params->part_dtype);
+    size_t out_bytes = (size_t)dsv4_attn_dtype_bytes(params->out_dtype);
+    bool on_cuda = params->backend == DSV4_BACKEND_CUDA;
+    size_t part_align = on_cuda ? CUDA_VALUE_ALIGN_BYTES : part_bytes;
+    size_t out_align = on_cuda ? CUDA_VALUE_ALIGN_BYTES : out_bytes;
     DSV4_TRY(check_pointer("out_parts", params->out_parts, part_align, error));
     DSV4_TRY(check_pointer("lse_parts", params->lse_parts, sizeof(float), error));
     DSV4_TRY(check_pointer("out", params->out, out_align, error));
     if (params->sink != NULL) DSV4_TRY(check_pointer("sink", params->sink, sizeof(float), error));
     if (params->lse != NULL) DSV4_TRY(check_pointer("lse", params->lse, sizeof(float), error));
     size_t n_values = (size_t)params->n_rows * (size_t)params->n_heads * DSV4_ATTN_DIM;
-    if (ranges_overlap(params->out, n_values * out_align, params->out_parts,
-                       n_values * part_align * (size_t)params->n_parts)) {
+    if (ranges_overlap(params->out, n_values * out_bytes, params->out_parts,
+                       n_values * part_bytes * (size_t)params->n_parts)) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                               "out: address %p, expected no overlap with out_parts at %p",
                               params->out, params->out_parts);

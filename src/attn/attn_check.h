@@ -20,6 +20,9 @@ dsv4_status dsv4_attn_check_choice(const dsv4_attn_params *params, const void *r
 
 dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_error *error);
 
+/* Bytes of an element of DSV4_DTYPE_*. */
+int64_t dsv4_attn_dtype_bytes(int32_t dtype);
+
 /* `stream` must be NULL where no device is used. */
 dsv4_status dsv4_attn_check_stream(const void *stream, int32_t backend, dsv4_error *error);
 

@@ -17,6 +17,7 @@
 #include "vec_avx512.h"
 #include "vec_avx512bf16.h"
 
+#include "round_tmpl.h"
 #include "attn_common_tmpl.h"
 
 enum {

@@ -2,7 +2,7 @@
  * attn_common_tmpl.h - the kernels of attn_kernels.h that are the same for every kind of product:
  * softmax of a block, folding of states, normalizing and storing.
  *
- * Place: cpu; a template. Included once by each attn_<level>.c after one vec_*.h. Lanes are heads in the
+ * Place: cpu; a template. Included once by each attn_<level>.c after one vec_*.h and round_tmpl.h. Lanes are heads in the
  * softmax and the state, and values elsewhere.
  */
 #include <math.h>
@@ -128,8 +128,10 @@ static void fold_values(int32_t n_heads, const float *part_values, const float *
     }
 }
 
-static void store_head(float *values, const dsv4_attn_target *target, unsigned char *out)
+/* values of head h, which it may change, into the target. */
+static void store_head(float *values, const dsv4_attn_target *target, int32_t h)
 {
+    unsigned char *out = target->out + h * target->out_head_stride_bytes;
     float *tail = values + DSV4_ATTN_DIM - DSV4_ATTN_ROPE_DIM;
     if (target->rotate == 1) dsv4_attn_ref_rotate_back(tail, target->rope);
     if (target->rotate == 2) {
@@ -137,6 +139,11 @@ static void store_head(float *values, const dsv4_attn_target *target, unsigned c
     }
     if (target->out_dtype == DSV4_DTYPE_F32) {
         memcpy(out, values, DSV4_ATTN_DIM * sizeof *values);
+        return;
+    }
+    if (target->out_dtype == DSV4_DTYPE_FP8) {
+        quantize_codes(values, DSV4_ATTN_DIM, out,
+                       target->scales + h * target->scales_head_stride_bytes);
         return;
     }
     for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES)
@@ -158,7 +165,7 @@ static void finish(int32_t n_heads, const dsv4_attn_state *acc, const dsv4_attn_
         } else {
             memset(values, 0, sizeof values);
         }
-        store_head(values, target, target->out + h * target->out_head_stride_bytes);
+        store_head(values, target, h);
         if (target->lse != NULL) {
             memcpy(target->lse + h * target->lse_head_stride_bytes, &lse, sizeof lse);
         }

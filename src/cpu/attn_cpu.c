@@ -459,6 +459,13 @@ static void finish_query(const decode_context *context, const query_task *task,
                                .out_head_stride_bytes = params->out_head_stride_bytes,
                                .out_dtype = params->out_dtype,
                                .lse_head_stride_bytes = params->lse_head_stride_bytes};
+    if (params->out_dtype == DSV4_DTYPE_FP8) {
+        target.scales = params->out_scales +
+                        task->request * params->out_scales_request_stride_bytes +
+                        task->query * params->out_scales_query_stride_bytes +
+                        task->first_head * params->out_scales_head_stride_bytes;
+        target.scales_head_stride_bytes = params->out_scales_head_stride_bytes;
+    }
     if (params->lse != NULL) {
         target.lse = (unsigned char *)params->lse +
                      task->request * params->lse_request_stride_bytes +

@@ -57,6 +57,8 @@ typedef struct dsv4_attn_target {
     int64_t out_head_stride_bytes;
     int32_t out_dtype;
     int32_t rotate; /* 0: no; 1: by `rope`; 2: the table row is missing, the 64 values become NaN */
+    unsigned char *scales; /* [n_heads, 4] ue8m0, where out_dtype is FP8 */
+    int64_t scales_head_stride_bytes;
     unsigned char *lse; /* [n_heads] f32, or NULL */
     int64_t lse_head_stride_bytes;
     const float *sink; /* [n_heads], or NULL */

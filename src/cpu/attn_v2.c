@@ -5,6 +5,7 @@
  */
 #include "vec_v2.h"
 
+#include "round_tmpl.h"
 #include "attn_common_tmpl.h"
 #include "attn_f32_tmpl.h"
 

@@ -5,6 +5,7 @@
  */
 #include "vec_avx2.h"
 
+#include "round_tmpl.h"
 #include "rows_tmpl.h"
 
 const dsv4_rows_kernels dsv4_rows_avx2 = ROWS_TABLE;

@@ -5,6 +5,7 @@
  */
 #include "vec_avx512.h"
 
+#include "round_tmpl.h"
 #include "rows_tmpl.h"
 
 const dsv4_rows_kernels dsv4_rows_avx512 = ROWS_TABLE;

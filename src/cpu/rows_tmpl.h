@@ -1,13 +1,9 @@
 /*
  * rows_tmpl.h - one level's table of rows_cpu.h.
  *
- * Place: cpu; a template. Included once by each rows_<level>.c after one vec_*.h; defines the
+ * Place: cpu; a template. Included once by each rows_<level>.c after one vec_*.h and round_tmpl.h; defines the
  * functions and ROWS_TABLE, the table's initializer. The last elements of a row, where they do not fill a vector,
  * are copied and padded with zeros, so that a row takes the same path wherever it lies.
- *
- * Rounding to a small float format without its codes: with M = 1.5 * 2^(e + 23 - m), adding M to a
- * magnitude below 2^(e + 1) and taking it away again rounds it to a multiple of 2^(e - m), ties to even.
- * e is the magnitude's exponent, at least that of the format's least normal number; m its mantissa bits.
  */
 #include <math.h>
 #include <string.h>
@@ -16,33 +12,13 @@
 #include "num/ue8m0.h"
 #include "rows_cpu.h"
 
-enum {
-    N_STREAMS = 4,
-    FP8_GROUP = 128,
-    FP4_GROUP = 32,
-    HADAMARD_DIM = 128,
-    OVERLAP_RATIO = 4,
-    MAX_POOL_ROWS = 128
-};
+enum { N_STREAMS = 4, FP4_GROUP = 32, HADAMARD_DIM = 128, OVERLAP_RATIO = 4, MAX_POOL_ROWS = 128 };
 
-#define FP8_MAX         448.0f
-#define FP8_FLOOR       1e-4f
-#define FP8_LEAST       0x1p-6f   /* least normal number */
-#define FP8_SPAN        0x1.8p20f /* 1.5 * 2^(23 - m) */
 #define FP4_MAX         6.0f
 #define FP4_FLOOR       (6.0f * 0x1p-126f)
 #define FP4_LEAST       1.0f
 #define FP4_SPAN        0x1.8p22f
 #define HADAMARD_FACTOR 0.08838834764831845f /* 128^-0.5 */
-
-/* n_left values, at most a vector; zeros behind them. */
-static DSV4_ALWAYS_INLINE vf load_some(const float *p, int64_t n_left)
-{
-    if (n_left >= VF_LANES) return vf_load(p);
-    float padded[VF_LANES] = {0.0f};
-    memcpy(padded, p, (size_t)n_left * sizeof *p);
-    return vf_load(padded);
-}
 
 static DSV4_ALWAYS_INLINE void store_some(float *p, int64_t n_left, vf a)
 {
@@ -77,26 +53,6 @@ static void row_to_bf16(const float *values, int64_t n, uint16_t *bits)
     int64_t i = 0;
     for (; i + VF_LANES <= n; i += VF_LANES) vf_store_bf16(bits + i, vf_load(values + i));
     for (; i < n; i++) bits[i] = dsv4_bf16_from_f32(values[i]);
-}
-
-/* Largest magnitude of a group, NaN not counted. */
-static DSV4_ALWAYS_INLINE float group_max(const float *x, int64_t n)
-{
-    vf most = vf_zero();
-    for (int64_t i = 0; i < n; i += VF_LANES) {
-        most = vf_max(vf_abs(load_some(x + i, n - i)), most);
-    }
-    float lanes[VF_LANES], max = 0.0f;
-    vf_store(lanes, most);
-    for (int lane = 0; lane < VF_LANES; lane++) max = lanes[lane] > max ? lanes[lane] : max;
-    return max;
-}
-
-/* Magnitude, clamped, to the format's grid. */
-static DSV4_ALWAYS_INLINE vf round_to_grid(vf magnitude, float least, float span)
-{
-    vf shift = vf_mul(vf_max(vf_binade(magnitude), vf_set1(least)), vf_set1(span));
-    return vf_sub(vf_add(magnitude, shift), shift);
 }
 
 /* The inverse of a power of two is exact: of 2^127 it is subnormal, and what it makes subnormal is 0. */

@@ -5,6 +5,7 @@
  */
 #include "vec_v2.h"
 
+#include "round_tmpl.h"
 #include "rows_tmpl.h"
 
 const dsv4_rows_kernels dsv4_rows_v2 = ROWS_TABLE;

@@ -266,3 +266,21 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     }
     return check_cuda(launched, "attention kernel", error);
 }
+
+dsv4_status dsv4_attn_cuda_merge(void *stream, const dsv4_attn_merge_params *params,
+                                 dsv4_error *error)
+{
+    const attn_merge_args args = {
+        .n_parts = params->n_parts,
+        .n_rows = params->n_rows,
+        .n_heads = (int32_t)params->n_heads,
+        .part_is_f32 = params->part_dtype == DSV4_DTYPE_F32,
+        .out_is_f32 = params->out_dtype == DSV4_DTYPE_F32,
+        .out_parts = params->out_parts,
+        .lse_parts = params->lse_parts,
+        .sink = params->sink,
+        .out = params->out,
+        .lse = params->lse,
+    };
+    return check_cuda(dsv4_attn_merge_launch(&args, stream), "merge kernel", error);
+}

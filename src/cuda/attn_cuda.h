@@ -1,5 +1,5 @@
 /*
- * attn_cuda.h - the decode attention on NVIDIA GPUs: what it can do, sizes, plan and launch.
+ * attn_cuda.h - the decode attention on NVIDIA GPUs: what it can do, sizes, plan, launch and merge.
  *
  * Place: cuda; validation is in src/attn. Everything refers to the calling thread's current device. In a
  * build without CUDA every function answers UNSUPPORTED.
@@ -24,5 +24,9 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
 /* Enqueues the attention; nothing but the plan's parts, tensors and workspace is touched. Errors: DEVICE. */
 dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, const void *plan,
                                   void *workspace, dsv4_error *error);
+
+/* Enqueues the merge; there is at least one row. Errors: DEVICE. */
+dsv4_status dsv4_attn_cuda_merge(void *stream, const dsv4_attn_merge_params *params,
+                                 dsv4_error *error);
 
 #endif

@@ -48,3 +48,11 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     (void)workspace;
     return refuse(error);
 }
+
+dsv4_status dsv4_attn_cuda_merge(void *stream, const dsv4_attn_merge_params *params,
+                                 dsv4_error *error)
+{
+    (void)stream;
+    (void)params;
+    return refuse(error);
+}

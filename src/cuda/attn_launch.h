@@ -27,7 +27,7 @@ cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_
 cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                  cudaStream_t stream);
 
-/* n_rows * n_heads < 2^34. */
+/* At least one row. */
 cudaError_t dsv4_attn_merge_launch(const attn_merge_args *args, cudaStream_t stream);
 
 #ifdef __cplusplus

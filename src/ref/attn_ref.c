@@ -14,6 +14,7 @@
 
 #include "dsv4/cache.h"
 #include "num/bf16.h"
+#include "ref/quant.h"
 
 enum { DIM = DSV4_ATTN_DIM, ROPE_DIM = DSV4_ATTN_ROPE_DIM };
 
@@ -158,7 +159,14 @@ static void finish_head(const dsv4_attn_params *params, int64_t request, int64_t
 
     unsigned char *out = (unsigned char *)params->out + request * params->out_request_stride_bytes +
                          query * params->out_query_stride_bytes + h * params->out_head_stride_bytes;
-    store_values(out, params->out_dtype, head->values);
+    if (params->out_dtype == DSV4_DTYPE_FP8) {
+        uint8_t *scales = params->out_scales + request * params->out_scales_request_stride_bytes +
+                          query * params->out_scales_query_stride_bytes +
+                          h * params->out_scales_head_stride_bytes;
+        dsv4_quant_fp8_codes(head->values, DIM, DSV4_ATTN_OUT_GROUP, out, scales);
+    } else {
+        store_values(out, params->out_dtype, head->values);
+    }
     if (params->lse != NULL) {
         unsigned char *slot =
             (unsigned char *)params->lse + request * params->lse_request_stride_bytes +

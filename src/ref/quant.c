@@ -42,6 +42,20 @@ static float divide(float value, float scale)
     return (float)((double)value / (double)scale);
 }
 
+void dsv4_quant_fp8_codes(const float *values, int64_t n, int64_t group_dim, uint8_t *codes,
+                          uint8_t *scales)
+{
+    for (int64_t begin = 0; begin < n; begin += group_dim) {
+        const float *group = values + begin;
+        uint8_t code = group_scale(group, group_dim, DSV4_E4M3_MAX, FP8_AMAX_FLOOR);
+        float scale = dsv4_ue8m0_to_f32(code);
+        for (int64_t i = 0; i < group_dim; i++) {
+            codes[begin + i] = dsv4_e4m3_from_f32(divide(group[i], scale));
+        }
+        scales[begin / group_dim] = code;
+    }
+}
+
 void dsv4_quant_fp8(float *values, int64_t n, int64_t group_dim)
 {
     for (int64_t begin = 0; begin < n; begin += group_dim) {

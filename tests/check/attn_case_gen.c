@@ -51,11 +51,13 @@ static void *case_alloc(attn_case *c, int64_t n_bytes)
 void attn_spec_print(const attn_spec *spec)
 {
     printf("  case %llu: requests %lld queries %lld heads %lld threads %d scale %g out_dtype %d "
-           "q_dtype %d lse %d values %d sink %d rope %d layout %d unaligned %d nan %d varlen %d\n",
+           "q_dtype %d lse %d values %d sink %d rope %d layout %d unaligned %d nan %d varlen %d "
+           "half_empty %d\n",
            (unsigned long long)spec->id, (long long)spec->n_requests, (long long)spec->n_queries,
            (long long)spec->n_heads, spec->n_threads, (double)spec->softmax_scale, spec->out_dtype,
            spec->q_dtype, spec->has_lse, (int)spec->values, (int)spec->sink, (int)spec->rope,
-           (int)spec->layout, spec->is_unaligned, spec->names_nan, spec->varies_length);
+           (int)spec->layout, spec->is_unaligned, spec->names_nan, spec->varies_length,
+           spec->half_empty);
     for (int i = 0; i < 2; i++) {
         const attn_scope_spec *s = &spec->scope[i];
         if (!spec->has_scope[i]) continue;
@@ -122,7 +124,9 @@ static void poison_write(uint8_t *bytes, int64_t n_bytes, int64_t element_bytes)
 {
     static const uint8_t nan_bf16[2] = {0x8b, 0x7f};
     static const uint8_t nan_f32[4] = {0xad, 0x0b, 0x8b, 0x7f};
+    static const uint8_t byte[1] = {0xff};
     const uint8_t *pattern = element_bytes == 2 ? nan_bf16 : nan_f32;
+    if (element_bytes == 1) pattern = byte;
     for (int64_t i = 0; i < n_bytes; i++) bytes[i] = pattern[i % element_bytes];
 }
 
@@ -137,7 +141,8 @@ static bool row_collect(attn_tensor *tensor, uint8_t *row, uint8_t *dense)
     poison_write(poison, tensor->element_bytes, tensor->element_bytes);
     bool is_written = true;
     memcpy(dense, row, (size_t)tensor->row_bytes);
-    for (int64_t i = 0; i < tensor->row_bytes; i += tensor->element_bytes) {
+    for (int64_t i = 0; tensor->element_bytes > 1 && i < tensor->row_bytes;
+         i += tensor->element_bytes) {
         if (memcmp(row + i, poison, (size_t)tensor->element_bytes) == 0) is_written = false;
     }
     poison_write(row, tensor->row_bytes, tensor->element_bytes);
@@ -165,6 +170,46 @@ bool attn_tensor_collect(attn_tensor *tensor, uint8_t *dense)
     return is_good;
 }
 
+int64_t attn_dtype_bytes(int32_t dtype)
+{
+    if (dtype == DSV4_DTYPE_FP8) return 1;
+    return dtype == DSV4_DTYPE_F32 ? 4 : 2;
+}
+
+void attn_outputs_make(attn_outputs *outputs, attn_rng *rng, attn_layout layout, bool is_unaligned,
+                       dsv4_attn_params *params)
+{
+    const int64_t sizes[3] = {params->n_requests, params->n_queries, params->n_heads};
+    const int64_t value_bytes = attn_dtype_bytes(params->out_dtype);
+    attn_tensor *out = &outputs->out, *lse = &outputs->lse, *scales = &outputs->scales;
+    memset(outputs, 0, sizeof *outputs);
+    attn_tensor_make(out, rng, layout, is_unaligned, sizes, DSV4_ATTN_DIM * value_bytes,
+                     value_bytes);
+    params->out = out->data;
+    params->out_request_stride_bytes = out->strides[0];
+    params->out_query_stride_bytes = out->strides[1];
+    params->out_head_stride_bytes = out->strides[2];
+    attn_tensor_make(lse, rng, layout, is_unaligned, sizes, 4, 4);
+    params->lse = (float *)(void *)lse->data;
+    params->lse_request_stride_bytes = lse->strides[0];
+    params->lse_query_stride_bytes = lse->strides[1];
+    params->lse_head_stride_bytes = lse->strides[2];
+    if (params->out_dtype != DSV4_DTYPE_FP8) return;
+    attn_tensor_make(scales, rng, layout, is_unaligned, sizes, DSV4_ATTN_DIM / DSV4_ATTN_OUT_GROUP,
+                     1);
+    params->out_scales = scales->data;
+    params->out_scales_request_stride_bytes = scales->strides[0];
+    params->out_scales_query_stride_bytes = scales->strides[1];
+    params->out_scales_head_stride_bytes = scales->strides[2];
+}
+
+void attn_outputs_free(attn_outputs *outputs)
+{
+    free(outputs->out.block);
+    free(outputs->lse.block);
+    free(outputs->scales.block);
+}
+
 /* An index that names no key, whatever the pool. */
 static int32_t index_wild(attn_rng *rng, int64_t n_total)
 {
@@ -172,15 +217,16 @@ static int32_t index_wild(attn_rng *rng, int64_t n_total)
     return (int32_t)wild[attn_rng_range(rng, 0, 7)];
 }
 
-static void list_fill(const attn_spec *spec, const attn_scope_spec *s, const pool *p, attn_rng *rng,
-                      int32_t *distinct, int64_t n_valid, int32_t *list)
+/* Entries from n_valid on are -1. */
+static void list_fill(const attn_scope_spec *s, const pool *p, attn_rng *rng, int32_t *distinct,
+                      int64_t n_valid, int32_t *list)
 {
     for (int64_t i = 0; i < s->n_indices; i++) {
         int32_t drawn = (int32_t)(p->first + attn_rng_range(rng, 0, s->n_slots - 1));
         bool is_wild = s->list == ATTN_LIST_INVALID ||
                        (s->list == ATTN_LIST_WILD && attn_rng_chance(rng, 33)) ||
                        (s->list == ATTN_LIST_LAST && i != s->n_indices - 1);
-        if (spec->varies_length && i >= n_valid) {
+        if (i >= n_valid) {
             drawn = -1;
         } else if (is_wild) {
             drawn = index_wild(rng, p->n_total);
@@ -235,6 +281,12 @@ static int64_t row_bytes_of(const dsv4_attn_scope *scope)
     return scope->row_format == DSV4_ATTN_ROWS_F32 ? DSV4_ATTN_DIM * 4 : DSV4_CACHE_RECORD_BYTES;
 }
 
+static bool request_is_empty(const attn_spec *spec, int64_t request)
+{
+    attn_rng rng = {spec->id ^ (uint64_t)request << 32};
+    return spec->half_empty && attn_rng_chance(&rng, 50);
+}
+
 /* Draws page geometry, lists and lengths of one scope. */
 static void scope_make_lists(attn_case *c, attn_rng *rng, int which, dsv4_attn_scope *scope,
                              pool *p)
@@ -270,9 +322,11 @@ static void scope_make_lists(attn_case *c, attn_rng *rng, int which, dsv4_attn_s
     for (int64_t i = 0; i < s->n_slots; i++) distinct[i] = (int32_t)(p->first + i);
     for (int64_t i = 0; i < c->spec.n_requests; i++) {
         int64_t n_valid = attn_rng_range(rng, 0, s->n_indices);
+        if (!c->spec.varies_length) n_valid = s->n_indices;
+        if (request_is_empty(&c->spec, i)) n_valid = 0;
         for (int64_t j = 0; j < sizes[1]; j++) {
             int64_t at = (lead_bytes + i * strides[0] + j * strides[1]) / 4;
-            list_fill(&c->spec, s, p, rng, distinct, n_valid, block + at);
+            list_fill(s, p, rng, distinct, n_valid, block + at);
         }
     }
     free(distinct);
@@ -348,12 +402,18 @@ static void key_norm_update(attn_case *c, const float *values)
     }
 }
 
+static float clamp_one(float value)
+{
+    return fminf(fmaxf(value, -1.0f), 1.0f);
+}
+
 /* Number i of a row. f32 rows have no scale bytes: EXTREME ones take the size that q makes up for. */
 static float value_draw(const value_model *model, attn_rng *rng, int64_t slot, int i)
 {
     float spread = 1.0f;
     if (model->values == ATTN_VALUES_QUANT) spread = ldexpf(1.0f, (int)((slot + i / 64) % 5) - 3);
     if (model->values == ATTN_VALUES_EXTREME) spread = 1.0f / model->q_scale[i / 64];
+    if (model->values == ATTN_VALUES_CLAMPED) return clamp_one(attn_rng_normal(rng) / 10.0f);
     return attn_rng_normal(rng) * spread;
 }
 
@@ -374,7 +434,8 @@ static void slot_write_fp8(attn_case *c, attn_rng *rng, const value_model *model
     int64_t row = slot % page_rows;
     uint8_t *data = page + row * DSV4_CACHE_DATA_BYTES;
     uint8_t *scales = page + page_rows * DSV4_CACHE_DATA_BYTES + row * 8;
-    if (model->values >= ATTN_VALUES_EXTREME || model->values == ATTN_VALUES_CODES) {
+    if (model->values == ATTN_VALUES_EXTREME || model->values == ATTN_VALUES_SUBNORMAL ||
+        model->values == ATTN_VALUES_CODES) {
         row_write_codes(model, rng, data, scales);
     } else {
         for (int i = 0; i < DSV4_CACHE_DIM; i++) values[i] = value_draw(model, rng, slot, i);
@@ -482,6 +543,7 @@ static void case_make_q(attn_case *c, attn_rng *rng, const value_model *model)
             block + lead_bytes + request * strides[0] + query * strides[1] + head * strides[2];
         for (int d = 0; d < DSV4_ATTN_DIM; d++) {
             float value = attn_rng_normal(rng) * model->q_scale[d / 64];
+            if (model->values == ATTN_VALUES_CLAMPED) value = clamp_one(value);
             uint16_t bits = bf16_cut(value);
             memcpy(row + value_bytes * d, value_bytes == 4 ? (const void *)&value : &bits,
                    (size_t)value_bytes);
@@ -538,21 +600,8 @@ static void case_make_rope(attn_case *c, attn_rng *rng)
 
 static void case_make_outputs(attn_case *c, attn_rng *rng)
 {
-    dsv4_attn_params *params = &c->params;
-    const attn_spec *spec = &c->spec;
-    const int64_t sizes[3] = {params->n_requests, params->n_queries, params->n_heads};
-    int64_t element_bytes = spec->out_dtype == DSV4_DTYPE_BF16 ? 2 : 4;
-    attn_tensor_make(&c->out, rng, spec->layout, spec->is_unaligned, sizes,
-                     DSV4_ATTN_DIM * element_bytes, element_bytes);
-    params->out = c->out.data;
-    params->out_request_stride_bytes = c->out.strides[0];
-    params->out_query_stride_bytes = c->out.strides[1];
-    params->out_head_stride_bytes = c->out.strides[2];
-    attn_tensor_make(&c->lse, rng, spec->layout, spec->is_unaligned, sizes, 4, 4);
-    params->lse_request_stride_bytes = c->lse.strides[0];
-    params->lse_query_stride_bytes = c->lse.strides[1];
-    params->lse_head_stride_bytes = c->lse.strides[2];
-    if (spec->has_lse) params->lse = (float *)(void *)c->lse.data;
+    attn_outputs_make(&c->outputs, rng, c->spec.layout, c->spec.is_unaligned, &c->params);
+    if (!c->spec.has_lse) c->params.lse = NULL;
 }
 
 /* No pages: the scope is absent, whatever its other fields hold. */
@@ -608,6 +657,5 @@ void attn_case_make(attn_case *c, const attn_spec *spec)
 void attn_case_free(attn_case *c)
 {
     for (int32_t i = 0; i < c->n_blocks; i++) free(c->blocks[i]);
-    free(c->out.block);
-    free(c->lse.block);
+    attn_outputs_free(&c->outputs);
 }

@@ -21,12 +21,13 @@
 enum { ATTN_SCORE_GROUPS = 8 }; /* 7 scale groups and the rope tail, 64 dims each */
 
 typedef enum attn_values {
-    ATTN_VALUES_QUANT,    /* normal values through the cache's quantizer */
-    ATTN_VALUES_CODES,    /* random code bytes, another scale for each group */
-    ATTN_VALUES_FLAT,     /* scores next to 0 */
-    ATTN_VALUES_PEAKY,    /* scores tens apart */
-    ATTN_VALUES_EXTREME,  /* scale bytes at the ends and next to 2^7, where binary16 ends */
-    ATTN_VALUES_SUBNORMAL /* e4m3 codes below the normal range */
+    ATTN_VALUES_QUANT,     /* normal values through the cache's quantizer */
+    ATTN_VALUES_CODES,     /* random code bytes, another scale for each group */
+    ATTN_VALUES_FLAT,      /* scores next to 0 */
+    ATTN_VALUES_PEAKY,     /* scores tens apart */
+    ATTN_VALUES_EXTREME,   /* scale bytes at the ends and next to 2^7, where binary16 ends */
+    ATTN_VALUES_SUBNORMAL, /* e4m3 codes below the normal range */
+    ATTN_VALUES_CLAMPED    /* q of size 1, keys of 1/10, in -1 .. 1: FlashMLA's */
 } attn_values;
 
 typedef enum attn_list {
@@ -83,6 +84,7 @@ typedef struct attn_spec {
     bool is_unaligned; /* pointers one element past alignment, the cache at odd addresses */
     bool names_nan;
     bool varies_length; /* lists of a request end early in -1, as sequences of many lengths have */
+    bool half_empty;    /* about half of the requests have lists of -1 alone, in both scopes */
     float softmax_scale;
     int32_t out_dtype;
     int32_t q_dtype;
@@ -104,13 +106,19 @@ typedef struct attn_tensor {
     int64_t element_bytes;
 } attn_tensor;
 
+/* What a decode writes. */
+typedef struct attn_outputs {
+    attn_tensor out;
+    attn_tensor lse;
+    attn_tensor scales; /* zeroed unless out_dtype is FP8 */
+} attn_outputs;
+
 enum { ATTN_CASE_MAX_BLOCKS = 16 };
 
 typedef struct attn_case {
     attn_spec spec;
     dsv4_attn_params params; /* complete but for backend, math and level */
-    attn_tensor out;
-    attn_tensor lse;
+    attn_outputs outputs;
     bool *row_is_nan;                   /* [n_requests * n_queries] */
     double key_norm[ATTN_SCORE_GROUPS]; /* largest norm of each group over the named rows */
     int64_t n_keys_max;                 /* keys of the longest list pair */
@@ -135,7 +143,18 @@ void attn_case_free(attn_case *c);
 void attn_tensor_make(attn_tensor *tensor, attn_rng *rng, attn_layout layout, bool is_unaligned,
                       const int64_t sizes[3], int64_t row_bytes, int64_t element_bytes);
 
-/* Fills the whole block with signalling NaN, a value that no arithmetic produces. */
+/* Tensors for params' shapes and out_dtype; sets their pointers and strides in params. */
+void attn_outputs_make(attn_outputs *outputs, attn_rng *rng, attn_layout layout, bool is_unaligned,
+                       dsv4_attn_params *params);
+void attn_outputs_free(attn_outputs *outputs);
+
+/* Bytes of an element of DSV4_DTYPE_*. */
+int64_t attn_dtype_bytes(int32_t dtype);
+
+/*
+ * Fills the whole block with signalling NaN, a value that no arithmetic produces; with 0xff where elements are bytes:
+ * of codes the NaN that is negative, so that only their values tell whether all were written.
+ */
 void attn_tensor_poison(attn_tensor *tensor);
 
 /*

@@ -5,6 +5,7 @@
  */
 #include "attn_group.h"
 
+#include "attn_flashmla.h"
 #include "attn_property.h"
 
 #include <string.h>
@@ -125,6 +126,17 @@ static void draw_bits(attn_rng *rng, int64_t index, attn_spec *spec)
     if (attn_rng_chance(rng, 50)) spec->scope[0].lengths = ATTN_LENGTHS_RANDOM;
 }
 
+/* Quantized output: often few keys, so that values and so scales differ, and everything that becomes zero or NaN. */
+static void draw_fp8(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    draw_bits(rng, index, spec);
+    if (index % 3 == 0) spec->scope[0].n_indices = attn_rng_range(rng, 0, 5);
+    if (index % 6 == 0) spec->has_scope[1] = false;
+    if (index % 5 == 1) spec->rope = ATTN_ROPE_OUTSIDE;
+    if (index % 4 == 2) spec->values = (attn_values)(index / 4 % (ATTN_VALUES_SUBNORMAL + 1));
+    spec->out_dtype = DSV4_DTYPE_FP8;
+}
+
 static void draw_merge(attn_rng *rng, int64_t index, attn_spec *spec)
 {
     spec_draw(rng, spec, index % 5 == 0 ? 300 : 30);
@@ -162,6 +174,20 @@ static void draw_grid(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->values = ATTN_VALUES_QUANT;
     spec->names_nan = false;
     if (attn_rng_chance(rng, 50)) spec->layout = ATTN_LAYOUT_PERMUTED;
+}
+
+/* Its shapes as they are. */
+static void draw_flashmla(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    spec_draw(rng, spec, 0);
+    attn_flashmla_draw(rng, index, spec);
+}
+
+/* A few of its requests, for the scalar reference. */
+static void draw_flashmla_few(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    draw_flashmla(rng, index, spec);
+    if (spec->n_requests > 4) spec->n_requests = 4;
 }
 
 /* Lists long enough to be cut into splits. */
@@ -251,22 +277,28 @@ enum {
     OFFICIAL = DSV4_ATTN_MATH_OFFICIAL
 };
 
+const char attn_group_flashmla[] = "flashmla";
+
 const attn_group attn_groups[] = {
-    {"corner", 400, 0, AUTO, 20000000, draw_corner, NULL},
-    {"blocks", 72, 0, AUTO, 30000000, draw_blocks, NULL},
-    {"heads", 36, 0, AUTO, 30000000, draw_heads, NULL},
-    {"values", 90, 0, AUTO, 20000000, draw_values, NULL},
-    {"rope", 30, 0, AUTO, 10000000, draw_rope, attn_check_rope},
-    {"merge", 60, 4, AUTO, 10000000, draw_merge, attn_check_merge},
-    {"bits", 36, 12, AUTO, 10000000, draw_bits, attn_check_bits},
-    {"shared-plan", 8, 8, AUTO, 10000000, draw_shared, attn_check_shared_plan},
-    {"split", 24, 4, AUTO, 60000000, draw_split, NULL},
-    {"far", 7, 0, AUTO, 1000000, draw_far, attn_check_far},
-    {"grid", 60, 0, AUTO, 100000000, draw_grid, NULL},
-    {"official", 96, 0, OFFICIAL, 12000000, draw_official, NULL},
-    {"official-bits", 18, 6, OFFICIAL, 5000000, draw_bits, attn_check_bits},
-    {"f32", 84, 0, EXACT, 12000000, draw_f32, NULL},
-    {"f32-bits", 21, 6, EXACT, 5000000, draw_f32_bits, attn_check_bits},
+    {"corner", 400, 0, AUTO, 20000000, draw_corner, NULL, false},
+    {"blocks", 72, 0, AUTO, 30000000, draw_blocks, NULL, false},
+    {"heads", 36, 0, AUTO, 30000000, draw_heads, NULL, false},
+    {"values", 90, 0, AUTO, 20000000, draw_values, NULL, false},
+    {"rope", 30, 0, AUTO, 10000000, draw_rope, attn_check_rope, false},
+    {"merge", 60, 4, AUTO, 10000000, draw_merge, attn_check_merge, false},
+    {"bits", 36, 12, AUTO, 10000000, draw_bits, attn_check_bits, false},
+    {"shared-plan", 8, 8, AUTO, 10000000, draw_shared, attn_check_shared_plan, false},
+    {"split", 24, 4, AUTO, 60000000, draw_split, NULL, false},
+    {"far", 7, 0, AUTO, 1000000, draw_far, attn_check_far, false},
+    {"grid", 60, 0, AUTO, 100000000, draw_grid, NULL, false},
+    {"official", 96, 0, OFFICIAL, 12000000, draw_official, NULL, false},
+    {"official-bits", 18, 6, OFFICIAL, 5000000, draw_bits, attn_check_bits, false},
+    {"f32", 84, 0, EXACT, 12000000, draw_f32, NULL, false},
+    {"f32-bits", 21, 6, EXACT, 5000000, draw_f32_bits, attn_check_bits, false},
+    {"fp8-output", 30, 6, AUTO, 5000000, draw_fp8, attn_check_bits, false},
+    {"flashmla-few", 20, 0, AUTO, 100000000, draw_flashmla_few, NULL, true},
+    /* A sample, spread over all: --cases 4476 is each once. */
+    {attn_group_flashmla, 112, 0, AUTO, INT64_MAX, draw_flashmla, NULL, true},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 

@@ -20,7 +20,11 @@ typedef struct attn_group {
     int64_t max_macs;  /* requests, then queries, then heads are cut until a case is this small */
     void (*draw)(attn_rng *rng, int64_t index, attn_spec *spec);
     attn_property *property; /* NULL: compare each level with the reference, and that in double */
+    bool as_flashmla;        /* compare by FlashMLA's tolerances instead (attn_flashmla.h) */
 } attn_group;
+
+/* The group that only a GPU runs: FlashMLA's shapes as they are. */
+extern const char attn_group_flashmla[];
 
 /* Those most likely to fail come first. */
 extern const attn_group attn_groups[];

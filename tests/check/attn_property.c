@@ -8,6 +8,10 @@
 #include "attn_property.h"
 
 #include "attn_oracle.h"
+#include "device_call.h"
+#include "num/e4m3.h"
+#include "num/ue8m0.h"
+#include "ref/quant.h"
 
 #include <limits.h>
 #include <math.h>
@@ -23,8 +27,7 @@
 /* A dense copy of some requests of a case, in some order, as a call of its own. */
 typedef struct batch {
     dsv4_attn_params params;
-    attn_tensor out;
-    attn_tensor lse;
+    attn_outputs outputs;
     void *blocks[8];
     int32_t n_blocks;
 } batch;
@@ -38,8 +41,7 @@ static void *batch_alloc(batch *b, int64_t n_bytes)
 static void batch_free(batch *b)
 {
     for (int32_t i = 0; i < b->n_blocks; i++) free(b->blocks[i]);
-    free(b->out.block);
-    free(b->lse.block);
+    attn_outputs_free(&b->outputs);
 }
 
 static void batch_copy_q(batch *b, const dsv4_attn_params *from, const int64_t *ids)
@@ -101,12 +103,8 @@ static void batch_make(batch *b, const attn_case *c, const int64_t *ids, int64_t
         }
         b->params.rope_rows = rows;
     }
-    const int64_t sizes[3] = {n_requests, from->n_queries, from->n_heads};
-    attn_tensor_make(&b->out, &rng, ATTN_LAYOUT_DENSE, false, sizes, c->out.row_bytes,
-                     c->out.element_bytes);
-    attn_tensor_make(&b->lse, &rng, ATTN_LAYOUT_DENSE, false, sizes, 4, 4);
-    b->params.out = b->out.data;
-    if (from->lse) b->params.lse = (float *)(void *)b->lse.data;
+    attn_outputs_make(&b->outputs, &rng, ATTN_LAYOUT_DENSE, false, &b->params);
+    if (!from->lse) b->params.lse = NULL;
 }
 
 /* Runs the requests `ids` as a batch; each must come out as it did in `base`. */
@@ -116,12 +114,16 @@ static bool batch_check(const attn_case *c, const attn_config *config, const int
     batch b;
     attn_result result;
     batch_make(&b, c, ids, n_requests);
-    bool is_good = attn_run(&b.params, config, &b.out, &b.lse, &result, text);
+    bool is_good = attn_run(&b.params, config, &b.outputs, &result, text);
     int64_t n_heads = c->params.n_queries * c->params.n_heads;
-    size_t out_bytes = (size_t)(n_heads * c->out.row_bytes);
+    size_t out_bytes = (size_t)(n_heads * c->outputs.out.row_bytes);
     for (int64_t i = 0; is_good && i < n_requests; i++) {
-        is_good = memcmp(result.out + i * n_heads * c->out.row_bytes,
-                         base->out + ids[i] * n_heads * c->out.row_bytes, out_bytes) == 0;
+        is_good = memcmp(result.out + i * n_heads * c->outputs.out.row_bytes,
+                         base->out + ids[i] * n_heads * c->outputs.out.row_bytes, out_bytes) == 0;
+        if (is_good && base->scales) {
+            is_good = memcmp(result.scales + i * n_heads * 4, base->scales + ids[i] * n_heads * 4,
+                             (size_t)n_heads * 4) == 0;
+        }
         if (is_good && base->lse) {
             is_good = memcmp(result.lse + i * n_heads, base->lse + ids[i] * n_heads,
                              (size_t)n_heads * 4) == 0;
@@ -195,7 +197,7 @@ static bool check_one_plan(attn_case *c, const attn_config *config, const attn_r
     bool is_good = attn_memory_make(&memory, &planned, text);
     for (int i = 0; is_good && i < 2; i++) {
         attn_result result;
-        is_good = attn_decode(&params, &memory, &c->out, &c->lse, &result, text);
+        is_good = attn_decode(&params, &memory, &c->outputs, &result, text);
         if (is_good && !attn_result_equal(base, &result)) {
             snprintf(text, ATTN_TEXT_BYTES, "use %d of a shared plan gives other bits", i + 1);
             is_good = false;
@@ -215,20 +217,56 @@ static bool is_rounded(uint16_t bits, float value)
     return bits == (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
 }
 
+static bool values_are_rounded(const attn_result *base, const attn_result *wide, char *text)
+{
+    for (int64_t i = 0; i < wide->n_lse * DSV4_ATTN_DIM; i++) {
+        uint16_t bits;
+        memcpy(&bits, base->out + 2 * i, sizeof bits);
+        float value = (float)attn_out_value(wide->out, DSV4_DTYPE_F32, i);
+        if (is_rounded(bits, value)) continue;
+        snprintf(text, ATTN_TEXT_BYTES, "out %lld: bf16 %04x is not f32 %a rounded", (long long)i,
+                 bits, (double)value);
+        return false;
+    }
+    return true;
+}
+
+/* Codes and scales of a head are those of its f32 values, and stand for what the model's quantizer makes of them. */
+static bool head_is_quantized(const attn_result *base, const attn_result *wide, int64_t head,
+                              char *text)
+{
+    float values[DSV4_ATTN_DIM];
+    uint8_t codes[DSV4_ATTN_DIM], scales[4];
+    const uint8_t *got = base->out + head * DSV4_ATTN_DIM, *got_scales = base->scales + head * 4;
+    memcpy(values, wide->out + head * (int64_t)sizeof values, sizeof values);
+    dsv4_quant_fp8_codes(values, DSV4_ATTN_DIM, DSV4_ATTN_OUT_GROUP, codes, scales);
+    dsv4_quant_fp8(values, DSV4_ATTN_DIM, DSV4_ATTN_OUT_GROUP);
+    for (int d = 0; d < DSV4_ATTN_DIM; d++) {
+        int group = d / DSV4_ATTN_OUT_GROUP;
+        float value = dsv4_e4m3_to_f32(got[d]) * dsv4_ue8m0_to_f32(got_scales[group]);
+        bool is_same = isnan(values[d]) ? isnan(value) : value == values[d];
+        /* Devices may drop the sign of a NaN. */
+        bool is_same_code = got[d] == codes[d] || (isnan(values[d]) && (got[d] & 0x7f) == 0x7f);
+        if (is_same && is_same_code && got_scales[group] == scales[group]) continue;
+        snprintf(text, ATTN_TEXT_BYTES,
+                 "head row %lld dim %d: code %02x scale %02x, expected %02x %02x", (long long)head,
+                 d, got[d], got_scales[group], codes[d], scales[group]);
+        return false;
+    }
+    return true;
+}
+
 static bool check_rounding(attn_case *c, const attn_config *config, const attn_result *base,
                            char *text)
 {
     attn_result wide;
-    if (c->spec.out_dtype != DSV4_DTYPE_BF16) return true;
+    if (c->spec.out_dtype == DSV4_DTYPE_F32) return true;
     bool is_good = attn_run_case_f32(c, config, &wide, text);
-    for (int64_t i = 0; is_good && i < wide.n_lse * DSV4_ATTN_DIM; i++) {
-        uint16_t bits;
-        memcpy(&bits, base->out + 2 * i, sizeof bits);
-        float value = (float)attn_out_value(wide.out, DSV4_DTYPE_F32, i);
-        if (!is_rounded(bits, value)) {
-            snprintf(text, ATTN_TEXT_BYTES, "out %lld: bf16 %04x is not f32 %a rounded",
-                     (long long)i, bits, (double)value);
-            is_good = false;
+    if (is_good && c->spec.out_dtype == DSV4_DTYPE_BF16) {
+        is_good = values_are_rounded(base, &wide, text);
+    } else {
+        for (int64_t i = 0; is_good && i < wide.n_lse; i++) {
+            is_good = head_is_quantized(base, &wide, i, text);
         }
     }
     attn_result_free(&wide);
@@ -504,10 +542,11 @@ static bool parts_decode(attn_case *c, const attn_config *config, attn_rng *rng,
     for (int32_t part = 0; part < n_parts; part++) {
         attn_result result;
         batch *b = &parts[part];
-        is_good = is_good && attn_run(&b->params, config, &b->out, &b->lse, &result, text);
+        is_good = is_good && attn_run(&b->params, config, &b->outputs, &result, text);
         for (int64_t i = 0; is_good && i < result.n_lse; i++) {
             if (result.lse[i] == INFINITY) {
-                memset(result.out + i * c->out.row_bytes, 0xff, (size_t)c->out.row_bytes);
+                memset(result.out + i * c->outputs.out.row_bytes, 0xff,
+                       (size_t)c->outputs.out.row_bytes);
             }
         }
         if (is_good) {
@@ -520,38 +559,63 @@ static bool parts_decode(attn_case *c, const attn_config *config, attn_rng *rng,
     return is_good;
 }
 
-/* Merges to dense guarded tensors, with each number of threads, all of which must agree. */
+/* Guarded dense tensors that a merge writes; on the device aligned as it wants them. */
+static void merge_outputs_make(dsv4_attn_merge_params *params, attn_tensor *out, attn_tensor *lse)
+{
+    attn_rng rng = {1};
+    const int64_t sizes[3] = {1, params->n_rows, params->n_heads};
+    const int64_t value_bytes = attn_dtype_bytes(params->out_dtype);
+    const bool is_unaligned = params->backend != DSV4_BACKEND_CUDA;
+    attn_tensor_make(out, &rng, ATTN_LAYOUT_DENSE, is_unaligned, sizes, DSV4_ATTN_DIM * value_bytes,
+                     value_bytes);
+    attn_tensor_make(lse, &rng, ATTN_LAYOUT_DENSE, true, sizes, 4, 4);
+    params->out = out->data;
+    params->lse = (float *)(void *)lse->data;
+}
+
+static bool merge_once(const dsv4_attn_merge_params *params, attn_tensor *out, attn_tensor *lse,
+                       attn_result *result, char *text)
+{
+    const dsv4_device_span written[2] = {{out->block, (size_t)out->block_bytes},
+                                         {lse->block, (size_t)lse->block_bytes}};
+    dsv4_error error;
+    int64_t n_heads = params->n_rows * params->n_heads;
+    *result = (attn_result){.out = attn_alloc(n_heads * out->row_bytes),
+                            .lse = attn_alloc(n_heads * 4),
+                            .out_bytes = n_heads * out->row_bytes,
+                            .n_lse = n_heads};
+    attn_tensor_poison(out);
+    attn_tensor_poison(lse);
+    dsv4_status status = params->backend == DSV4_BACKEND_CUDA
+                             ? dsv4_device_call_merge(params, written, &error)
+                             : dsv4_attn_merge(NULL, params, &error);
+    if (status != DSV4_OK) {
+        snprintf(text, ATTN_TEXT_BYTES, "merge: %s", error.text);
+        return false;
+    }
+    if (!attn_tensor_collect(out, result->out) ||
+        !attn_tensor_collect(lse, (uint8_t *)result->lse)) {
+        snprintf(text, ATTN_TEXT_BYTES, "merge: not all written, or bytes around");
+        return false;
+    }
+    return true;
+}
+
+/* Merges with each number of threads, all of which must agree; on the device, some times. */
 static bool merge_run(dsv4_attn_merge_params *params, attn_result *result, char *text)
 {
     static const int32_t n_threads[] = {2, 1, 3, 0};
-    attn_rng rng = {1};
     attn_tensor out, lse;
-    dsv4_error error;
-    const int64_t sizes[3] = {1, params->n_rows, params->n_heads};
-    int64_t element_bytes = params->out_dtype == DSV4_DTYPE_BF16 ? 2 : 4;
-    attn_tensor_make(&out, &rng, ATTN_LAYOUT_DENSE, true, sizes, DSV4_ATTN_DIM * element_bytes,
-                     element_bytes);
-    attn_tensor_make(&lse, &rng, ATTN_LAYOUT_DENSE, true, sizes, 4, 4);
-    params->out = out.data;
-    params->lse = (float *)(void *)lse.data;
     bool is_good = true;
+    merge_outputs_make(params, &out, &lse);
     memset(result, 0, sizeof *result);
     for (int i = 0; is_good && i < 4; i++) {
-        int64_t n_heads = params->n_rows * params->n_heads;
-        attn_result again = {attn_alloc(n_heads * out.row_bytes), attn_alloc(n_heads * 4),
-                             n_heads * out.row_bytes, n_heads};
+        attn_result again;
         params->n_threads = n_threads[i];
-        attn_tensor_poison(&out);
-        attn_tensor_poison(&lse);
-        if (dsv4_attn_merge(NULL, params, &error) != DSV4_OK) {
-            snprintf(text, ATTN_TEXT_BYTES, "merge: %s", error.text);
-            is_good = false;
-        } else if (!attn_tensor_collect(&out, again.out) ||
-                   !attn_tensor_collect(&lse, (uint8_t *)again.lse)) {
-            snprintf(text, ATTN_TEXT_BYTES, "merge: not all written, or bytes around");
-            is_good = false;
-        } else if (i > 0 && !attn_result_equal(result, &again)) {
-            snprintf(text, ATTN_TEXT_BYTES, "merge: %d threads give other bits", n_threads[i]);
+        is_good = merge_once(params, &out, &lse, &again, text);
+        if (is_good && i > 0 && !attn_result_equal(result, &again)) {
+            snprintf(text, ATTN_TEXT_BYTES, "merge: %d threads or run %d give other bits",
+                     n_threads[i], i + 1);
             is_good = false;
         }
         attn_result_free(result);
@@ -562,7 +626,36 @@ static bool merge_run(dsv4_attn_merge_params *params, attn_result *result, char 
     return is_good;
 }
 
-static bool merge_compare(attn_case *c, int32_t math, dsv4_attn_merge_params *params,
+/*
+ * The device's merge of the very same parts against `wanted`, what the equation gives in double, and against the
+ * host's merge in f32. Both sum in f32: only rounding is left.
+ */
+static bool merge_check_device(const attn_case *c, const dsv4_attn_merge_params *params,
+                               const attn_answer *wanted, attn_worst *worst, char *text)
+{
+    dsv4_attn_merge_params device = *params, host = *params;
+    attn_result merged = {0}, wide = {0};
+    attn_answer answer = {0};
+    device.backend = DSV4_BACKEND_CUDA;
+    host.out_dtype = DSV4_DTYPE_F32;
+    bool is_good = merge_run(&device, &merged, text) &&
+                   attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, wanted, 0, worst, text) &&
+                   merge_run(&host, &wide, text);
+    if (is_good) {
+        attn_answer_from_result(&answer, &wide);
+        is_good = attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, &answer, 0, worst, text);
+    }
+    if (!is_good) {
+        const size_t len = strlen(text);
+        snprintf(text + len, ATTN_TEXT_BYTES - len, " (merging on the device)");
+    }
+    attn_result_free(&merged);
+    attn_result_free(&wide);
+    attn_answer_free(&answer);
+    return is_good;
+}
+
+static bool merge_compare(attn_case *c, const attn_config *config, dsv4_attn_merge_params *params,
                           attn_worst *worst, char *text)
 {
     const attn_config reference = attn_config_ref;
@@ -575,12 +668,15 @@ static bool merge_compare(attn_case *c, int32_t math, dsv4_attn_merge_params *pa
         attn_oracle_merge(params, merged_answer.out, merged_answer.lse);
         is_good = attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, &merged_answer, 0, worst, text);
     }
+    if (is_good && config->backend == DSV4_BACKEND_CUDA) {
+        is_good = merge_check_device(c, params, &merged_answer, worst, text);
+    }
     is_good = is_good && attn_run_case_f32(c, &reference, &whole, text);
     if (is_good) {
         /* The elements of bf16 parts are off by half an ulp, at most 2^-8 of each. */
         double part_error = params->part_dtype == DSV4_DTYPE_BF16 ? 0x1p-8 : 0.0;
         attn_answer_from_result(&answer, &whole);
-        is_good = attn_compare(c, math, &merged, &answer, part_error, worst, text);
+        is_good = attn_compare(c, config->math, &merged, &answer, part_error, worst, text);
     }
     attn_result_free(&merged);
     attn_result_free(&whole);
@@ -594,7 +690,7 @@ bool attn_check_merge(attn_case *c, const attn_config *config, attn_worst *worst
     attn_rng rng = {c->spec.id};
     const int32_t n_parts = (int32_t)attn_rng_range(&rng, 1, MAX_PARTS);
     const int64_t n_heads = c->params.n_requests * c->params.n_queries * c->params.n_heads;
-    uint8_t *out_parts = attn_alloc(n_parts * n_heads * c->out.row_bytes);
+    uint8_t *out_parts = attn_alloc(n_parts * n_heads * c->outputs.out.row_bytes);
     float *lse_parts = attn_alloc(n_parts * n_heads * 4);
     bool is_good = parts_decode(c, config, &rng, n_parts, out_parts, lse_parts, text);
     if (is_good) {
@@ -609,7 +705,7 @@ bool attn_check_merge(attn_case *c, const attn_config *config, attn_worst *worst
                                          .sink = c->params.sink};
         params.out_dtype = attn_rng_chance(&rng, 50) ? DSV4_DTYPE_BF16 : DSV4_DTYPE_F32;
         c->spec.out_dtype = params.out_dtype; /* what the comparison is to expect */
-        is_good = merge_compare(c, config->math, &params, worst, text);
+        is_good = merge_compare(c, config, &params, worst, text);
         c->spec.out_dtype = part_dtype;
     }
     free(out_parts);

@@ -114,66 +114,80 @@ static bool memory_check(const attn_memory *memory, char *text)
     return true;
 }
 
+/* A dense copy of a written tensor, or NULL with the reason in text. */
+static uint8_t *tensor_collect(attn_tensor *tensor, const char *name, char *text)
+{
+    const int64_t *sizes = tensor->sizes;
+    uint8_t *dense = attn_alloc(sizes[0] * sizes[1] * sizes[2] * tensor->row_bytes);
+    if (attn_tensor_collect(tensor, dense)) return dense;
+    snprintf(text, ATTN_TEXT_BYTES, "%s: an element not written, or bytes between or around", name);
+    free(dense);
+    return NULL;
+}
+
 /* Dense copies of the written tensors. */
-static bool result_collect(const dsv4_attn_params *params, attn_tensor *out, attn_tensor *lse,
+static bool result_collect(const dsv4_attn_params *params, attn_outputs *outputs,
                            attn_result *result, char *text)
 {
-    int64_t n_lse = params->n_requests * params->n_queries * params->n_heads;
-    result->n_lse = n_lse;
-    result->out_bytes = n_lse * out->row_bytes;
-    result->out = attn_alloc(result->out_bytes);
-    if (!attn_tensor_collect(out, result->out)) {
-        snprintf(text, ATTN_TEXT_BYTES, "out: an element not written, or bytes between or around");
-        return false;
+    result->n_lse = params->n_requests * params->n_queries * params->n_heads;
+    result->out_bytes = result->n_lse * outputs->out.row_bytes;
+    result->out = tensor_collect(&outputs->out, "out", text);
+    if (result->out == NULL) return false;
+    if (params->lse != NULL) {
+        result->lse = (float *)(void *)tensor_collect(&outputs->lse, "lse", text);
+        if (result->lse == NULL) return false;
     }
-    if (params->lse) {
-        result->lse = attn_alloc(n_lse * 4);
-        if (!attn_tensor_collect(lse, (uint8_t *)result->lse)) {
-            snprintf(text, ATTN_TEXT_BYTES,
-                     "lse: an element not written, or bytes between or around");
-            return false;
-        }
+    if (params->out_dtype == DSV4_DTYPE_FP8) {
+        result->scales = tensor_collect(&outputs->scales, "out_scales", text);
+        if (result->scales == NULL) return false;
     }
     return true;
 }
 
-bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_tensor *out,
-                 attn_tensor *lse, attn_result *result, char *text)
+static void outputs_poison(attn_outputs *outputs)
+{
+    attn_tensor_poison(&outputs->out);
+    attn_tensor_poison(&outputs->lse);
+    if (outputs->scales.block != NULL) attn_tensor_poison(&outputs->scales);
+}
+
+bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_outputs *outputs,
+                 attn_result *result, char *text)
 {
     dsv4_error error;
     memset(result, 0, sizeof *result);
-    attn_tensor_poison(out);
-    attn_tensor_poison(lse);
+    outputs_poison(outputs);
     if (dsv4_attn_decode(NULL, params, memory->data[0], memory->n_bytes[0], memory->data[1],
                          memory->n_bytes[1], &error) != DSV4_OK) {
         snprintf(text, ATTN_TEXT_BYTES, "decode: %s", error.text);
         return false;
     }
-    return result_collect(params, out, lse, result, text) && memory_check(memory, text);
+    return result_collect(params, outputs, result, text) && memory_check(memory, text);
 }
 
-static bool device_decode_once(const dsv4_attn_params *params, attn_tensor *out, attn_tensor *lse,
+static bool device_decode_once(const dsv4_attn_params *params, attn_outputs *outputs,
                                attn_result *result, char *text)
 {
     dsv4_error error;
-    const dsv4_device_span written[2] = {{out->block, (size_t)out->block_bytes},
-                                         {lse->block, (size_t)lse->block_bytes}};
-    attn_tensor_poison(out);
-    attn_tensor_poison(lse);
+    const dsv4_device_span written[DSV4_DEVICE_WRITTEN] = {
+        {outputs->out.block, (size_t)outputs->out.block_bytes},
+        {outputs->lse.block, (size_t)outputs->lse.block_bytes},
+        {outputs->scales.block, (size_t)outputs->scales.block_bytes}};
+    outputs_poison(outputs);
     if (dsv4_device_call_decode(params, written, &error) != DSV4_OK) {
         snprintf(text, ATTN_TEXT_BYTES, "%s", error.text);
         return false;
     }
-    return result_collect(params, out, lse, result, text);
+    return result_collect(params, outputs, result, text);
 }
 
 /* Twice: a race would hardly give the same bits. */
-static bool device_decode(const dsv4_attn_params *params, attn_tensor *out, attn_tensor *lse,
+static bool device_decode(const dsv4_attn_params *params, attn_outputs *outputs,
                           attn_result *result, char *text)
 {
     attn_result first = {0};
-    bool is_good = device_decode_once(params, out, lse, &first, text) &&
-                   device_decode_once(params, out, lse, result, text);
+    bool is_good = device_decode_once(params, outputs, &first, text) &&
+                   device_decode_once(params, outputs, result, text);
     if (is_good && !attn_result_equal(&first, result)) {
         snprintf(text, ATTN_TEXT_BYTES, "a second run has other bits");
         is_good = false;
@@ -182,8 +196,8 @@ static bool device_decode(const dsv4_attn_params *params, attn_tensor *out, attn
     return is_good;
 }
 
-bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_tensor *out,
-              attn_tensor *lse, attn_result *result, char *text)
+bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_outputs *outputs,
+              attn_result *result, char *text)
 {
     attn_memory memory;
     dsv4_attn_params chosen = *params;
@@ -194,44 +208,35 @@ bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_te
     chosen.fixed_split = config->fixed_split;
     memset(result, 0, sizeof *result);
     if (config->backend == DSV4_BACKEND_CUDA) {
-        return device_decode(&chosen, out, lse, result, text);
+        return device_decode(&chosen, outputs, result, text);
     }
     bool is_good = attn_memory_make(&memory, &chosen, text) &&
-                   attn_decode(&chosen, &memory, out, lse, result, text);
+                   attn_decode(&chosen, &memory, outputs, result, text);
     attn_memory_free(&memory);
     return is_good;
 }
 
 bool attn_run_case(attn_case *c, const attn_config *config, attn_result *result, char *text)
 {
-    return attn_run(&c->params, config, &c->out, &c->lse, result, text);
+    return attn_run(&c->params, config, &c->outputs, result, text);
 }
 
 bool attn_run_case_f32(attn_case *c, const attn_config *config, attn_result *result, char *text)
 {
     attn_rng rng = {c->spec.id};
-    attn_tensor out, lse;
+    attn_outputs outputs;
     dsv4_attn_params params = c->params;
-    attn_tensor_make(&out, &rng, ATTN_LAYOUT_DENSE, false, c->out.sizes, DSV4_ATTN_DIM * 4, 4);
-    attn_tensor_make(&lse, &rng, ATTN_LAYOUT_DENSE, false, c->out.sizes, 4, 4);
     params.out_dtype = DSV4_DTYPE_F32;
-    params.out = out.data;
-    params.out_request_stride_bytes = out.strides[0];
-    params.out_query_stride_bytes = out.strides[1];
-    params.out_head_stride_bytes = out.strides[2];
-    params.lse = (float *)(void *)lse.data;
-    params.lse_request_stride_bytes = lse.strides[0];
-    params.lse_query_stride_bytes = lse.strides[1];
-    params.lse_head_stride_bytes = lse.strides[2];
-    bool is_good = attn_run(&params, config, &out, &lse, result, text);
-    free(out.block);
-    free(lse.block);
+    attn_outputs_make(&outputs, &rng, ATTN_LAYOUT_DENSE, false, &params);
+    bool is_good = attn_run(&params, config, &outputs, result, text);
+    attn_outputs_free(&outputs);
     return is_good;
 }
 
 void attn_result_free(attn_result *result)
 {
     free(result->out);
+    free(result->scales);
     free(result->lse);
     memset(result, 0, sizeof *result);
 }
@@ -240,6 +245,8 @@ bool attn_result_equal(const attn_result *a, const attn_result *b)
 {
     if (a->out_bytes != b->out_bytes || !a->lse != !b->lse) return false;
     if (memcmp(a->out, b->out, (size_t)a->out_bytes) != 0) return false;
+    if (!a->scales != !b->scales) return false;
+    if (a->scales && memcmp(a->scales, b->scales, (size_t)a->n_lse * 4) != 0) return false;
     return !a->lse || memcmp(a->lse, b->lse, (size_t)a->n_lse * 4) == 0;
 }
 

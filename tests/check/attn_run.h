@@ -41,8 +41,9 @@ typedef struct attn_memory {
 
 /* Dense copies of what a call wrote. */
 typedef struct attn_result {
-    uint8_t *out; /* [n_requests, n_queries, n_heads, 512] out_dtype */
-    float *lse;   /* [n_requests, n_queries, n_heads], or NULL */
+    uint8_t *out;    /* [n_requests, n_queries, n_heads, 512] out_dtype */
+    uint8_t *scales; /* [n_requests, n_queries, n_heads, 4] with out_dtype FP8, else NULL */
+    float *lse;      /* [n_requests, n_queries, n_heads], or NULL */
     int64_t out_bytes;
     int64_t n_lse;
 } attn_result;
@@ -51,13 +52,13 @@ typedef struct attn_result {
 bool attn_memory_make(attn_memory *memory, const dsv4_attn_params *params, char *text);
 void attn_memory_free(attn_memory *memory);
 
-/* Decodes with a plan that exists. out and lse must be the tensors that params points to. */
-bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_tensor *out,
-                 attn_tensor *lse, attn_result *result, char *text);
+/* Decodes with a plan that exists. outputs must be the tensors that params points to. */
+bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_outputs *outputs,
+                 attn_result *result, char *text);
 
 /* Sets the config, plans, decodes, frees the plan. */
-bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_tensor *out,
-              attn_tensor *lse, attn_result *result, char *text);
+bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_outputs *outputs,
+              attn_result *result, char *text);
 
 /* The same on a case's own tensors. */
 bool attn_run_case(attn_case *c, const attn_config *config, attn_result *result, char *text);

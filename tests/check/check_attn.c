@@ -5,6 +5,7 @@
  * Place: tests. One line for each group and level, then `N passed, M failed`; fails when M > 0. A
  * failing case prints its number and all its switches and runs again alone with --case.
  */
+#include "attn_flashmla.h"
 #include "attn_group.h"
 #include "attn_property.h"
 #include "device_call.h"
@@ -16,6 +17,7 @@
 enum {
     MAX_PRINTED = 3,            /* failures shown for each group and level */
     ORACLE_MAX_MACS = 12000000, /* the reference is checked in double up to this size */
+    SCALAR_MAX_MACS = 400000000 /* where the scalar reference would take too long */
 };
 
 typedef struct run_options {
@@ -25,6 +27,7 @@ typedef struct run_options {
     bool stops_early;
     int64_t shard, n_shards; /* of the cases: those that are `shard` modulo n_shards */
     const char *group;       /* run no other; NULL: all */
+    int64_t n_cases;         /* of each group; 0: what the group says */
     bool has_case;
     uint64_t case_id;
 } run_options;
@@ -101,6 +104,39 @@ static void compare_levels(attn_case *c, const attn_group *group, const attn_con
     attn_result_free(&wide);
 }
 
+/* The reference of large cases. */
+static const attn_config exact_cpu = {
+    .name = "cpu exact", .backend = DSV4_BACKEND_CPU, .math = DSV4_ATTN_MATH_EXACT};
+
+/*
+ * FlashMLA's tolerances. Of large cases the reference is the CPU's best exact kernel, which other groups compare
+ * with the scalar one, and of the ways to compute them the first and one other, by turns, are compared with it.
+ */
+static void compare_as_flashmla(attn_case *c, const attn_group *group, const attn_config *configs,
+                                int32_t n_configs, tally *tallies)
+{
+    char text[ATTN_TEXT_BYTES];
+    attn_result wanted, got;
+    const bool is_large = attn_spec_macs(&c->spec) > SCALAR_MAX_MACS;
+    const attn_config *reference = is_large ? &exact_cpu : &configs[0];
+    const int32_t other = n_configs > 2 ? 2 + (int32_t)(c->spec.id % (uint64_t)(n_configs - 2)) : 1;
+    tallies[0].n_cases++;
+    if (!attn_run_case_f32(c, reference, &wanted, text)) {
+        fail(&tallies[0], group, reference, &c->spec, text);
+    } else {
+        for (int32_t i = 1; i < n_configs; i++) {
+            if (is_large && i > 1 && i != other) continue;
+            tallies[i].n_cases++;
+            if (!attn_run_case(c, &configs[i], &got, text) ||
+                !attn_flashmla_compare(c, &got, &wanted, &tallies[i].worst, text)) {
+                fail(&tallies[i], group, &configs[i], &c->spec, text);
+            }
+            attn_result_free(&got);
+        }
+    }
+    attn_result_free(&wanted);
+}
+
 static void run_case(uint64_t id, const attn_config *all, int32_t n_configs, tally *tallies)
 {
     const attn_group *group = &attn_groups[id / ATTN_GROUP_CASES];
@@ -114,8 +150,10 @@ static void run_case(uint64_t id, const attn_config *all, int32_t n_configs, tal
     }
     attn_group_draw(id, &spec);
     attn_case_make(&c, &spec);
-    for (int32_t i = 0; i < n_configs; i++) tallies[i].n_cases++;
-    if (group->property) {
+    for (int32_t i = 0; i < n_configs && !group->as_flashmla; i++) tallies[i].n_cases++;
+    if (group->as_flashmla) {
+        compare_as_flashmla(&c, group, configs, n_configs, tallies);
+    } else if (group->property) {
         for (int32_t i = 0; i < n_configs; i++) {
             if (!group->property(&c, &configs[i], &tallies[i].worst, text)) {
                 fail(&tallies[i], group, &configs[i], &spec, text);
@@ -139,6 +177,7 @@ static const char *cuda_skip(const attn_group *group)
 {
     if (group->math == DSV4_ATTN_MATH_OFFICIAL) return "official math";
     if (group->math == DSV4_ATTN_MATH_EXACT) return "f32 queries and rows";
+    if (strcmp(group->name, "fp8-output") == 0) return "FP8 output";
     if (group->property == attn_check_shared_plan) return "plans in host memory";
     if (group->property == attn_check_far) return "pages terabytes apart";
     return NULL;
@@ -147,6 +186,8 @@ static const char *cuda_skip(const attn_group *group)
 static int64_t group_size(const attn_group *group, const run_options *options)
 {
     if (options->for_threads) return group->n_threads;
+    if (group->name == attn_group_flashmla && !options->for_cuda) return 0;
+    if (options->n_cases > 0) return options->n_cases;
     return options->is_long ? 10 * group->n_quick : group->n_quick;
 }
 
@@ -165,6 +206,12 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
     if (options->for_cuda && group->property == attn_check_bits) { /* the last way is made for it */
         configs = &configs[n_configs - 1];
         n_configs = 1;
+    }
+    if (group->as_flashmla) {
+        printf("%-12s %lld cases of FlashMLA's %d in shard %lld of %lld; larger ones are compared "
+               "with %s\n",
+               group->name, (long long)n_cases, (int)ATTN_FLASHMLA_CASES, (long long)options->shard,
+               (long long)options->n_shards, exact_cpu.name);
     }
     for (int64_t i = options->shard; i < n_cases; i += options->n_shards) {
         run_case((uint64_t)(index * ATTN_GROUP_CASES + i), configs, n_configs, tallies);
@@ -201,6 +248,11 @@ static bool options_parse(int argc, char **argv, run_options *options)
                 return false;
         } else if (strcmp(argv[i], "--fail-fast") == 0) {
             options->stops_early = true;
+        } else if (strcmp(argv[i], "--cases") == 0 && i + 1 < argc) {
+            char *end;
+            options->n_cases = strtoll(argv[++i], &end, 10);
+            if (*end != 0 || options->n_cases < 1 || options->n_cases > ATTN_GROUP_CASES)
+                return false;
         } else if (strcmp(argv[i], "--group") == 0 && i + 1 < argc) {
             options->group = argv[++i];
         } else if (strcmp(argv[i], "--case") == 0 && i + 1 < argc) {
@@ -225,7 +277,7 @@ int main(int argc, char **argv)
     if (!options_parse(argc, argv, &options)) {
         fprintf(stderr,
                 "usage: check_attn [--long | --threads] [--cuda] [--fail-fast] [--group NAME] "
-                "[--shard I/N] [--case NUMBER]\n");
+                "[--cases N] [--shard I/N] [--case NUMBER]\n");
         return 2;
     }
     dsv4_error error;

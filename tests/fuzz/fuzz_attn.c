@@ -139,6 +139,9 @@ static const field stride_fields[] = {
     DECODE(lse_request_stride_bytes, 0),
     DECODE(lse_query_stride_bytes, 0),
     DECODE(lse_head_stride_bytes, 0),
+    DECODE(out_scales_request_stride_bytes, 0),
+    DECODE(out_scales_query_stride_bytes, 0),
+    DECODE(out_scales_head_stride_bytes, 0),
 };
 
 static const field merge_fields[] = {
@@ -149,7 +152,7 @@ static const field merge_fields[] = {
     MERGE(part_dtype, DSV4_DTYPE_F32),
     MERGE(out_dtype, DSV4_DTYPE_F32),
     MERGE(n_threads, 1),
-    MERGE(reserved, 0),
+    MERGE(backend, 0),
 };
 
 /* keeps_value: the default is what the field holds already. */
@@ -199,6 +202,7 @@ typedef struct shape {
     int64_t strides[3];
     int64_t inner_bytes;
     int64_t element_bytes;
+    bool may_be_poison; /* codes, among which there is every byte */
 } shape;
 
 static int64_t shape_bytes(const shape *s)
@@ -218,7 +222,8 @@ static shape shape_of_heads(const dsv4_attn_params *params, int64_t request_stri
     return (shape){{params->n_requests, params->n_queries, params->n_heads},
                    {request_stride, query_stride, head_stride},
                    inner_bytes,
-                   element_bytes};
+                   element_bytes,
+                   false};
 }
 
 static shape shape_of_q(const dsv4_attn_params *params)
@@ -232,9 +237,19 @@ static shape shape_of_q(const dsv4_attn_params *params)
 static shape shape_of_out(const dsv4_attn_params *params)
 {
     int64_t element_bytes = params->out_dtype == DSV4_DTYPE_F32 ? 4 : 2;
-    return shape_of_heads(params, params->out_request_stride_bytes, params->out_query_stride_bytes,
-                          params->out_head_stride_bytes, DSV4_ATTN_DIM * element_bytes,
-                          element_bytes);
+    if (params->out_dtype == DSV4_DTYPE_FP8) element_bytes = 1;
+    shape out =
+        shape_of_heads(params, params->out_request_stride_bytes, params->out_query_stride_bytes,
+                       params->out_head_stride_bytes, DSV4_ATTN_DIM * element_bytes, element_bytes);
+    out.may_be_poison = element_bytes == 1;
+    return out;
+}
+
+static shape shape_of_scales(const dsv4_attn_params *params)
+{
+    return shape_of_heads(params, params->out_scales_request_stride_bytes,
+                          params->out_scales_query_stride_bytes,
+                          params->out_scales_head_stride_bytes, 4, 1);
 }
 
 static shape shape_of_lse(const dsv4_attn_params *params)
@@ -248,7 +263,8 @@ static shape shape_of_lists(const dsv4_attn_params *params, const dsv4_attn_scop
     return (shape){{params->n_requests, params->n_queries, 1},
                    {scope->indices_request_stride_bytes, scope->indices_query_stride_bytes, 0},
                    scope->n_indices * 4,
-                   4};
+                   4,
+                   false};
 }
 
 static int64_t pool_bytes(const dsv4_attn_scope *scope)
@@ -258,12 +274,14 @@ static int64_t pool_bytes(const dsv4_attn_scope *scope)
     return (scope->n_pages - 1) * scope->page_stride_bytes + scope->page_rows * row_bytes;
 }
 
-/* Signalling NaNs, which no arithmetic produces. */
+/* Signalling NaNs, which no arithmetic produces; of bytes, the scale that is NaN, which no group gets. */
+static const uint8_t poison_byte[1] = {0xff};
 static const uint8_t poison_bf16[2] = {0x8b, 0x7f};
 static const uint8_t poison_f32[4] = {0xad, 0x0b, 0x8b, 0x7f};
 
 static const uint8_t *poison_of(const shape *s)
 {
+    if (s->element_bytes == 1) return poison_byte;
     return s->element_bytes == 2 ? poison_bf16 : poison_f32;
 }
 
@@ -280,7 +298,7 @@ NOT_TRACED static void row_check(const shape *s, uint8_t *row)
     const uint8_t *poison = poison_of(s);
     size_t element_bytes = (size_t)s->element_bytes;
     for (int64_t at = 0; at < s->inner_bytes; at += s->element_bytes) {
-        require(memcmp(row + at, poison, element_bytes) != 0);
+        require(s->may_be_poison || memcmp(row + at, poison, element_bytes) != 0);
         memcpy(row + at, poison, element_bytes);
     }
 }
@@ -318,6 +336,8 @@ static bool is_small(const dsv4_attn_params *params)
         if (lse.counts[i] > MAX_BYTES) return false;
     }
     if (shape_bytes(&lse) > MAX_BYTES) return false;
+    shape scales = shape_of_scales(params);
+    if (params->out_dtype == DSV4_DTYPE_FP8 && shape_bytes(&scales) > MAX_BYTES) return false;
     for (int i = 0; i < 2; i++) {
         if (scopes[i]->n_pages == 0) continue; /* and anything in its other fields */
         shape lists = shape_of_lists(params, scopes[i]);
@@ -375,6 +395,10 @@ static void tensors_fill(reader *r, arena *a, dsv4_attn_params *params)
     shape q = shape_of_q(params), out = shape_of_out(params), lse = shape_of_lse(params);
     params->q = arena_take(a, shape_bytes(&q), shifts & 1);
     params->out = arena_take(a, shape_bytes(&out), (shifts >> 1 & 1) * 2);
+    shape scales = shape_of_scales(params);
+    if (params->out_dtype == DSV4_DTYPE_FP8 && !(switches & 16)) {
+        params->out_scales = arena_take(a, shape_bytes(&scales), 0);
+    }
     if (!(switches & 1)) params->lse = arena_take(a, shape_bytes(&lse), 0);
     if (switches & 2) params->sink = arena_take(a, params->n_heads * 4, 0);
     if (switches & 4) rope_fill(r, a, params);
@@ -399,7 +423,7 @@ static void decode_run(const dsv4_attn_params *params)
     size_t plan_bytes, workspace_bytes;
     dsv4_error error;
     void *plan = NULL, *workspace = NULL;
-    shape out = shape_of_out(params), lse = shape_of_lse(params);
+    shape out = shape_of_out(params), lse = shape_of_lse(params), scales = shape_of_scales(params);
     dsv4_status sized = dsv4_attn_plan_size(params, &plan_bytes, &workspace_bytes, &error);
     if (params->math >= DSV4_ATTN_MATH_BF16 && has_f32_input(params)) require(sized != DSV4_OK);
     if (sized != DSV4_OK) return;
@@ -410,6 +434,7 @@ static void decode_run(const dsv4_attn_params *params)
     memset(workspace, 0xff, workspace_bytes);
     poison_write(&out, params->out);
     if (params->lse) poison_write(&lse, (uint8_t *)params->lse);
+    if (params->out_scales) poison_write(&scales, params->out_scales);
     dsv4_status built = dsv4_attn_plan_build(NULL, params, plan, plan_bytes, &error);
     dsv4_status status =
         dsv4_attn_decode(NULL, params, plan, plan_bytes, workspace, workspace_bytes, &error);
@@ -417,6 +442,7 @@ static void decode_run(const dsv4_attn_params *params)
     require(status == DSV4_OK || (error.status == status && error.text[0] != 0));
     written_check(&out, params->out, status == DSV4_OK);
     if (params->lse) written_check(&lse, (uint8_t *)params->lse, status == DSV4_OK);
+    if (params->out_scales) written_check(&scales, params->out_scales, status == DSV4_OK);
     free(plan);
     free(workspace);
 }
@@ -469,7 +495,8 @@ static void fuzz_merge(reader *r)
                    params.n_rows <= 8 && params.n_heads >= 1 && params.n_heads <= 8;
     int64_t part_bytes = params.part_dtype == DSV4_DTYPE_F32 ? 4 : 2;
     int64_t out_bytes = params.out_dtype == DSV4_DTYPE_F32 ? 4 : 2;
-    shape out = {{1, 1, 1}, {0, 0, 0}, 0, out_bytes}, lse = {{1, 1, 1}, {0, 0, 0}, 0, 4};
+    shape out = {{1, 1, 1}, {0, 0, 0}, 0, out_bytes, false};
+    shape lse = {{1, 1, 1}, {0, 0, 0}, 0, 4, false};
     if (is_sane) {
         int64_t n_heads = params.n_rows * params.n_heads;
         out.inner_bytes = n_heads * DSV4_ATTN_DIM * out_bytes;

@@ -15,11 +15,12 @@ SHAPES = ["size", "n_requests", "n_queries", "n_heads", "backend", "math", "cpu_
           "group_heads"]
 STRIDES = ["q_request", "q_query", "q_head", "window.page", "window.indices_request",
            "window.indices_query", "extra.page", "extra.indices_request", "extra.indices_query",
-           "out_request", "out_query", "out_head", "lse_request", "lse_query", "lse_head"]
-MERGE = ["size", "n_parts", "n_rows", "n_heads", "part_dtype", "out_dtype", "n_threads", "reserved"]
+           "out_request", "out_query", "out_head", "lse_request", "lse_query", "lse_head",
+           "out_scales_request", "out_scales_query", "out_scales_head"]
+MERGE = ["size", "n_parts", "n_rows", "n_heads", "part_dtype", "out_dtype", "n_threads", "backend"]
 
-NO_LSE, WITH_SINK, WITH_ROPE, NULL_Q = 1, 2, 4, 8  # switches
-NO_LENGTHS = 4                                     # of a scope
+NO_LSE, WITH_SINK, WITH_ROPE, NULL_Q, NULL_SCALES = 1, 2, 4, 8, 16  # switches
+NO_LENGTHS = 4                                                      # of a scope
 
 
 def field(value):
@@ -92,10 +93,18 @@ SEEDS = {
                               "extra.n_pages": 1, "out_dtype": 2}, switches=WITH_SINK),
     "f32-page-too-short": decode({"window.row_format": 1}, {"window.page": 3 * 584}),
     "f32-official": decode({"q_dtype": 2, "math": 3}),
+    "fp8-output": decode({"out_dtype": 3, "extra.n_pages": 1, "n_threads": 2},
+                         switches=WITH_SINK | WITH_ROPE, tail=b"\2\1\x05" + bytes(range(60))),
+    "fp8-output-permuted": decode({"out_dtype": 3}, {"out_scales_request": 4, "out_scales_query": 8,
+                                                     "out_scales_head": 9}),
+    "fp8-output-overlap": decode({"out_dtype": 3}, {"out_scales_head": 3}),
+    "fp8-output-no-scales": decode({"out_dtype": 3}, switches=NULL_SCALES),
     "reserved": decode({"window.reserved": 1}),
     "merge": merge(),
     "merge-empty-parts": merge({"n_parts": 4}, switches=3, lse=b"\3\3\1\3\2\3\3\3\3\3\3\3"),
     "merge-bf16": merge({"part_dtype": 1, "out_dtype": 1, "n_rows": 8, "n_threads": 3}),
+    "merge-reference": merge({"backend": 1}),
+    "merge-cuda": merge({"backend": 3}),
     "merge-wild": merge({"n_rows": 2**40}),
 }
 

@@ -8,6 +8,7 @@ fixtures=$(dirname "$0")/../fixtures/attn
 temp=$(mktemp -d)
 trap 'rm -rf "$temp"' EXIT
 n=$(nproc)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # shards are as many as cores
 [ "$n" -le 16 ] || n=16
 
 "$build/dsv4" attn check --backend cuda "$fixtures"/*.safetensors
@@ -16,5 +17,6 @@ for i in $(seq 0 $((n - 1))); do
 done
 wait
 grep -h -E '^FAILED|exit status|skipped' "$temp"/* | sort -u || true
+awk '/^flashmla +cuda +[0-9]+ cases/ { n += $3 } END { print n + 0 " of FlashMLA'\''s 4476 cases by its tolerances" }' "$temp"/*
 awk '/passed,/ { passed += $1; failed += $3 } END { print passed + 0 " passed, " failed + 0 " failed"; exit failed > 0 || passed == 0 }' "$temp"/*
 ! grep -q 'exit status' "$temp"/*

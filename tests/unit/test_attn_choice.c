@@ -162,6 +162,42 @@ static void cuda_wants_rows_of_16_bytes(void **state)
     assert_cuda_refuses(&params, "window.cache: ", "multiple of 16 bytes");
 }
 
+/* The same of the merge. What an aligned call answers depends on the machine: no more than that it is no crash. */
+static void cuda_merges_values_of_16_bytes(void **state)
+{
+    (void)state;
+    static _Alignas(64) unsigned char memory[16384];
+    dsv4_error error;
+    dsv4_attn_merge_params params = {.size = sizeof params,
+                                     .n_parts = 2,
+                                     .n_rows = 1,
+                                     .n_heads = 1,
+                                     .part_dtype = DSV4_DTYPE_BF16,
+                                     .out_dtype = DSV4_DTYPE_F32,
+                                     .backend = DSV4_BACKEND_CUDA,
+                                     .out_parts = memory,
+                                     .lse_parts = (const float *)(const void *)(memory + 4096),
+                                     .out = memory + 8192};
+    params.out_parts = memory + 8;
+    assert_int_equal(dsv4_attn_merge(NULL, &params, &error), DSV4_ERROR_INVALID_ARGUMENT);
+    assert_ptr_equal(strstr(error.text, "out_parts: address "), error.text);
+    assert_non_null(strstr(error.text, "multiple of 16 bytes"));
+    params.out_parts = memory;
+    params.out = memory + 8196;
+    assert_int_equal(dsv4_attn_merge(NULL, &params, &error), DSV4_ERROR_INVALID_ARGUMENT);
+    assert_ptr_equal(strstr(error.text, "out: address "), error.text);
+    params.out = memory + 8192;
+    params.n_rows = 0; /* nothing to do, on a device that is there */
+    dsv4_status status = dsv4_attn_merge(memory, &params, &error);
+    assert_true(status == DSV4_OK || status == DSV4_ERROR_UNSUPPORTED);
+    for (int32_t backend = DSV4_BACKEND_AUTO; backend <= DSV4_BACKEND_CPU; backend++) {
+        params.backend = backend;
+        assert_int_equal(dsv4_attn_merge(memory, &params, &error), DSV4_ERROR_INVALID_ARGUMENT);
+        assert_non_null(strstr(error.text, "expected NULL on the CPU"));
+        assert_int_equal(dsv4_attn_merge(NULL, &params, &error), DSV4_OK);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -169,6 +205,7 @@ int main(void)
         cmocka_unit_test(dense_strides_follow_the_formats),
         cmocka_unit_test(f32_inputs_are_exact_or_refused),
         cmocka_unit_test(cuda_wants_rows_of_16_bytes),
+        cmocka_unit_test(cuda_merges_values_of_16_bytes),
         cmocka_unit_test(absent_f32_scope_leaves_the_choice),
         cmocka_unit_test(official_math_is_chosen_everywhere),
     };

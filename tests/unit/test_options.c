@@ -385,7 +385,7 @@ static void man_page_is_roff(void **state)
         (void)snprintf(heading, sizeof heading, "\n.SS dsv4 %s [OPTION]", dsv4_commands[i].name);
         assert_has(text, heading);
     }
-    assert_has(text, "\\-\\-out\\-dtype f32|bf16\n");
+    assert_has(text, "\\-\\-out\\-dtype f32|bf16|fp8\n");
     assert_has(text, "\n.SH CASE FILES\n");
     assert_has(text, "\n.SH EXIT STATUS\n.nf\n0  success\n");
     assert_has(text, "2\\(ha\\-9");

@@ -100,6 +100,25 @@ static void fp4_matches_search(void **unused)
     check_quantized(&fp4, before, after, N, 32);
 }
 
+/* Codes and scales kept apart stand for the same numbers, with the same scales. */
+static void fp8_codes_match_search(void **unused)
+{
+    (void)unused;
+    enum { N = 64 * 128 };
+    static float before[N], after[N];
+    static uint8_t codes[N], scales[N / 128];
+    uint64_t state = 4;
+    fill_groups(&state, before, N, 128);
+    dsv4_quant_fp8_codes(before, N, 128, codes, scales);
+    for (int i = 0; i < N; i++) {
+        double magnitude = magnitude_of(&fp8, codes[i] & 0x7f);
+        double scale = ldexp(1.0, scales[i / 128] - 127);
+        after[i] = copysignf((float)(magnitude * scale), codes[i] & 0x80 ? -1.0f : 1.0f);
+        assert_true(scale == scale_of(&fp8, before + i / 128 * 128, 128));
+    }
+    check_quantized(&fp8, before, after, N, 128);
+}
+
 /* The cache's record is another implementation of the same rounding. */
 static void fp8_equals_cache_record(void **unused)
 {
@@ -271,6 +290,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fp8_matches_search),
+        cmocka_unit_test(fp8_codes_match_search),
         cmocka_unit_test(fp4_matches_search),
         cmocka_unit_test(fp8_equals_cache_record),
         cmocka_unit_test(scales_round_up),
