@@ -13,8 +13,8 @@
  * docs/keys.md has the equations.
  *
  * Rules, the same in all three and on every device:
- *   - A slot is page * page_rows + row. One that is < 0 or >= n_pages * page_rows names no row: nothing
- *     is inserted there, and what is read from it is zeros. Two tokens of a call must not insert
+ *   - A slot is page * page_rows + row, below 2^31. One that is < 0 or >= n_pages * page_rows names no row:
+ *     nothing is inserted there, and what is read from it is zeros. Two tokens of a call must not insert
  *     into the same slot.
  *   - A rotation is given as a row of rope_table [n_rope_rows, 64] f32: the 32 cosines, then the 32
  *     sines of the angles of pairs (dims 448 + 2i, 449 + 2i). A row outside the table makes the 64

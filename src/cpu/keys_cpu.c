@@ -53,7 +53,8 @@ static void store_row(void *row, int32_t dtype, const dsv4_rows_kernels *rows, c
 /* The page of a slot and its row in it; NULL where the slot names none. */
 static unsigned char *find_page(const dsv4_keys_cache *cache, int64_t slot, int64_t *row)
 {
-    if (slot < 0 || cache->n_pages == 0 || slot / cache->page_rows >= cache->n_pages) return NULL;
+    if (slot < 0 || slot > INT32_MAX) return NULL;
+    if (cache->n_pages == 0 || slot / cache->page_rows >= cache->n_pages) return NULL;
     *row = slot % cache->page_rows;
     return (unsigned char *)cache->pages + slot / cache->page_rows * cache->page_stride_bytes;
 }
@@ -298,10 +299,7 @@ typedef struct read_context {
 static int64_t read_slot(const dsv4_keys_read_params *p, int64_t i)
 {
     if (p->slots != NULL) return p->slots[i];
-    int64_t page = p->pages[i / p->cache.page_rows];
-    return page < 0 || page >= p->cache.n_pages
-               ? -1
-               : page * p->cache.page_rows + i % p->cache.page_rows;
+    return p->pages[i / p->cache.page_rows] * p->cache.page_rows + i % p->cache.page_rows;
 }
 
 static void read_rows(void *shared, int64_t task, int32_t worker)

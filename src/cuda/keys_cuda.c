@@ -141,7 +141,6 @@ dsv4_status dsv4_keys_cuda_read(void *stream, const dsv4_keys_read_params *p, ds
     keys_read_args args = {
         .n_rows = p->n_rows,
         .cache = cache_args(&p->cache),
-        .n_pages = p->cache.n_pages,
         .slots = p->slots,
         .pages = p->pages,
         .out = tensor_args(p->out, p->out_dtype, p->out_row_stride_bytes, 0),

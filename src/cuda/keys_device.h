@@ -69,7 +69,6 @@ typedef struct keys_compress_args {
 typedef struct keys_read_args {
     int64_t n_rows;
     keys_cache_args cache;
-    int64_t n_pages;
     const int32_t *slots, *pages; /* one of them is NULL */
     keys_tensor_args out;         /* token stride: that of rows */
 } keys_read_args;

@@ -17,10 +17,8 @@ __device__ __forceinline__ int32_t read_slot(const keys_read_args &a, int64_t i)
 {
     if (a.slots != NULL) return a.slots[i];
     const uint32_t in_list = (uint32_t)i / a.cache.page_rows, row = (uint32_t)i % a.cache.page_rows;
-    const int32_t page = a.pages[in_list];
-    if (page < 0 || page >= a.n_pages) return -1;
-    const int64_t slot = (int64_t)page * a.cache.page_rows + row;
-    return slot < a.cache.n_slots ? (int32_t)slot : -1;
+    const int64_t slot = (int64_t)a.pages[in_list] * a.cache.page_rows + row;
+    return slot >= 0 && slot < a.cache.n_slots ? (int32_t)slot : -1;
 }
 
 /* V codes with their scale, or V bf16. */
