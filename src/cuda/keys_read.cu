@@ -58,16 +58,22 @@ __device__ __forceinline__ void read_records(const keys_read_args &a, int64_t fi
     enum { P = DIM / (32 * V) };
     raw_piece<V> pieces[ROWS][P];
     bool is_there[ROWS];
+#pragma unroll
     for (int r = 0; r < ROWS; r++) {
         uint32_t row = 0;
         const unsigned char *page =
             first + r < a.n_rows ? find_page(a.cache, read_slot(a, first + r), &row) : NULL;
         is_there[r] = page != NULL;
-        for (int p = 0; p < P && is_there[r]; p++) {
+        if (!is_there[r]) continue;
+#pragma unroll
+        for (int p = 0; p < P; p++) {
             load_piece<V>(a.cache, page, row, V * lane + 32 * V * p, pieces[r][p]);
         }
     }
-    for (int r = 0; r < ROWS && first + r < a.n_rows; r++) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        if (first + r >= a.n_rows) continue;
+#pragma unroll
         for (int p = 0; p < P; p++) {
             const int dim = V * lane + 32 * V * p;
             float x[V] = {};
