@@ -30,6 +30,12 @@ typedef struct raw_row {
     const float *k, *g, *bias;
 } raw_row;
 
+/* The rows of a group in shared memory; bias as an offset in ape, -1: none. */
+template <int N> struct group_rows {
+    const float *k[N], *g[N];
+    int32_t bias[N];
+};
+
 typedef struct run_sums {
     float max[LANE_VALUES], weights[LANE_VALUES], keys[LANE_VALUES];
 } run_sums;
@@ -111,24 +117,26 @@ __device__ __forceinline__ void store_raw_row(const keys_compress_args &a, const
     }
 }
 
-/* rows [8] of a run; with n_halves 2 the last four use the second half of their channels. */
-__device__ __forceinline__ run_sums sum_run(const keys_compress_args &a, const raw_row *rows,
-                                            int channel, int n_halves)
+/* Eight rows from `first` on; with n_halves 2 the last four use the second half of their channels. */
+template <int N>
+__device__ __forceinline__ run_sums sum_run(const keys_compress_args &a, const group_rows<N> &rows,
+                                            int first, int channel, int n_halves)
 {
     float k[RUN_ROWS][LANE_VALUES], g[RUN_ROWS][LANE_VALUES];
     bool is_there[RUN_ROWS];
 #pragma unroll
     for (int s = 0; s < RUN_ROWS; s++) {
-        const raw_row row = rows[s];
+        const float *row_k = rows.k[first + s], *row_g = rows.g[first + s];
+        const int32_t bias_at = rows.bias[first + s];
         const int at = channel + (n_halves == 2 && s >= RUN_ROWS / 2 ? DIM : 0);
-        const bool is_aligned = a.raw_is_aligned || row.bias == NULL;
-        is_there[s] = row.k != NULL;
+        const bool is_aligned = a.raw_is_aligned || bias_at < 0;
+        is_there[s] = row_k != NULL;
         if (!is_there[s]) continue;
-        load_four(row.k + at, is_aligned, k[s]);
-        load_four(row.g + at, is_aligned, g[s]);
-        if (row.bias == NULL) continue;
+        load_four(row_k + at, is_aligned, k[s]);
+        load_four(row_g + at, is_aligned, g[s]);
+        if (bias_at < 0) continue;
         float bias[LANE_VALUES];
-        load_four(row.bias + at, is_aligned, bias);
+        load_four(a.ape + bias_at + at, is_aligned, bias);
         for (int i = 0; i < LANE_VALUES; i++) g[s][i] = g[s][i] + bias[i];
     }
     run_sums sums;
@@ -215,17 +223,18 @@ template <int PARTS> __device__ __forceinline__ double add_segments(double *segm
 
 /* The pooled channels of this thread's lane; every thread of the block takes part. */
 template <typename S>
-__device__ __forceinline__ void pool_group(const keys_compress_args &a, const raw_row *rows,
-                                           int channel, float (&key)[LANE_VALUES])
+__device__ __forceinline__ void pool_group(const keys_compress_args &a,
+                                           const group_rows<S::n_rows> &rows, int channel,
+                                           float (&key)[LANE_VALUES])
 {
     extern __shared__ run_sums runs[]; /* [n_runs, n_lanes] */
     const int lane = threadIdx.x % S::n_lanes;
     if constexpr (S::n_runs == 1) {
-        const run_sums sums = sum_run(a, rows, channel, S::n_halves);
+        const run_sums sums = sum_run(a, rows, 0, channel, S::n_halves);
         for (int i = 0; i < LANE_VALUES; i++) key[i] = sums.keys[i] / sums.weights[i];
     } else {
         for (int run = threadIdx.x / S::n_lanes; run < S::n_runs; run += S::n_run_lanes) {
-            runs[run * S::n_lanes + lane] = sum_run(a, rows + run * RUN_ROWS, channel, S::n_halves);
+            runs[run * S::n_lanes + lane] = sum_run(a, rows, run * RUN_ROWS, channel, S::n_halves);
         }
         __syncthreads();
         if (threadIdx.x < S::n_adders) add_runs(runs, S::n_runs, S::n_lanes, lane, key);
@@ -237,7 +246,7 @@ __global__ static void __launch_bounds__(shape<RATIO, PARTS>::n_threads)
     keys_compress_kernel(const __grid_constant__ keys_compress_args a)
 {
     typedef shape<RATIO, PARTS> S;
-    __shared__ raw_row rows[S::n_rows];
+    __shared__ group_rows<S::n_rows> rows;
     __shared__ double segments[PARTS == 1 ? N_SEGMENTS : 1];
     const int64_t token = blockIdx.x / PARTS;
     const int thread = threadIdx.x, lane = thread % S::n_lanes;
@@ -253,8 +262,11 @@ __global__ static void __launch_bounds__(shape<RATIO, PARTS>::n_threads)
     unsigned char *page = find_page(a.compressed, a.slots[token], &row);
     if (page == NULL) return;
     if (thread < S::n_rows) {
-        rows[thread] =
+        const raw_row found =
             find_row(a, S::width, RATIO, token, request, position, S::n_rows - 1 - thread);
+        rows.k[thread] = found.k;
+        rows.g[thread] = found.g;
+        rows.bias[thread] = found.bias == NULL ? -1 : (int32_t)(found.bias - a.ape);
     }
     __syncthreads();
 

@@ -218,6 +218,7 @@ static void draw_finish(keys_case *c)
     dsv4_keys_finish_params_default(p);
     p->n_tokens = attn_rng_range(&c->rng, 1, 12);
     p->n_heads = PICK(c, 0, 1, 3, 8, 16, 64, 128);
+    if (p->n_heads < 8 && attn_rng_chance(&c->rng, 20)) p->n_tokens = 700;
     p->math = draw_math(c);
     p->norm_eps = attn_rng_chance(&c->rng, 80) ? 1e-6f : 1e-2f;
     p->q_dtype = draw_dtype(c);
@@ -363,6 +364,7 @@ static void draw_compress(keys_case *c)
     p->n_threads = (int32_t)PICK(c, 1, 2, 3);
     p->n_requests = attn_rng_range(&c->rng, 1, MOST_REQUESTS);
     p->n_tokens = p->n_requests + attn_rng_range(&c->rng, 0, p->ratio == 4 ? 40 : 300);
+    if (attn_rng_chance(&c->rng, 8)) p->n_tokens = 1030; /* mostly padding */
     c->seed = attn_rng_next(&c->rng);
     int64_t width = raw_width(p);
     p->n_rope_rows = attn_rng_range(&c->rng, 1, 800);
@@ -415,7 +417,7 @@ static void draw_read(keys_case *c)
 {
     dsv4_keys_read_params *p = &c->read;
     dsv4_keys_read_params_default(p);
-    p->n_rows = attn_rng_range(&c->rng, 1, 150);
+    p->n_rows = attn_rng_range(&c->rng, 1, attn_rng_chance(&c->rng, 5) ? 5000 : 150);
     p->out_dtype = draw_dtype(c);
     p->n_threads = (int32_t)PICK(c, 1, 2, 3);
     make_cache(c, &p->cache, attn_rng_range(&c->rng, 1, 130));
