@@ -36,7 +36,7 @@ template <int N> struct group_rows {
     int32_t bias[N];
 };
 
-typedef struct run_sums {
+typedef struct alignas(16) run_sums {
     float max[LANE_VALUES], weights[LANE_VALUES], keys[LANE_VALUES];
 } run_sums;
 
@@ -158,21 +158,38 @@ __device__ __forceinline__ run_sums sum_run(const keys_compress_args &a, const g
     return sums;
 }
 
-/* runs [n_runs, n_lanes], in shared memory: the lane's four channels of the pooled key. */
+/* runs [n_runs, n_lanes], in shared memory: the lane's largest maximum of each channel. */
+__device__ __forceinline__ void find_max(const run_sums *runs, int n_runs, int n_lanes, int lane,
+                                         float (&max)[LANE_VALUES])
+{
+    for (int i = 0; i < LANE_VALUES; i++) max[i] = -INFINITY;
+    for (int run = 0; run < n_runs; run++) {
+        for (int i = 0; i < LANE_VALUES; i++) {
+            const float of_run = runs[run * n_lanes + lane].max[i];
+            if (of_run > max[i]) max[i] = of_run;
+        }
+    }
+}
+
+/* Makes a run's sums relative to `max`. */
+__device__ __forceinline__ void scale_run(run_sums &sums, const float (&max)[LANE_VALUES])
+{
+    for (int i = 0; i < LANE_VALUES; i++) {
+        const float weight = dsv4_exp_f32(sums.max[i] - max[i]);
+        sums.weights[i] = weight * sums.weights[i];
+        sums.keys[i] = weight * sums.keys[i];
+    }
+}
+
+/* The lane's four channels of the pooled key, of scaled runs. */
 __device__ __forceinline__ void add_runs(const run_sums *runs, int n_runs, int n_lanes, int lane,
                                          float (&key)[LANE_VALUES])
 {
     for (int i = 0; i < LANE_VALUES; i++) {
-        float max = -INFINITY, weights = 0.0f, keys = 0.0f;
+        float weights = 0.0f, keys = 0.0f;
         for (int run = 0; run < n_runs; run++) {
-            const float of_run = runs[run * n_lanes + lane].max[i];
-            if (of_run > max) max = of_run;
-        }
-        for (int run = 0; run < n_runs; run++) {
-            const run_sums &sums = runs[run * n_lanes + lane];
-            const float weight = dsv4_exp_f32(sums.max[i] - max);
-            weights = weights + weight * sums.weights[i];
-            keys = keys + weight * sums.keys[i];
+            weights = weights + runs[run * n_lanes + lane].weights[i];
+            keys = keys + runs[run * n_lanes + lane].keys[i];
         }
         key[i] = keys / weights;
     }
@@ -233,8 +250,15 @@ __device__ __forceinline__ void pool_group(const keys_compress_args &a,
         const run_sums sums = sum_run(a, rows, 0, channel, S::n_halves);
         for (int i = 0; i < LANE_VALUES; i++) key[i] = sums.keys[i] / sums.weights[i];
     } else {
-        for (int run = threadIdx.x / S::n_lanes; run < S::n_runs; run += S::n_run_lanes) {
+        const int first_run = threadIdx.x / S::n_lanes;
+        for (int run = first_run; run < S::n_runs; run += S::n_run_lanes) {
             runs[run * S::n_lanes + lane] = sum_run(a, rows, run * RUN_ROWS, channel, S::n_halves);
+        }
+        __syncthreads();
+        float max[LANE_VALUES];
+        find_max(runs, S::n_runs, S::n_lanes, lane, max);
+        for (int run = first_run; run < S::n_runs; run += S::n_run_lanes) {
+            scale_run(runs[run * S::n_lanes + lane], max);
         }
         __syncthreads();
         if (threadIdx.x < S::n_adders) add_runs(runs, S::n_runs, S::n_lanes, lane, key);
