@@ -72,7 +72,7 @@ __device__ static int32_t scan_block(int32_t value, int32_t *warp_sums)
     return warp == 0 ? value : value + warp_sums[warp - 1];
 }
 
-/* order [n_requests]: requests, longest first. */
+/* order [n_requests]: requests, longest first, those of one length as they come: a plan built again is the same. */
 __device__ static void sort_requests(const attn_plan_args &a, plan_shared &s, int32_t *order)
 {
     s.bins[threadIdx.x] = 0;
@@ -85,10 +85,21 @@ __device__ static void sort_requests(const attn_plan_args &a, plan_shared &s, in
     int32_t begin = scan_block(count, s.warp_sums) - count;
     s.bins[threadIdx.x] = begin;
     __syncthreads();
-    for (int32_t r = threadIdx.x; r < a.n_requests; r += ATTN_PLAN_THREADS) {
-        order[atomicAdd(&s.bins[bin_of(count_blocks(read_lengths(a, r).total))], 1)] = r;
+    for (int32_t first = 0; first < a.n_requests; first += ATTN_PLAN_THREADS) {
+        int32_t r = first + threadIdx.x;
+        int32_t bin = r < a.n_requests ? bin_of(count_blocks(read_lengths(a, r).total)) : -1;
+        int32_t n_turns = min((a.n_requests - first + 31) / 32, (int32_t)N_WARPS);
+        for (int32_t turn = 0; turn < n_turns; turn++) { /* one warp after the other: a stable order */
+            if (threadIdx.x / 32 == turn) {
+                uint32_t same = __match_any_sync(0xffffffffu, bin);
+                int32_t before = __popc(same & ((1u << threadIdx.x % 32) - 1u));
+                if (bin >= 0) order[s.bins[bin] + before] = r;
+                __syncwarp();
+                if (bin >= 0 && before == 0) s.bins[bin] += __popc(same);
+            }
+            __syncthreads();
+        }
     }
-    __syncthreads();
 }
 
 __device__ static void write_part(const attn_plan_args &a, attn_part *part, int32_t task,

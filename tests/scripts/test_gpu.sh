@@ -1,5 +1,6 @@
 #!/bin/sh
-# Check the GPU's kernels: the randomized check in parallel shards, the case files with their answers.
+# Check the GPU's kernels: the randomized checks, that of the attention in parallel shards, the case files with their
+# answers; and, in a build with rings, that the checks notice broken kernels.
 #
 # usage: test_gpu.sh BUILD_DIR
 set -eu
@@ -12,6 +13,11 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # shards are as many as cores
 [ "$n" -le 16 ] || n=16
 
 "$build/dsv4" attn check --backend cuda "$fixtures"/*.safetensors
+"$build/tests/check/check_keys" --cuda
+variants=$(dirname "$0")/../variants
+if [ -f "$build/tests/variants.json" ]; then
+    python3 "$variants/run_variants.py" -j 4 "$variants/variants_cuda.txt" "$build/tests/variants.json"
+fi
 for i in $(seq 0 $((n - 1))); do
     { "$build/tests/check/check_attn" --cuda --shard "$i/$n" >"$temp/$i" 2>&1 || echo "exit status $?" >>"$temp/$i"; } &
 done

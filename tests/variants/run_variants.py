@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Break the library in the ways that variants.txt lists and show that a test notices each.
 
-usage: run_variants.py VARIANTS_TXT CONFIG_JSON [-j N] [NAME ...]
+usage: run_variants.py [-j N] [--build-only DIR] VARIANTS_TXT CONFIG_JSON [NAME ...]
 
 For each variant the one file is copied and changed, the sources concerned are compiled with the
 flags of compile_commands.json (warnings off), a fresh test program is linked with these objects in
@@ -39,7 +39,7 @@ class Variant:
             if getattr(self, key) is None:
                 raise Broken(f"line {self.line}: {self.name}: no {key}")
         if not self.compile:
-            if self.file.endswith(".h"):
+            if self.file.endswith((".h", ".cuh")):
                 raise Broken(f"line {self.line}: {self.name}: a header needs compile lines")
             self.compile = [self.file]
         if self.level not in LEVELS:
@@ -114,7 +114,8 @@ class Runner:
             del words[at:at + 2]
         target = os.path.join(folder, path + ".o")
         words[1:1] = ["-I" + os.path.join(folder, "src")]
-        words += ["-w", "-iquote", os.path.dirname(self.source(path)),
+        beside = "-I" if path.endswith(".cu") else "-iquote"  # nvcc knows only the first
+        words += ["-w", beside, os.path.dirname(self.source(path)),
                   "-o", target, "-c", os.path.join(folder, path)]
         self.run(words, "does not compile", cwd=entry["directory"])
         return target
@@ -126,7 +127,8 @@ class Runner:
             raise Broken(f"{program} is none of {sorted(self.config['programs'])}")
         changed = {os.path.basename(path) for path in objects}
         own = [o for o in self.config["programs"][program] if os.path.basename(o) not in changed]
-        compiler = shlex.split(next(iter(self.commands.values()))["command"])[0]
+        command = next(e["command"] for e in self.commands.values() if e["file"].endswith(".c"))
+        compiler = shlex.split(command)[0]
         target = os.path.join(folder, program)
         self.run([compiler, *objects, *own, self.config["static_library"],
                   *self.config["link_options"], "-o", target], "does not link")
@@ -172,12 +174,25 @@ class Runner:
             with open(target, "w", encoding="utf-8") as file:
                 file.write(text)
 
-    def check_variant(self, variant):
-        """-> (is noticed, text)"""
+    def build(self, variant):
+        """-> the command that has to fail"""
         folder = self.fresh_folder(variant.name)
         self.write_changed(variant, folder)
         objects = [self.compile(path, folder) for path in variant.compile]
-        command = self.link(variant.test, objects, folder)
+        return self.link(variant.test, objects, folder)
+
+    def keep_variant(self, variant, folder):
+        """Builds only: folder/NAME is the program. -> its command"""
+        command = self.build(variant)
+        target = os.path.join(folder, variant.name)
+        shutil.move(command[0], target)
+        shutil.rmtree(os.path.join(self.config["work_dir"], variant.name))
+        return shlex.join([variant.name, *command[1:]])
+
+    def check_variant(self, variant):
+        """-> (is noticed, text)"""
+        command = self.build(variant)
+        folder = os.path.join(self.config["work_dir"], variant.name)
         status, seconds = self.execute(command, self.timeouts_s[variant.test])
         if status is None:
             raise Broken(f"{variant.test} hangs (over {seconds:.0f} s)")
@@ -185,9 +200,11 @@ class Runner:
         return status != 0, f"{variant.test}, status {status}, {seconds:.1f} s"
 
 
-def judge(runner, variant):
+def judge(runner, variant, build_only):
     """-> (passed, line to print)"""
     try:
+        if build_only:
+            return True, "built    " + runner.keep_variant(variant, build_only)
         is_noticed, text = runner.check_variant(variant)
     except Broken as error:
         return False, f"BROKEN   {variant.name}: {error}"
@@ -202,6 +219,8 @@ def main():
     parser.add_argument("config_json")
     parser.add_argument("names", nargs="*")
     parser.add_argument("-j", type=int, default=2)
+    parser.add_argument("--build-only", metavar="DIR",
+                        help="run nothing; leave each variant's program in DIR, under its name")
     args = parser.parse_args()
     with open(args.config_json, encoding="utf-8") as file:
         runner = Runner(json.load(file))
@@ -218,8 +237,11 @@ def main():
             if variant not in runnable:
                 print(f"skipped  {variant.name}: this machine lacks {variant.level}")
         with concurrent.futures.ThreadPoolExecutor(args.j) as pool:
-            list(pool.map(runner.check_unchanged, sorted({v.test for v in runnable})))
-            results = pool.map(lambda v: judge(runner, v), runnable)
+            if args.build_only:
+                os.makedirs(args.build_only, exist_ok=True)
+            else:
+                list(pool.map(runner.check_unchanged, sorted({v.test for v in runnable})))
+            results = pool.map(lambda v: judge(runner, v, args.build_only), runnable)
             n_failed = 0
             for passed, line in results:
                 print(line, flush=True)

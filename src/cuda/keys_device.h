@@ -1,0 +1,92 @@
+/*
+ * keys_device.h - what the host and the kernels of dsv4/keys.h say to each other, and the kernels as C functions.
+ *
+ * Place: cuda. Plain structs, passed by value; fields are those of the public params unless a comment says
+ * otherwise. `is_aligned`: the tensor and its strides are multiples of 16 bytes.
+ */
+#ifndef DSV4_CUDA_KEYS_DEVICE_H
+#define DSV4_CUDA_KEYS_DEVICE_H
+
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+typedef struct keys_cache_args {
+    unsigned char *pages;
+    int64_t page_stride_bytes;
+    int64_t scale_plane_bytes; /* page_rows * 576 */
+    uint32_t n_slots;          /* valid slots are below it, at most 2^31 */
+    uint32_t page_rows;
+    int32_t is_f32; /* rows of 512 f32, else records */
+} keys_cache_args;
+
+typedef struct keys_rope_args {
+    const float *table; /* [n_rows, 64] */
+    const int32_t *rows;
+    uint32_t n_rows;
+} keys_rope_args;
+
+/* Rows of 512 values. */
+typedef struct keys_tensor_args {
+    char *base;
+    int64_t token_stride_bytes, head_stride_bytes;
+    int32_t is_f32, is_aligned;
+} keys_tensor_args;
+
+typedef struct keys_finish_args {
+    int64_t n_rows;          /* warps: n_tokens * rows_per_token */
+    uint32_t rows_per_token; /* the heads, then the key if there is one */
+    uint32_t n_heads;
+    float norm_eps;
+    int32_t is_official;
+    keys_tensor_args q, out, kv;
+    const uint16_t *kv_norm;
+    keys_cache_args window;
+    const int32_t *slots;
+    keys_rope_args rope;
+} keys_finish_args;
+
+typedef struct keys_compress_args {
+    int64_t n_tokens;
+    int32_t n_requests;
+    float norm_eps;
+    int32_t is_official;
+    int32_t raw_is_aligned; /* k, g, ape */
+    const int32_t *requests, *positions;
+    const char *k, *g;
+    int64_t k_token_stride_bytes, g_token_stride_bytes;
+    const float *ape;
+    const uint16_t *norm;
+    char *state;
+    int64_t n_state_pages, state_page_stride_bytes;
+    uint32_t state_page_rows, n_table_pages;
+    const char *tables;
+    int64_t table_stride_bytes;
+    keys_cache_args compressed;
+    const int32_t *slots;
+    keys_rope_args rope; /* rows NULL: the group's first position */
+} keys_compress_args;
+
+typedef struct keys_read_args {
+    int64_t n_rows;
+    keys_cache_args cache;
+    const int32_t *slots, *pages; /* one of them is NULL */
+    keys_tensor_args out;         /* token stride: that of rows */
+} keys_read_args;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Each enqueues one kernel on `stream` and says what the launch said; nothing is empty. */
+cudaError_t dsv4_keys_finish_launch(const keys_finish_args *args, cudaStream_t stream);
+cudaError_t dsv4_keys_read_launch(const keys_read_args *args, cudaStream_t stream);
+
+/* A group's channels on a cluster of thread blocks if has_clusters (sm_90 on), where that is faster. */
+cudaError_t dsv4_keys_compress_launch(const keys_compress_args *args, int ratio, int has_clusters,
+                                      cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
