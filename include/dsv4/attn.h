@@ -42,7 +42,7 @@ extern "C" {
  * Where to compute. AUTO takes the best CPU kernel that this machine can run. CUDA: the calling thread's current
  * device; every pointer of params, plan and workspace is device memory, calls enqueue work on `stream` (a cudaStream_t)
  * and return, allocate nothing, wait for nothing and can be captured in a graph. Differences: math is BF16 (or
- * AUTO); queries are bf16, rows FP8, outputs bf16 or f32; caches and page strides are multiples of 16 bytes; the
+ * AUTO); queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the
  * workspace must be zero before its first use and every decode leaves it ready for the next; a plan cannot be looked
  * at by the host, so that one of other shapes is not refused but gives wrong results.
  */
@@ -73,6 +73,12 @@ enum {
  * Nothing is rounded before it, and it comes last: after the sink, the division and the rotation. 128 results that
  * are all zero, as those of a query without keys, have the scale 2^-22 (byte 105) and codes 0 (of either sign).
  */
+/*
+ * Kernels of the CUDA backend. MMA: any device from sm_80 on, 8 or 16 heads together. SM90: Hopper, 16, 32 or 64.
+ * AUTO on Hopper takes the faster one for each shape; FP8 output is always MMA's.
+ */
+enum { DSV4_CUDA_KERNEL_AUTO = 0, DSV4_CUDA_KERNEL_MMA = 1, DSV4_CUDA_KERNEL_SM90 = 2 };
+
 enum { DSV4_DTYPE_BF16 = 1, DSV4_DTYPE_F32 = 2, DSV4_DTYPE_FP8 = 3 };
 
 /*
@@ -119,8 +125,9 @@ typedef struct dsv4_attn_params {
     int32_t out_dtype;   /* DSV4_DTYPE_BF16, _F32 or _FP8 */
     int32_t q_dtype;     /* DSV4_DTYPE_BF16 or _F32; F32 with exact math only */
     int32_t fixed_split; /* CUDA: 1: bit-equal whatever the batch, slower when it is small; 0 */
-    int32_t group_heads; /* CUDA: heads computed together, 8, 16, 32 or 64; 0: the fastest */
-    int32_t reserved;    /* 0 */
+    int32_t group_heads; /* CUDA: heads computed together, 8, 16, 32 or 64, or what the kernel has
+                            nearest; 0: the fastest */
+    int32_t cuda_kernel; /* DSV4_CUDA_KERNEL_*: AUTO, or one to use instead of the best one */
 
     const void *q; /* [n_requests, n_queries, n_heads, 512] q_dtype, unit stride inside a head */
     int64_t q_request_stride_bytes;
@@ -211,7 +218,7 @@ DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *para
 /* What decode will run with these params: static strings for a person to read. */
 typedef struct dsv4_attn_choice {
     const char *backend; /* "ref", "cpu", "cuda" */
-    const char *kernel;  /* "scalar", a CPU level name, or "sm90" */
+    const char *kernel;  /* "scalar", a CPU level name, "mma" or "sm90" */
     const char *math;    /* "exact", "bf16", "official" */
     const char *reason;  /* why this one */
 } dsv4_attn_choice;

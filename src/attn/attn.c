@@ -153,10 +153,6 @@ static dsv4_status choose_cuda(const dsv4_attn_params *params, choice *chosen, d
             "backend: cuda, but the query or the cache is f32: expected bf16 queries and "
             "FP8 rows");
     }
-    if (params->out_dtype == DSV4_DTYPE_FP8) {
-        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "out_dtype: fp8, but the backend cuda writes bf16 or f32");
-    }
     if (params->math != DSV4_ATTN_MATH_AUTO && params->math != DSV4_ATTN_MATH_BF16) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
                               "math: %s, but the backend cuda computes bf16",

@@ -17,25 +17,42 @@
 #include "base/error.h"
 #include "dsv4/cache.h"
 
-enum { N_GROUP_SIZES = 4, WORKSPACE_ALIGN_BYTES = 64, ALIGNED_BYTES = 16 };
+enum { WORKSPACE_ALIGN_BYTES = 64, ALIGNED_BYTES = 16, RESERVED_SHARED_BYTES = 1024 };
 
-/* The kernels' costs on an H200, in cycles: docs/kernels-sm90.md says how they were measured. */
-static const struct group_cost {
+/*
+ * A way to compute a group of heads, and its cost on an H200 in microseconds: docs/kernels-sm90.md says how it was
+ * measured. On other devices only the order of the costs counts.
+ */
+typedef struct way {
+    int32_t kernel; /* DSV4_CUDA_KERNEL_* */
     int32_t heads;
-    float block; /* of 64 keys */
-    float part;  /* fixed for each part */
-    float split; /* of leaving or merging one partial state, in blocks */
-    int32_t residents; /* thread blocks that share a multiprocessor */
-} group_costs[N_GROUP_SIZES] = {
-    {8, 1250.0f, 2500.0f, 0.3f, 2},
-    {16, 1300.0f, 2600.0f, 0.5f, 2},
-    {32, 1500.0f, 3000.0f, 0.8f, 1},
-    {64, 2300.0f, 4000.0f, 1.2f, 1},
+    int32_t step_keys;
+    float part;      /* fixed for each part */
+    float block;     /* of 64 keys, all thread blocks busy */
+    float split;     /* of leaving or merging one partial state */
+    bool is_default; /* else only when its kernel is asked for, or no other runs on the device */
+} way;
+
+static const way ways[] = {
+    {DSV4_CUDA_KERNEL_MMA, 8, 64, 7.5f, 3.3f, 0.25f, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 32, 7.5f, 3.5f, 0.25f, false},
+    {DSV4_CUDA_KERNEL_MMA, 16, 32, 9.0f, 4.8f, 0.4f, false},
+    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.0f, 2.0f, 0.3f, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.15f, 0.6f, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 12.0f, 2.95f, 1.5f, true},
 };
+
+enum { N_WAYS = sizeof ways / sizeof ways[0] };
+
+/* What the current device is. */
+typedef struct device {
+    int major, minor, n_multiprocessors;
+    int shared_bytes; /* of a multiprocessor */
+} device;
 
 /* What decides a launch. */
 typedef struct shape {
-    const struct group_cost *group;
+    const way *way;
     int32_t n_groups;
     int32_t n_thread_blocks;
     int64_t n_tasks;
@@ -51,9 +68,9 @@ static dsv4_status check_cuda(cudaError_t status, const char *call, dsv4_error *
 static dsv4_status device_attribute(enum cudaDeviceAttr attribute, const char *name, int *value,
                                     dsv4_error *error)
 {
-    int device;
-    DSV4_TRY(check_cuda(cudaGetDevice(&device), "cudaGetDevice", error));
-    return check_cuda(cudaDeviceGetAttribute(value, attribute, device), name, error);
+    int ordinal;
+    DSV4_TRY(check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice", error));
+    return check_cuda(cudaDeviceGetAttribute(value, attribute, ordinal), name, error);
 }
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -66,44 +83,81 @@ static int64_t used_indices(const dsv4_attn_scope *scope)
     return scope->n_pages > 0 ? scope->n_indices : 0;
 }
 
-/* Cycles of a step whose lists are full, thread blocks all busy. */
-static float estimate_cycles(const struct group_cost *group, int64_t n_tasks, int64_t n_blocks,
-                             int64_t n_thread_blocks, bool may_split)
+static dsv4_status read_device(device *d, dsv4_error *error)
 {
-    int64_t n_whole = n_tasks / n_thread_blocks, n_tail = n_tasks % n_thread_blocks;
-    float task = (float)n_blocks * group->block + group->part;
-    float cycles = (float)n_whole * task;
-    if (n_tail == 0) return cycles;
-    int64_t n_parts = n_thread_blocks / n_tail;
-    if (n_parts > n_blocks) n_parts = n_blocks;
-    if (!may_split || n_parts < 2) return cycles + task;
-    float split =
-        ((float)ceil_div(n_blocks, n_parts) + group->split * (float)(1 + n_parts)) * group->block +
-        group->part;
-    return cycles + (split < task ? split : task);
+    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor,
+                              "cudaDevAttrComputeCapabilityMajor", &d->major, error));
+    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor,
+                              "cudaDevAttrComputeCapabilityMinor", &d->minor, error));
+    DSV4_TRY(device_attribute(cudaDevAttrMultiProcessorCount, "cudaDevAttrMultiProcessorCount",
+                              &d->n_multiprocessors, error));
+    return device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                            "cudaDevAttrMaxSharedMemoryPerMultiprocessor", &d->shared_bytes, error);
 }
 
-/* The group of heads that ends soonest; alone the heads decide when results may not depend on the batch. */
-static const struct group_cost *choose_group(const dsv4_attn_params *params,
-                                             int64_t n_thread_blocks)
+/* The kernel for these params on this device. */
+static int32_t choose_kernel(const dsv4_attn_params *params, const device *d)
+{
+    bool has_sm90 = d->major == 9 && d->minor == 0;
+    if (params->out_dtype == DSV4_DTYPE_FP8 || !has_sm90) return DSV4_CUDA_KERNEL_MMA;
+    return params->cuda_kernel;
+}
+
+/* Thread blocks that run at once. */
+static int64_t count_thread_blocks(const way *w, const device *d)
+{
+    int64_t n = 1;
+    if (w->kernel == DSV4_CUDA_KERNEL_MMA) {
+        n = d->shared_bytes /
+            (int64_t)(dsv4_attn_mma_shared_bytes(w->heads, w->step_keys) + RESERVED_SHARED_BYTES);
+        n = n > 2 ? 2 : (n < 1 ? 1 : n); /* two by its registers */
+    }
+    n *= d->n_multiprocessors;
+    return n < ATTN_PLAN_THREADS ? n : ATTN_PLAN_THREADS;
+}
+
+/* Microseconds of a step whose lists are full. */
+static float estimate_time(const way *w, int64_t n_tasks, int64_t n_blocks, int64_t n_thread_blocks,
+                           bool may_split)
+{
+    int64_t n_whole = n_tasks / n_thread_blocks, n_tail = n_tasks % n_thread_blocks;
+    float task = (float)n_blocks * w->block + w->part;
+    float time = (float)n_whole * task;
+    if (n_tail == 0) return time;
+    int64_t n_parts = n_thread_blocks / n_tail;
+    if (n_parts > n_blocks) n_parts = n_blocks;
+    if (!may_split || n_parts < 2) return time + task;
+    float split =
+        (float)ceil_div(n_blocks, n_parts) * w->block + w->split * (float)(1 + n_parts) + w->part;
+    return time + (split < task ? split : task);
+}
+
+/* Of the ways to take 8, 16, ... heads the one that ends soonest, or has as many heads as params ask for, if there is one. */
+static const way *choose_way(const dsv4_attn_params *params, const device *d)
 {
     int64_t n_blocks =
         ceil_div(used_indices(&params->window) + used_indices(&params->extra), ATTN_BLOCK_KEYS);
-    const struct group_cost *best = NULL;
-    float best_cycles = 0.0f;
-    for (int i = 0; i < N_GROUP_SIZES; i++) {
-        const struct group_cost *group = &group_costs[i];
+    int32_t kernel = choose_kernel(params, d);
+    const way *best = NULL;
+    float best_time = 0.0f;
+    for (int i = 0; i < N_WAYS; i++) {
+        const way *w = &ways[i];
+        bool is_open =
+            kernel == DSV4_CUDA_KERNEL_AUTO
+                ? w->is_default
+                : w->kernel == kernel && (kernel != DSV4_CUDA_KERNEL_MMA || w->step_keys == 32);
+        if (!is_open) continue;
         if (params->group_heads != 0) {
-            if (params->group_heads == group->heads) return group;
+            if (best == NULL || w->heads <= params->group_heads) best = w;
             continue;
         }
-        int64_t n_tasks = ceil_div(params->n_heads, group->heads) * params->n_queries;
+        int64_t n_thread_blocks = count_thread_blocks(w, d);
+        int64_t n_tasks = ceil_div(params->n_heads, w->heads) * params->n_queries;
         n_tasks *= params->fixed_split ? n_thread_blocks : params->n_requests;
-        float cycles =
-            estimate_cycles(group, n_tasks, n_blocks, n_thread_blocks, !params->fixed_split);
-        if (best == NULL || cycles < best_cycles) {
-            best = group;
-            best_cycles = cycles;
+        float time = estimate_time(w, n_tasks, n_blocks, n_thread_blocks, !params->fixed_split);
+        if (best == NULL || time < best_time) {
+            best = w;
+            best_time = time;
         }
     }
     return best;
@@ -111,46 +165,47 @@ static const struct group_cost *choose_group(const dsv4_attn_params *params,
 
 static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4_error *error)
 {
-    int n_multiprocessors;
-    DSV4_TRY(device_attribute(cudaDevAttrMultiProcessorCount, "cudaDevAttrMultiProcessorCount",
-                              &n_multiprocessors, error));
-    s->group = choose_group(params, n_multiprocessors);
-    s->n_groups = (int32_t)ceil_div(params->n_heads, s->group->heads);
+    device d;
+    DSV4_TRY(read_device(&d, error));
+    s->way = choose_way(params, &d);
+    s->n_groups = (int32_t)ceil_div(params->n_heads, s->way->heads);
     s->n_tasks = params->n_requests * params->n_queries * s->n_groups;
-    s->n_thread_blocks = n_multiprocessors * s->group->residents;
-    if (s->n_thread_blocks > ATTN_PLAN_THREADS) s->n_thread_blocks = ATTN_PLAN_THREADS;
+    s->n_thread_blocks = (int32_t)count_thread_blocks(s->way, &d);
     if (s->n_tasks > INT32_MAX - ATTN_PLAN_THREADS) {
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
                               "n_requests: %" PRId64 " times n_queries %" PRId64
                               ", expected fewer than 2^31 tasks of %" PRId32 " heads",
-                              params->n_requests, params->n_queries, s->group->heads);
+                              params->n_requests, params->n_queries, s->way->heads);
     }
     s->state_bytes =
-        ATTN_STATE_BYTES + (int64_t)s->group->heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
+        ATTN_STATE_BYTES + (int64_t)s->way->heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
     return DSV4_OK;
 }
 
 dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel,
                                   dsv4_error *error)
 {
-    (void)params;
-    int n_devices, major, minor;
+    int n_devices;
     cudaError_t status = cudaGetDeviceCount(&n_devices);
     if (status != cudaSuccess || n_devices == 0) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
                               "backend: cuda, but no device can be used: %s",
                               status == cudaSuccess ? "none is there" : cudaGetErrorString(status));
     }
-    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor,
-                              "cudaDevAttrComputeCapabilityMajor", &major, error));
-    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor,
-                              "cudaDevAttrComputeCapabilityMinor", &minor, error));
-    if (major != 9 || minor != 0) {
+    device d;
+    DSV4_TRY(read_device(&d, error));
+    if (d.major < 8) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "backend: cuda, but the device is sm_%d%d: expected sm_90", major,
-                              minor);
+                              "backend: cuda, but the device is sm_%d%d: expected sm_80 or later",
+                              d.major, d.minor);
     }
-    *kernel = "sm90";
+    int32_t chosen = choose_kernel(params, &d);
+    if (params->cuda_kernel == DSV4_CUDA_KERNEL_SM90 && chosen != DSV4_CUDA_KERNEL_SM90) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "cuda_kernel: sm90, but the device is sm_%d%d%s", d.major, d.minor,
+                              params->out_dtype == DSV4_DTYPE_FP8 ? " and the output FP8" : "");
+    }
+    *kernel = chosen == DSV4_CUDA_KERNEL_MMA ? "mma" : "sm90";
     return DSV4_OK;
 }
 
@@ -181,7 +236,7 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
         .n_queries = (int32_t)params->n_queries,
         .n_groups = s.n_groups,
         .n_thread_blocks = s.n_thread_blocks,
-        .split_cost = params->fixed_split ? -1.0f : s.group->split,
+        .split_cost = params->fixed_split ? -1.0f : s.way->split / s.way->block,
     };
     return check_cuda(dsv4_attn_plan_launch(&args, stream), "plan kernel", error);
 }
@@ -235,6 +290,11 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
         .n_heads = (int32_t)params->n_heads,
         .scale_log2 = (float)((double)params->softmax_scale * 1.4426950408889634),
         .out_is_f32 = params->out_dtype == DSV4_DTYPE_F32,
+        .out_is_fp8 = params->out_dtype == DSV4_DTYPE_FP8,
+        .out_scales = params->out_scales,
+        .out_scales_request_stride_bytes = params->out_scales_request_stride_bytes,
+        .out_scales_query_stride_bytes = params->out_scales_query_stride_bytes,
+        .out_scales_head_stride_bytes = params->out_scales_head_stride_bytes,
         .q = params->q,
         .q_request_stride_bytes = params->q_request_stride_bytes,
         .q_query_stride_bytes = params->q_query_stride_bytes,
@@ -258,12 +318,10 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     };
     set_scope(&args.window, &params->window);
     set_scope(&args.extra, &params->extra);
-    cudaError_t launched;
-    if (s.group->heads <= 16) {
-        launched = dsv4_attn_mma_launch(&args, s.group->heads, s.n_thread_blocks, stream);
-    } else {
-        launched = dsv4_attn_sm90_launch(&args, s.group->heads, s.n_thread_blocks, stream);
-    }
+    cudaError_t launched =
+        s.way->kernel == DSV4_CUDA_KERNEL_MMA
+            ? dsv4_attn_mma_launch(&args, s.way->heads, s.way->step_keys, s.n_thread_blocks, stream)
+            : dsv4_attn_sm90_launch(&args, s.way->heads, s.n_thread_blocks, stream);
     return check_cuda(launched, "attention kernel", error);
 }
 

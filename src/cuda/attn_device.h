@@ -70,14 +70,17 @@ typedef struct attn_args {
     int32_t *counters; /* [n_thread_blocks] parts of a task that have arrived; 0 before and after */
     int64_t state_bytes; /* of one partial state */
     int32_t n_queries, n_heads;
-    float scale_log2; /* softmax_scale * log2(e) */
-    int32_t out_is_f32;
+    float scale_log2;               /* softmax_scale * log2(e) */
+    int32_t out_is_f32, out_is_fp8; /* neither: bf16 */
     attn_scope_args window, extra;
     const char *q;
     int64_t q_request_stride_bytes, q_query_stride_bytes, q_head_stride_bytes;
     const float *sink;
     char *out;
     int64_t out_request_stride_bytes, out_query_stride_bytes, out_head_stride_bytes;
+    uint8_t *out_scales; /* of FP8 output */
+    int64_t out_scales_request_stride_bytes, out_scales_query_stride_bytes;
+    int64_t out_scales_head_stride_bytes;
     char *lse;
     int64_t lse_request_stride_bytes, lse_query_stride_bytes, lse_head_stride_bytes;
     const float *rope_table;

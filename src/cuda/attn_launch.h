@@ -17,15 +17,17 @@ extern "C" {
 /* n_requests * n_queries * n_groups < 2^31 - ATTN_PLAN_THREADS, n_thread_blocks <= ATTN_PLAN_THREADS. */
 cudaError_t dsv4_attn_plan_launch(const attn_plan_args *args, cudaStream_t stream);
 
-/* group_heads: 8, 16, 32 or 64. n_thread_blocks as in the plan, at most one for each multiprocessor. */
+/* group_heads: 16, 32 or 64; no FP8 output. n_thread_blocks as in the plan, at most one for each multiprocessor. */
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream);
 
 /*
- * For any device from sm_80 on: group_heads 8 or 16. n_thread_blocks as in the plan, two for each multiprocessor.
+ * For any device from sm_80 on: group_heads 8 or 16, step_keys 32 or, for 8 heads, 64. n_thread_blocks as in the plan:
+ * as many as run at once. shared_bytes: of one thread block.
  */
-cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int n_thread_blocks,
-                                 cudaStream_t stream);
+cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int step_keys,
+                                 int n_thread_blocks, cudaStream_t stream);
+size_t dsv4_attn_mma_shared_bytes(int group_heads, int step_keys);
 
 /* At least one row. */
 cudaError_t dsv4_attn_merge_launch(const attn_merge_args *args, cudaStream_t stream);

@@ -32,7 +32,8 @@ template <int HEADS, int KEYS> struct division {
     static constexpr int n_shares = N_WARPS / n_tiles; /* of the dimensions */
     static constexpr int n_groups = N_DIM_GROUPS / n_shares;
     static constexpr int n_columns = HEADS / 8;
-    static constexpr int n_owners = 2 * n_columns; /* warps that own scores: of eight heads, of eight keys */
+    static constexpr int n_owners =
+        2 * n_columns; /* warps that own scores: of eight heads, of eight keys */
     static constexpr int n_buffers = KEYS == 32 ? 2 : 1;
     static_assert(n_owners <= n_shares, "every warp of a tile owns at most two scores a thread");
 };
@@ -57,9 +58,9 @@ struct mma_thread {
     int column, half; /* the scores that it owns, if any: heads 8 * column ..., rows + 8 * half */
     bool is_owner;
     list_cursor lists;
-    bool has_next;                    /* is there a step to load */
-    bool is_listed[2], is_extra[2];   /* its entries of this thread's rows: lane / 4, and 8 on */
-    bool is_valid[2];                 /* rows of the step that was loaded last */
+    bool has_next;                  /* is there a step to load */
+    bool is_listed[2], is_extra[2]; /* its entries of this thread's rows: lane / 4, and 8 on */
+    bool is_valid[2];               /* rows of the step that was loaded last */
 };
 
 /* Begins to read the indices of the next step; two lanes of four do nothing but say who is listed. */
@@ -97,8 +98,7 @@ __device__ __forceinline__ void load_rows(const attn_args &a, mma_thread &t,
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const key_row from = locate_row(a, slots[r], t.is_extra[r], t.is_listed[r]);
-        const unsigned char *codes =
-            from.codes + t.share * d::n_groups * GROUP_DIMS + quarter * 16;
+        const unsigned char *codes = from.codes + t.share * d::n_groups * GROUP_DIMS + quarter * 16;
         t.is_valid[r] = from.is_valid;
 #pragma unroll
         for (int i = 0; i < d::n_groups; i++) {
@@ -142,8 +142,8 @@ __device__ __forceinline__ void load_query(const attn_args &a, const attn_part &
     for (int c = 0; c < HEADS / 8; c++) {
         const int head = part_first_head(p, HEADS) + 8 * c + lane / 4;
         const char *source = a.q + p.request * a.q_request_stride_bytes +
-                             part_query(p) * a.q_query_stride_bytes +
-                             head * a.q_head_stride_bytes + t.share * d::n_groups * 128;
+                             part_query(p) * a.q_query_stride_bytes + head * a.q_head_stride_bytes +
+                             t.share * d::n_groups * 128;
 #pragma unroll
         for (int g = 0; g < d::n_groups; g++) {
             const bool is_rotated = t.share * d::n_groups + g == N_DIM_GROUPS - 1;
@@ -244,8 +244,7 @@ multiply_groups(const mma_thread &t, const uint32_t (&scales)[2], bool has_big,
     typedef division<HEADS, KEYS> d;
     if constexpr (GROUP < d::n_groups) {
         const int lane = threadIdx.x % 32;
-        const uint4 codes[2] = {s.raw[GROUP][threadIdx.x],
-                                s.raw[d::n_groups + GROUP][threadIdx.x]};
+        const uint4 codes[2] = {s.raw[GROUP][threadIdx.x], s.raw[d::n_groups + GROUP][threadIdx.x]};
         group_operands keys;
         if (GROUP == d::n_groups - 1 && t.share == d::n_shares - 1) {
             const uint4 high[2] = {s.raw_rotated[0][t.tile * 32 + lane],
@@ -265,17 +264,16 @@ multiply_groups(const mma_thread &t, const uint32_t (&scales)[2], bool has_big,
                          q.w[c][4 * GROUP + j][0], q.w[c][4 * GROUP + j][1]);
             }
         }
-        multiply_groups<HEADS, KEYS, GROUP + 1>(t, scales, has_big, q, values + KEYS * 128,
-                                                largest, scores, s);
+        multiply_groups<HEADS, KEYS, GROUP + 1>(t, scales, has_big, q, values + KEYS * 128, largest,
+                                                scores, s);
     }
 }
 
 /* This warp's share of the scores of its keys; NaN for rows with NaN codes. */
 template <int HEADS, int KEYS>
-__device__ __forceinline__ void multiply_share(const mma_thread &t,
-                                               const query_operands<HEADS, KEYS> &q, int buffer,
-                                               float (&scores)[HEADS / 8][4],
-                                               mma_memory<HEADS, KEYS> &s)
+__device__ __forceinline__ void
+multiply_share(const mma_thread &t, const query_operands<HEADS, KEYS> &q, int buffer,
+               float (&scores)[HEADS / 8][4], mma_memory<HEADS, KEYS> &s)
 {
     typedef division<HEADS, KEYS> d;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -287,7 +285,8 @@ __device__ __forceinline__ void multiply_share(const mma_thread &t,
     uint32_t largest[2] = {0, 0};
     uint32_t over = __vcmpgtu4(scales[0], 0x01010101u * BIG_SCALE) |
                     __vcmpgtu4(scales[1], 0x01010101u * BIG_SCALE);
-    over &= 0xffffffffu >> (t.share == d::n_shares - 1 ? 40 - 8 * d::n_groups : 32 - 8 * d::n_groups);
+    over &=
+        0xffffffffu >> (t.share == d::n_shares - 1 ? 40 - 8 * d::n_groups : 32 - 8 * d::n_groups);
     float turns[2][HEADS / 8][4] = {};
     multiply_groups<HEADS, KEYS, 0>(t, scales, __any_sync(0xffffffffu, over != 0), q, values,
                                     largest, turns, s);
@@ -415,8 +414,8 @@ __device__ __forceinline__ void add_values(int buffer, warp_sums<HEADS> &sums,
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t probs = shared_address(&s.probs[lane % 8][lane / 8 * 8]);
-    const uint32_t values = shared_address(s.values[buffer]) + warp * KEYS * 128 +
-                            (lane / 16 * 8 + lane % 8) * 128;
+    const uint32_t values =
+        shared_address(s.values[buffer]) + warp * KEYS * 128 + (lane / 16 * 8 + lane % 8) * 128;
     const int odd = lane / 8 % 2, swizzle = lane % 8;
 #pragma unroll
     for (int k = 0; k < KEYS / 16; k += 2) {
@@ -491,10 +490,9 @@ __device__ __forceinline__ mma_thread begin_thread(const attn_args &a)
 
 /* One step: from rows on their way to sums. */
 template <int HEADS, int KEYS>
-__device__ __forceinline__ void run_step(const attn_args &a, mma_thread &t,
-                                         const query_operands<HEADS, KEYS> &q, int buffer,
-                                         float2 &own_sums, warp_sums<HEADS> &sums,
-                                         mma_memory<HEADS, KEYS> &s)
+__device__ __forceinline__ void
+run_step(const attn_args &a, mma_thread &t, const query_operands<HEADS, KEYS> &q, int buffer,
+         float2 &own_sums, warp_sums<HEADS> &sums, mma_memory<HEADS, KEYS> &s)
 {
     float scores[HEADS / 8][4];
     float2 probs = make_float2(0.0f, 0.0f);
@@ -509,8 +507,7 @@ __device__ __forceinline__ void run_step(const attn_args &a, mma_thread &t,
     if (__syncthreads_or(is_large)) {
         set_reference<HEADS, KEYS>(t, own, a.scale_log2, s);
         if (t.is_owner) {
-            const float2 factor =
-                *(const float2 *)&s.rescale[8 * t.column + 2 * (threadIdx.x % 4)];
+            const float2 factor = *(const float2 *)&s.rescale[8 * t.column + 2 * (threadIdx.x % 4)];
             own_sums = make_float2(own_sums.x * factor.x, own_sums.y * factor.y);
             make_probs<HEADS, KEYS>(t, own, a.scale_log2, probs, s);
         }
@@ -532,8 +529,8 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
     next_rows<HEADS, KEYS>(a, t, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         const attn_part p = read_part(a, rank);
-        const int32_t n_keys = min(p.end_block * ATTN_BLOCK_KEYS, p.total_len) -
-                               p.first_block * ATTN_BLOCK_KEYS;
+        const int32_t n_keys =
+            min(p.end_block * ATTN_BLOCK_KEYS, p.total_len) - p.first_block * ATTN_BLOCK_KEYS;
         query_operands<HEADS, KEYS> q;
         warp_sums<HEADS> sums = {};
         float2 own_sums = make_float2(0.0f, 0.0f);
@@ -561,20 +558,23 @@ template <int HEADS, int KEYS>
 static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
 {
     const size_t n_bytes = sizeof(mma_memory<HEADS, KEYS>);
-    cudaError_t status = cudaFuncSetAttribute(attn_mma_kernel<HEADS, KEYS>,
-                                              cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              (int)n_bytes);
+    cudaError_t status = cudaFuncSetAttribute(
+        attn_mma_kernel<HEADS, KEYS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;
     attn_mma_kernel<HEADS, KEYS><<<n_thread_blocks, N_THREADS, n_bytes, stream>>>(*args);
     return cudaGetLastError();
 }
 
-cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int n_thread_blocks,
-                                 cudaStream_t stream)
+cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int step_keys,
+                                 int n_thread_blocks, cudaStream_t stream)
 {
-    switch (group_heads) {
-    case 8: return launch<8, 64>(args, n_thread_blocks, stream);
-    case 16: return launch<16, 32>(args, n_thread_blocks, stream);
-    default: return cudaErrorInvalidValue;
-    }
+    if (group_heads == 8 && step_keys == 64) return launch<8, 64>(args, n_thread_blocks, stream);
+    if (group_heads == 8) return launch<8, 32>(args, n_thread_blocks, stream);
+    return launch<16, 32>(args, n_thread_blocks, stream);
+}
+
+size_t dsv4_attn_mma_shared_bytes(int group_heads, int step_keys)
+{
+    if (group_heads == 8 && step_keys == 64) return sizeof(mma_memory<8, 64>);
+    return group_heads == 8 ? sizeof(mma_memory<8, 32>) : sizeof(mma_memory<16, 32>);
 }

@@ -8,6 +8,7 @@
 #define DSV4_CUDA_ATTN_OUTPUT_CUH
 
 #include "attn_rows.cuh"
+#include "formats.cuh"
 
 enum {
     STAGE_PITCH = DIM + 4, /* floats of a staged head: heads fall into different banks */
@@ -35,8 +36,7 @@ __device__ static bool leave_state(const attn_args &a, const attn_part &p, const
     }
 #pragma unroll 4
     for (int i = threadIdx.x; i < HEADS * HEAD_PIECES; i += THREADS) {
-        values[i] =
-            *(const float4 *)&staged[i / HEAD_PIECES * STAGE_PITCH + i % HEAD_PIECES * 4];
+        values[i] = *(const float4 *)&staged[i / HEAD_PIECES * STAGE_PITCH + i % HEAD_PIECES * 4];
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -148,6 +148,31 @@ __device__ __forceinline__ void write_piece(const attn_args &a, char *head_out, 
     }
 }
 
+/* e4m3 codes of four values and, by the first of 32 lanes that have 128 dimensions together, their scale. */
+__device__ __forceinline__ void write_codes(const attn_args &a, const attn_part &p, int head,
+                                            int dim, float4 v)
+{
+    float largest = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+#pragma unroll
+    for (int other = 1; other < 32; other *= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, other));
+    const uint32_t scale = group_scale(largest);
+    const float inverse = inverse_scale(scale);
+    const uint32_t codes = to_e4m3_four(v.x * inverse, v.y * inverse, v.z * inverse, v.w * inverse);
+    uint8_t *out = (uint8_t *)a.out + p.request * a.out_request_stride_bytes +
+                   part_query(p) * a.out_query_stride_bytes + head * a.out_head_stride_bytes + dim;
+    if (a.out_is_aligned) {
+        *(uint32_t *)out = codes;
+    } else {
+        for (int i = 0; i < 4; i++) out[i] = (uint8_t)(codes >> (8 * i));
+    }
+    if (threadIdx.x % 32 == 0) {
+        a.out_scales[p.request * a.out_scales_request_stride_bytes +
+                     part_query(p) * a.out_scales_query_stride_bytes +
+                     head * a.out_scales_head_stride_bytes + dim / 128] = (uint8_t)scale;
+    }
+}
+
 /* All threads of the block call it, behind a barrier; staged and r may be overwritten behind another one. */
 template <int HEADS, int THREADS>
 __device__ static void finish_part(const attn_args &a, const attn_part &p, const float *staged,
@@ -159,8 +184,8 @@ __device__ static void finish_part(const attn_args &a, const attn_part &p, const
         merge_heads<HEADS>(a, p, r);
     }
     finish_heads<HEADS>(a, p, r);
-    char *out = a.out + p.request * a.out_request_stride_bytes +
-                part_query(p) * a.out_query_stride_bytes;
+    char *out =
+        a.out + p.request * a.out_request_stride_bytes + part_query(p) * a.out_query_stride_bytes;
 #pragma unroll 2
     for (int i = threadIdx.x; i < HEADS * HEAD_PIECES; i += THREADS) {
         const int h = i / HEAD_PIECES, head = part_first_head(p, HEADS) + h,
@@ -172,7 +197,11 @@ __device__ static void finish_part(const attn_args &a, const attn_part &p, const
         v = make_float4(v.x * inverse, v.y * inverse, v.z * inverse, v.w * inverse);
         if (dim >= DIM - GROUP_DIMS && a.rope_table != NULL)
             v = turn_back(a, p, v, (dim - (DIM - GROUP_DIMS)) / 2);
-        write_piece(a, out + head * a.out_head_stride_bytes, dim, v);
+        if (a.out_is_fp8) {
+            write_codes(a, p, head, dim, v);
+        } else {
+            write_piece(a, out + head * a.out_head_stride_bytes, dim, v);
+        }
     }
 }
 

@@ -89,7 +89,8 @@ __device__ static void sort_requests(const attn_plan_args &a, plan_shared &s, in
         int32_t r = first + threadIdx.x;
         int32_t bin = r < a.n_requests ? bin_of(count_blocks(read_lengths(a, r).total)) : -1;
         int32_t n_turns = min((a.n_requests - first + 31) / 32, (int32_t)N_WARPS);
-        for (int32_t turn = 0; turn < n_turns; turn++) { /* one warp after the other: a stable order */
+        for (int32_t turn = 0; turn < n_turns;
+             turn++) { /* one warp after the other: a stable order */
             if (threadIdx.x / 32 == turn) {
                 uint32_t same = __match_any_sync(0xffffffffu, bin);
                 int32_t before = __popc(same & ((1u << threadIdx.x % 32) - 1u));

@@ -25,7 +25,7 @@ enum {
     BIG_SCALE = 134,       /* scale bytes above it need two multiplications */
 };
 
-#define FIRST_REF   (-1e30f) /* below every score: the first block sets a reference */
+#define FIRST_REF   (-1e30f)         /* below every score: the first block sets a reference */
 #define LARGEST_SUM 1099511627776.0f /* 2^40 */
 #define LOG2_E      1.4426950408889634f
 #define LN_2        0.6931471805599453f

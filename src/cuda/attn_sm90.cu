@@ -41,8 +41,7 @@ __global__ void __launch_bounds__(N_THREADS, 1)
     attn_sm90_kernel(const __grid_constant__ attn_args a)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
-    shared_memory<HEADS> &s =
-        *(shared_memory<HEADS> *)memory;
+    shared_memory<HEADS> &s = *(shared_memory<HEADS> *)memory;
     if (threadIdx.x == 0) init_barriers(s);
     __syncthreads();
     /* the four warpgroups start with 128 each; the sums of 64 heads take 128 of the value warps' */

@@ -57,8 +57,8 @@ __device__ __forceinline__ void store_piece(query_piece piece, uint32_t rows, bo
             chunks[i] = __byte_perm(x, y, 0x7632);
             chunks[i + 1] = __byte_perm(x, y, 0x5410);
         }
-        store_matrix4(rows + lane % 8 * 128 + (((2 * j + lane / 8) ^ (lane % 8)) << 4), chunks[0], chunks[1],
-                      chunks[2], chunks[3]);
+        store_matrix4(rows + lane % 8 * 128 + (((2 * j + lane / 8) ^ (lane % 8)) << 4), chunks[0],
+                      chunks[1], chunks[2], chunks[3]);
     }
 }
 
@@ -75,7 +75,8 @@ __device__ static void load_query(const attn_args &a, const attn_part &p, unsign
     const char *source = q + first_head * a.q_head_stride_bytes + warp * 128 + lane % 4 * 32;
     if (a.q_is_aligned) {
 #pragma unroll
-        for (int i = 0; i < N_PIECES; i++) { /* a warp takes its group of dimensions of eight heads */
+        for (int i = 0; i < N_PIECES;
+             i++) { /* a warp takes its group of dimensions of eight heads */
             const int head = 8 * i + lane / 4;
             const uint4 *from = (const uint4 *)(source + head * a.q_head_stride_bytes);
             if (first_head + head >= a.n_heads) from = zero_row;
@@ -104,7 +105,8 @@ __device__ static void load_query(const attn_args &a, const attn_part &p, unsign
 
 /* This thread's two rows of a block. */
 struct key_pair {
-    uint32_t codes;      /* shared address of its 16 codes of the first row's next group; the other is 8 rows on */
+    uint32_t
+        codes; /* shared address of its 16 codes of the first row's next group; the other is 8 rows on */
     uint64_t scales[2];  /* bytes of the groups from the next one on */
     uint32_t largest[2]; /* magnitudes of codes */
     bool has_big;        /* any row of the warp has a scale above BIG_SCALE */
@@ -241,8 +243,8 @@ __device__ __forceinline__ void scale_key_sums(float (&sums)[HEADS / 4], const f
  * and the other stream's have to be multiplied.
  */
 template <int HEADS>
-__device__ static void set_reference(const float (&scores)[HEADS / 2], float scale_log2,
-                                     int stream, uint32_t part, float (&sums)[HEADS / 4],
+__device__ static void set_reference(const float (&scores)[HEADS / 2], float scale_log2, int stream,
+                                     uint32_t part, float (&sums)[HEADS / 4],
                                      shared_memory<HEADS> &s)
 {
     const int thread = threadIdx.x % WARPGROUP, lane = thread % 32, warp = thread / 32;
@@ -311,9 +313,8 @@ __device__ __forceinline__ void store_probs(const uint32_t (&probs)[HEADS / 4], 
 
 /* The stream's sums follow a reference that the other stream has moved in this part. */
 template <int HEADS>
-__device__ __forceinline__ void follow_reference(int stream, uint32_t part,
-                                                 float (&sums)[HEADS / 4],
-                                                 const shared_memory<HEADS> &s)
+__device__ __forceinline__ void
+follow_reference(int stream, uint32_t part, float (&sums)[HEADS / 4], const shared_memory<HEADS> &s)
 {
     if (s.needs_sum_rescale[stream] == part) scale_key_sums<HEADS>(sums, s.sum_rescale[stream]);
 }
@@ -367,7 +368,8 @@ __device__ static void finish_keys(int stream, uint32_t part, float (&sums)[HEAD
 template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int stream = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0); /* said to be a warp's */
+    const int stream =
+        __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0); /* said to be a warp's */
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     /* lane l stores keys l % 16 of the warp, columns 0..7 or 8..15 of a step (store_matrix4) */
     const uint32_t values = shared_address(s.values[stream]) + (16 * warp + lane % 16) * 128 +

@@ -58,12 +58,13 @@ __device__ __forceinline__ void prepare_block(const attn_args &a, row_loader &l,
     const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4, place = l.n_blocks % 2;
     l.has_rows = l.has_next;
     if (!l.has_next) return;
-    copy_async_wait<1>(); /* the last block's rows may still be on their way, not the indices before them */
+    copy_async_wait<
+        1>(); /* the last block's rows may still be on their way, not the indices before them */
     __syncwarp();
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const key_row row = locate_row(a, s.slots[half][place][thread / 4 + 32 * r], l.is_extra[r],
-                                       l.is_listed[r]);
+        const key_row row =
+            locate_row(a, s.slots[half][place][thread / 4 + 32 * r], l.is_extra[r], l.is_listed[r]);
         l.codes[r] = row.codes + half * N_HALF_GROUPS * 64;
         l.scales[r] = (int32_t)(row.scales - l.codes[r]);
         l.is_valid[r] = row.is_valid;
@@ -80,8 +81,8 @@ __device__ __forceinline__ void load_groups(const row_loader &l, int half, share
 {
     if (!l.has_rows) return;
     const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4, place = (l.n_blocks - 1) % 2;
-    const uint32_t values = shared_address(s.values[place]) +
-                            (half * N_HALF_GROUPS + FIRST) * GROUP_BYTES;
+    const uint32_t values =
+        shared_address(s.values[place]) + (half * N_HALF_GROUPS + FIRST) * GROUP_BYTES;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int row = thread / 4 + 32 * r;

@@ -44,12 +44,14 @@ template <int HEADS> struct shared_memory {
     alignas(16) unsigned char staged[2][HEADS == 64 ? 16 : HEADS * 512]; /* output of fewer heads */
     alignas(16) unsigned char scales[N_STREAMS][KEYS * SCALE_BYTES];
     uint32_t valid[N_STREAMS][KEYS / 8]; /* of eight rows each, four bits a row */
-    uint32_t slots[2][2][KEYS];          /* by value warpgroup: indices of the blocks to load next */
+    uint32_t slots[2][2][KEYS]; /* by value warpgroup: indices of the blocks to load next */
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];
-    float rescale[N_STREAMS][HEADS];     /* of values so far, when needs_rescale */
-    float sum_rescale[N_STREAMS][HEADS]; /* of the stream's sums, when the other one has moved the references */
-    float part_ref[HEADS];               /* of the part that ended */
+    float rescale[N_STREAMS][HEADS]; /* of values so far, when needs_rescale */
+    float
+        sum_rescale[N_STREAMS]
+                   [HEADS]; /* of the stream's sums, when the other one has moved the references */
+    float part_ref[HEADS];  /* of the part that ended */
     float part_sum[N_KEY_WARPS][HEADS];
     int needs_rescale[N_STREAMS];
     uint32_t needs_sum_rescale[N_STREAMS]; /* the part for which it does, counted from 1 */

@@ -282,11 +282,12 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
         const int group = i / (HEADS / 2);
         const bool is_rotated = half == 1 && group == 3;
         /* in order: rows lane / 4 and 8 on; then of neighbouring threads one gets both first rows, the other the second */
-        const int byte = is_rotated ? 32 * warp + 16 * odd + lane / 8 * 4
-                                    : 32 * (lane / 8) + 8 * warp + 4 * odd;
+        const int byte =
+            is_rotated ? 32 * warp + 16 * odd + lane / 8 * 4 : 32 * (lane / 8) + 8 * warp + 4 * odd;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            float low = sums.v[i + 2 + e], high = sums.v[i + e]; /* dimensions 0 and 1 of four, or 2 and 3 */
+            float low = sums.v[i + 2 + e],
+                  high = sums.v[i + e]; /* dimensions 0 and 1 of four, or 2 and 3 */
             if (is_rotated) {
                 const float other = __shfl_xor_sync(0xffffffffu, odd ? high : low, 4);
                 low = odd ? other : high;
@@ -317,7 +318,8 @@ __device__ __forceinline__ void send_values(const attn_args &a, const attn_part 
 /* Divides by the sums, writes out and lse. */
 template <int HEADS>
 __device__ static void finish_values(const attn_args &a, const attn_part &p,
-                                     value_sums<HEADS> &sums, int half, const shared_memory<HEADS> &s)
+                                     value_sums<HEADS> &sums, int half,
+                                     const shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
     float inverse[own::n];

@@ -37,9 +37,16 @@ int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
 {
     static const struct {
         const char *name;
-        int32_t group_heads, fixed_split;
-    } kinds[] = {{"cuda", 0, 0},     {"cuda 8", 8, 0},   {"cuda 16", 16, 0},
-                 {"cuda 32", 32, 0}, {"cuda 64", 64, 0}, {"cuda fixed", 0, 1}};
+        int32_t group_heads, fixed_split, kernel;
+    } kinds[] = {{"cuda", 0, 0, DSV4_CUDA_KERNEL_AUTO},
+                 {"cuda 8", 8, 0, DSV4_CUDA_KERNEL_AUTO},
+                 {"cuda 16", 16, 0, DSV4_CUDA_KERNEL_AUTO},
+                 {"cuda 32", 32, 0, DSV4_CUDA_KERNEL_AUTO},
+                 {"cuda 64", 64, 0, DSV4_CUDA_KERNEL_AUTO},
+                 {"cuda mma 8", 8, 0, DSV4_CUDA_KERNEL_MMA},
+                 {"cuda mma 16", 16, 0, DSV4_CUDA_KERNEL_MMA},
+                 {"cuda mma fix", 0, 1, DSV4_CUDA_KERNEL_MMA},
+                 {"cuda fixed", 0, 1, DSV4_CUDA_KERNEL_AUTO}};
     int32_t n_configs = 0;
     configs[n_configs++] = attn_config_ref;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
@@ -47,6 +54,7 @@ int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
                                              .backend = DSV4_BACKEND_CUDA,
                                              .math = DSV4_ATTN_MATH_BF16,
                                              .group_heads = kinds[i].group_heads,
+                                             .cuda_kernel = kinds[i].kernel,
                                              .fixed_split = kinds[i].fixed_split};
     }
     return n_configs;
@@ -205,6 +213,7 @@ bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_ou
     chosen.math = config->math;
     chosen.cpu_level = config->cpu_level;
     chosen.group_heads = config->group_heads;
+    chosen.cuda_kernel = config->cuda_kernel;
     chosen.fixed_split = config->fixed_split;
     memset(result, 0, sizeof *result);
     if (config->backend == DSV4_BACKEND_CUDA) {

@@ -18,10 +18,11 @@ typedef struct attn_config {
     int32_t math;
     int32_t cpu_level;
     int32_t group_heads; /* CUDA */
+    int32_t cuda_kernel;
     int32_t fixed_split; /* CUDA: bits do not depend on the batch */
 } attn_config;
 
-enum { ATTN_MAX_CONFIGS = 7 };
+enum { ATTN_MAX_CONFIGS = 10 };
 
 extern const attn_config attn_config_ref;
 

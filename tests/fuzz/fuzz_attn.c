@@ -113,7 +113,7 @@ static const field shape_fields[] = {
     DECODE(extra.n_indices, 4),
     DECODE(n_rope_rows, 2),
     DECODE(q_dtype, DSV4_DTYPE_BF16),
-    DECODE(reserved, 0),
+    DECODE(cuda_kernel, 0),
     DECODE(window.row_format, DSV4_ATTN_ROWS_FP8),
     DECODE(window.reserved, 0),
     DECODE(extra.row_format, DSV4_ATTN_ROWS_FP8),

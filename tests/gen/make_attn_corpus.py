@@ -10,7 +10,7 @@ import sys
 
 SHAPES = ["size", "n_requests", "n_queries", "n_heads", "backend", "math", "cpu_level", "n_threads",
           "out_dtype", "window.n_pages", "window.page_rows", "window.n_indices", "extra.n_pages",
-          "extra.page_rows", "extra.n_indices", "n_rope_rows", "q_dtype", "reserved",
+          "extra.page_rows", "extra.n_indices", "n_rope_rows", "q_dtype", "cuda_kernel",
           "window.row_format", "window.reserved", "extra.row_format", "extra.reserved", "fixed_split",
           "group_heads"]
 STRIDES = ["q_request", "q_query", "q_head", "window.page", "window.indices_request",

@@ -22,7 +22,7 @@ static void defaults_are_those_of_fp8(void **state)
     memset(&params, 0x5a, sizeof params);
     dsv4_attn_params_default(&params);
     assert_int_equal(params.q_dtype, DSV4_DTYPE_BF16);
-    assert_int_equal(params.reserved, 0);
+    assert_int_equal(params.cuda_kernel, DSV4_CUDA_KERNEL_AUTO);
     assert_int_equal(params.window.row_format, DSV4_ATTN_ROWS_FP8);
     assert_int_equal(params.window.reserved, 0);
     assert_int_equal(params.extra.row_format, DSV4_ATTN_ROWS_FP8);
