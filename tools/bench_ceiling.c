@@ -165,6 +165,17 @@ void dsv4_bench_gauge_close(dsv4_bench_gauge *gauge)
     gauge->bytes = NULL;
 }
 
+dsv4_status dsv4_bench_ceilings_measure(int32_t level, bool uses_bf16, int32_t n_threads,
+                                        double budget_s, dsv4_bench_ceilings *ceilings,
+                                        dsv4_error *error)
+{
+    dsv4_bench_gauge gauge;
+    DSV4_TRY(dsv4_bench_gauge_open(level, uses_bf16, n_threads, budget_s, &gauge, error));
+    *ceilings = gauge.ceilings;
+    dsv4_bench_gauge_close(&gauge);
+    return DSV4_OK;
+}
+
 static int compare_doubles(const void *left, const void *right)
 {
     double a = *(const double *)left, b = *(const double *)right;

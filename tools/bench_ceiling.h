@@ -46,6 +46,11 @@ void dsv4_bench_gauge_close(dsv4_bench_gauge *gauge);
 double dsv4_bench_gauge_read(dsv4_bench_gauge *gauge);
 double dsv4_bench_gauge_flop(dsv4_bench_gauge *gauge);
 
+/* Only the ceilings, with a gauge of its own. Errors: as of open. */
+dsv4_status dsv4_bench_ceilings_measure(int32_t level, bool uses_bf16, int32_t n_threads,
+                                        double budget_s, dsv4_bench_ceilings *ceilings,
+                                        dsv4_error *error);
+
 /* Sorts samples[0 .. n - 1], n at least 1. */
 double dsv4_bench_median(double *samples, int32_t n);
 
