@@ -377,7 +377,7 @@ typedef struct next_block {
 } next_block;
 
 /* The rows that are needed before kernels prefetch any: the first block of a task may be nowhere near. */
-static void prefetch_first(const block_rows *block)
+static DSV4_ALWAYS_INLINE void prefetch_first(const block_rows *block)
 {
     for (int32_t i = 0; i < block->n_rows && i < FIRST_ROWS; i++) {
         const dsv4_attn_row *row = &block->rows[i];
