@@ -27,7 +27,7 @@ def print_attn(rows):
         print(f"| {sizes['n_heads']} | {keys} | {sizes['n_requests']} | {time_text(result['time_s'])} "
               f"| {result['flop_per_s'] / 1e9:.0f} | {result['bytes_per_s'] / 1e9:.1f} "
               f"| {100 * result['ceiling_fraction']:.0f} % | {result['ref_ratio']:.0f} "
-              f"| {result['one_thread_time_s'] / result['time_s']:.2f} |")
+              f"| {result['scaling']:.2f} |")
 
 
 def print_setup(rows):

@@ -46,20 +46,20 @@ void dsv4_bench_print_row(const dsv4_bench_setup *setup, const dsv4_bench_result
     printf(" %9.1f %8.2f %6.1f %% %-6s %9.1f", result->flop / result->time_s * 1e-9,
            result->bytes / result->time_s * 1e-9, result->ceiling_fraction * 100,
            result->flop_binds ? "flop" : "read", result->ref_time_s / result->time_s);
-    if (setup->n_threads > 1) printf(" %5.2f", result->one_thread_time_s / result->time_s);
+    if (setup->n_threads > 1) printf(" %5.2f", result->scaling);
     printf("\n");
     (void)fflush(stdout);
 }
 
 static json_t *result_json(const dsv4_bench_result *result)
 {
-    return json_pack("{s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:s, s:f, s:f}", "time_s", result->time_s,
-                     "one_thread_time_s", result->one_thread_time_s, "flop",
-                     (json_int_t)result->flop, "bytes", (json_int_t)result->bytes, "flop_per_s",
-                     result->flop / result->time_s, "bytes_per_s", result->bytes / result->time_s,
-                     "ceiling_fraction", result->ceiling_fraction, "binds",
-                     result->flop_binds ? "flop" : "read", "ref_time_s", result->ref_time_s,
-                     "ref_ratio", result->ref_time_s / result->time_s);
+    return json_pack(
+        "{s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:s, s:f, s:f}", "time_s", result->time_s,
+        "one_thread_time_s", result->one_thread_time_s, "scaling", result->scaling, "flop",
+        (json_int_t)result->flop, "bytes", (json_int_t)result->bytes, "flop_per_s",
+        result->flop / result->time_s, "bytes_per_s", result->bytes / result->time_s,
+        "ceiling_fraction", result->ceiling_fraction, "binds", result->flop_binds ? "flop" : "read",
+        "ref_time_s", result->ref_time_s, "ref_ratio", result->ref_time_s / result->time_s);
 }
 
 dsv4_status dsv4_bench_print_json(const dsv4_bench_setup *setup, const dsv4_bench_result *result,

@@ -27,9 +27,10 @@ typedef struct dsv4_bench_setup {
 typedef struct dsv4_bench_result {
     dsv4_bench_shape shape;
     double time_s, one_thread_time_s; /* medians; the same when the run has one thread */
+    double scaling;                   /* median of their ratios, side by side */
     double ref_time_s;                /* reference, one thread, scaled from one request */
     double flop, bytes;
-    double ceiling_fraction; /* time that the binding ceiling allows over time_s */
+    double ceiling_fraction; /* time that the binding ceiling allows over time, side by side */
     bool flop_binds;         /* else reading does */
 } dsv4_bench_result;
 

@@ -3,7 +3,9 @@
  *
  * Place: program, bench. The ceiling that binds a shape is the longer of two times: its FLOP at the
  * measured multiply-add rate, its bytes at the measured read rate. FLOP: two products of 512 per
- * head and key. Bytes: each named row once, queries, output, index lists.
+ * head and key. Bytes: each named row once, queries, output, index lists. Calls, calls on one thread
+ * and the binding ceiling take turns, round by round; ratios are made within a round and the median
+ * round counts, since a shared machine is not the same from one second to the next.
  */
 #include "attn_call.h"
 #include "bench_ceiling.h"
@@ -31,6 +33,7 @@ enum {
     MAX_REQUESTS = 64,
     POOL_SLOTS = 128 << 10,
     MAX_SAMPLES = 4096,
+    N_ROUNDS = 9,
 };
 
 static const int64_t heads_choices[N_HEADS_CHOICES] = {8, 16, 64, 128};
@@ -45,6 +48,7 @@ static const char *const quick_names[] = {
 typedef struct bench {
     dsv4_attn_params params; /* the options, scale, queries and sink */
     dsv4_bench_setup setup;
+    dsv4_bench_gauge gauge;
     double budget_s;
     dsv4_bench_pool window, extra;
     uint16_t *q;                                   /* [MAX_REQUESTS, 1, MAX_HEADS, 512] bf16 */
@@ -89,12 +93,6 @@ static int32_t count_selected(const dsv4_options *options)
     return n_selected;
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 /* One timed decode over the next lists of the pools. */
 static dsv4_status time_decode(bench *b, dsv4_attn_call *call, double *time_s, dsv4_error *error)
 {
@@ -112,41 +110,29 @@ static dsv4_status time_decode(bench *b, dsv4_attn_call *call, double *time_s, d
     return status;
 }
 
-/*
- * Median of as many calls as the budget allows. The first call warms up, unless it alone takes the
- * whole budget.
- */
-static dsv4_status time_call(bench *b, dsv4_attn_call *call, double *median_s, dsv4_error *error)
+/* Median of as many calls as fit, at least one. */
+static dsv4_status time_calls(bench *b, dsv4_attn_call *call, double budget_s, double *median_s,
+                              dsv4_error *error)
 {
+    double end_s = dsv4_bench_now_s() + budget_s;
     int32_t n_samples = 0;
-    double first_s;
-    DSV4_TRY(time_decode(b, call, &first_s, error));
-    if (first_s > b->budget_s) b->samples_s[n_samples++] = first_s;
-    double end_s = dsv4_bench_now_s() + b->budget_s;
-    while (n_samples == 0 ||
-           (first_s <= b->budget_s && n_samples < MAX_SAMPLES && dsv4_bench_now_s() < end_s)) {
+    do {
         DSV4_TRY(time_decode(b, call, &b->samples_s[n_samples], error));
         n_samples++;
-    }
-    qsort(b->samples_s, (size_t)n_samples, sizeof *b->samples_s, compare_doubles);
-    *median_s = b->samples_s[n_samples / 2];
+    } while (n_samples < MAX_SAMPLES && dsv4_bench_now_s() < end_s);
+    *median_s = dsv4_bench_median(b->samples_s, n_samples);
     return DSV4_OK;
 }
 
-/* Median time of one shape with the choices in *params. */
-static dsv4_status time_shape(bench *b, const dsv4_bench_shape *shape, dsv4_attn_params params,
-                              double *median_s, dsv4_error *error)
+static dsv4_status open_call(bench *b, const dsv4_bench_shape *shape, dsv4_attn_params params,
+                             dsv4_attn_call *call, dsv4_error *error)
 {
     params.n_requests = shape->n_requests;
     params.n_heads = shape->n_heads;
     dsv4_bench_pool_scope(&b->window, shape->n_window, &params.window);
     if (shape->n_extra > 0) dsv4_bench_pool_scope(&b->extra, shape->n_extra, &params.extra);
     dsv4_attn_params_set_dense(&params);
-    dsv4_attn_call call;
-    dsv4_status status = dsv4_attn_call_open(&call, &params, error);
-    if (status == DSV4_OK) status = time_call(b, &call, median_s, error);
-    dsv4_attn_call_close(&call);
-    return status;
+    return dsv4_attn_call_open(call, &params, error);
 }
 
 /* Time of the reference for shape i: measured for one request on one thread, times requests. */
@@ -163,37 +149,79 @@ static dsv4_status ref_time(bench *b, int32_t i, double *time_s, dsv4_error *err
         params.cpu_level = DSV4_CPU_LEVEL_AUTO;
         params.n_threads = 1;
         shape.n_requests = 1;
-        DSV4_TRY(time_shape(b, &shape, params, measured_s, error));
+        dsv4_attn_call call;
+        dsv4_status status = open_call(b, &shape, params, &call, error);
+        if (status == DSV4_OK) status = time_calls(b, &call, b->budget_s, measured_s, error);
+        dsv4_attn_call_close(&call);
+        DSV4_TRY(status);
     }
     *time_s = *measured_s * n_requests;
     return DSV4_OK;
 }
 
-static dsv4_status measure(bench *b, int32_t i, dsv4_bench_result *result, dsv4_error *error)
+static void count_work(const dsv4_bench_setup *setup, dsv4_bench_result *result)
 {
-    const dsv4_bench_ceilings *ceilings = &b->setup.ceilings;
-    *result = (dsv4_bench_result){.shape = make_shape(i)};
     const dsv4_bench_shape *shape = &result->shape;
-    DSV4_TRY(time_shape(b, shape, b->params, &result->time_s, error));
-    result->one_thread_time_s = result->time_s;
-    if (b->setup.n_threads > 1) {
-        dsv4_attn_params params = b->params;
-        params.n_threads = 1;
-        DSV4_TRY(time_shape(b, shape, params, &result->one_thread_time_s, error));
-    }
-    DSV4_TRY(ref_time(b, i, &result->ref_time_s, error));
-
     double n_keys = (double)(shape->n_window + shape->n_extra), n_rows = (double)shape->n_requests;
     double n_values = n_rows * (double)shape->n_heads * DSV4_ATTN_DIM;
     result->flop = 2 * n_rows * (double)shape->n_heads * n_keys * 2 * DSV4_ATTN_DIM;
     result->bytes =
         n_rows * n_keys * (DSV4_CACHE_RECORD_BYTES + sizeof(int32_t)) + /* rows, lists */
         n_values * 2 * sizeof(uint16_t);                                /* q, out */
-    double flop_s = result->flop / ceilings->flop_per_s;
-    double read_s = result->bytes / ceilings->read_bytes_per_s;
-    result->flop_binds = flop_s >= read_s;
-    result->ceiling_fraction = (result->flop_binds ? flop_s : read_s) / result->time_s;
+    result->flop_binds = result->flop / setup->ceilings.flop_per_s >=
+                         result->bytes / setup->ceilings.read_bytes_per_s;
+}
+
+static double ceiling_time(bench *b, const dsv4_bench_result *result)
+{
+    return result->flop_binds ? result->flop / dsv4_bench_gauge_flop(&b->gauge)
+                              : result->bytes / dsv4_bench_gauge_read(&b->gauge);
+}
+
+/* alone: the same call on one thread, or NULL. */
+static dsv4_status run_rounds(bench *b, dsv4_attn_call *call, dsv4_attn_call *alone,
+                              dsv4_bench_result *result, dsv4_error *error)
+{
+    double times_s[N_ROUNDS], alone_s[N_ROUNDS], fractions[N_ROUNDS], ratios[N_ROUNDS];
+    double slice_s = b->budget_s / N_ROUNDS;
+    for (int32_t i = 0; i < N_ROUNDS; i++) {
+        double ceiling_s = ceiling_time(b, result);
+        DSV4_TRY(time_calls(b, call, slice_s, &times_s[i], error));
+        ceiling_s = (ceiling_s + ceiling_time(b, result)) / 2;
+        fractions[i] = ceiling_s / times_s[i];
+        alone_s[i] = times_s[i];
+        if (alone != NULL) DSV4_TRY(time_calls(b, alone, slice_s, &alone_s[i], error));
+        ratios[i] = alone_s[i] / times_s[i];
+    }
+    result->time_s = dsv4_bench_median(times_s, N_ROUNDS);
+    result->one_thread_time_s = dsv4_bench_median(alone_s, N_ROUNDS);
+    result->scaling = dsv4_bench_median(ratios, N_ROUNDS);
+    result->ceiling_fraction = dsv4_bench_median(fractions, N_ROUNDS);
     return DSV4_OK;
+}
+
+static dsv4_status measure(bench *b, int32_t i, dsv4_bench_result *result, dsv4_error *error)
+{
+    *result = (dsv4_bench_result){.shape = make_shape(i)};
+    count_work(&b->setup, result);
+    bool has_alone = b->setup.n_threads > 1;
+    dsv4_attn_params params = b->params;
+    dsv4_attn_call call = {0}, alone = {0};
+    double warm_s;
+    dsv4_status status = open_call(b, &result->shape, params, &call, error);
+    if (status == DSV4_OK) status = time_decode(b, &call, &warm_s, error);
+    params.n_threads = 1;
+    if (status == DSV4_OK && has_alone) {
+        status = open_call(b, &result->shape, params, &alone, error);
+        if (status == DSV4_OK) status = time_decode(b, &alone, &warm_s, error);
+    }
+    if (status == DSV4_OK) {
+        status = run_rounds(b, &call, has_alone ? &alone : NULL, result, error);
+    }
+    dsv4_attn_call_close(&call);
+    dsv4_attn_call_close(&alone);
+    DSV4_TRY(status);
+    return ref_time(b, i, &result->ref_time_s, error);
 }
 
 /* The level whose ceiling bounds a kernel: "scalar" is bounded by the lowest. */
@@ -229,12 +257,15 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
     DSV4_TRY(dsv4_bench_pool_open(&b->extra, POOL_SLOTS, 4, error));
     int32_t level = kernel_level(setup->choice.kernel);
     bool uses_bf16 = level == DSV4_CPU_LEVEL_AVX512BF16; /* with bf16 and with official math */
-    return dsv4_bench_ceilings_measure(level, uses_bf16, setup->n_threads, b->budget_s,
-                                       &setup->ceilings, error);
+    DSV4_TRY(
+        dsv4_bench_gauge_open(level, uses_bf16, setup->n_threads, b->budget_s, &b->gauge, error));
+    setup->ceilings = b->gauge.ceilings;
+    return DSV4_OK;
 }
 
 static void bench_close(bench *b)
 {
+    dsv4_bench_gauge_close(&b->gauge);
     dsv4_bench_pool_close(&b->window);
     dsv4_bench_pool_close(&b->extra);
     free(b->q);

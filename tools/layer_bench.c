@@ -24,7 +24,8 @@
 
 enum {
     MAX_SAMPLES = 2000,
-    MIN_SAMPLES = 3,
+    MIN_SAMPLES = 5,
+    N_ROUNDS = 9, /* of a matrix; a layer has one a step */
     DEFAULT_LIMIT_MIB = 3072,
     MAX_BATCH = 1024,
     MAX_CONTEXT = 1 << 20,
@@ -37,49 +38,40 @@ typedef struct bench {
     int64_t limit_bytes;
     double budget_s; /* of a layer and a ceiling; matrices take a fifth */
     uint64_t random;
-    double samples_s[MAX_SAMPLES];
+    dsv4_bench_gauge gauge;
+    double ceiling; /* when it was last read */
+    int32_t n_samples, n_ratios;
+    double samples_s[MAX_SAMPLES], ratios[MAX_SAMPLES], ceilings[MAX_SAMPLES];
     dsv4_layer_model model;
     dsv4_forward *forward;
 } bench;
 
-static dsv4_status measure_ceiling(bench *b, double budget_s, dsv4_error *error)
+/* ---- samples ---- */
+
+static void begin_samples(bench *b)
 {
-    const dsv4_compute *compute = &b->setup.compute;
-    return dsv4_bench_ceilings_measure(compute->cpu_level, false, compute->n_threads, budget_s,
-                                       &b->setup.ceilings, error);
+    b->n_samples = 0;
+    b->n_ratios = 0;
+    b->ceiling = dsv4_bench_gauge_read(&b->gauge);
 }
 
-/* Once more just before a measurement: on a shared machine the ceiling moves within seconds. */
-static dsv4_status follow_ceiling(bench *b, dsv4_error *error)
+/* What ran at bytes_per_s since the ceiling was last read is compared with that and with now. */
+static void add_ratio(bench *b, double bytes_per_s)
 {
-    return b->options->given[DSV4_OPTION_QUICK] ? DSV4_OK : measure_ceiling(b, 0.1, error);
+    double before = b->ceiling;
+    b->ceiling = dsv4_bench_gauge_read(&b->gauge);
+    b->ceilings[b->n_ratios] = (before + b->ceiling) / 2;
+    b->ratios[b->n_ratios] = bytes_per_s / b->ceilings[b->n_ratios];
+    b->n_ratios++;
 }
 
-/* And just after it: what counts is the mean of the two. */
-static dsv4_status settle_ceiling(bench *b, dsv4_error *error)
+/* Sorts them: the first is the shortest then. */
+static void end_samples(bench *b, double *time_s, double *best_s, double *read_fraction)
 {
-    double before = b->setup.ceilings.read_bytes_per_s;
-    DSV4_TRY(follow_ceiling(b, error));
-    b->setup.ceilings.read_bytes_per_s = (before + b->setup.ceilings.read_bytes_per_s) / 2;
-    return DSV4_OK;
-}
-
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-/* Also sorts them: the first is the shortest then. */
-static double median(bench *b, int32_t n_samples)
-{
-    qsort(b->samples_s, (size_t)n_samples, sizeof *b->samples_s, compare_doubles);
-    return b->samples_s[n_samples / 2];
-}
-
-static bool wants_more(int32_t n_samples, double end_s)
-{
-    return n_samples < MIN_SAMPLES || (n_samples < MAX_SAMPLES && dsv4_bench_now_s() < end_s);
+    *time_s = dsv4_bench_median(b->samples_s, b->n_samples);
+    *best_s = b->samples_s[0];
+    *read_fraction = dsv4_bench_median(b->ratios, b->n_ratios);
+    b->setup.ceilings.read_bytes_per_s = dsv4_bench_median(b->ceilings, b->n_ratios);
 }
 
 static uint64_t draw(bench *b)
@@ -152,6 +144,19 @@ static double time_linear(const bench *b, const dsv4_layer_linear *what, const l
     return dsv4_bench_now_s() - start_s;
 }
 
+/* Samples of one round; their median. */
+static double time_linears(bench *b, const dsv4_layer_linear *what, const linear_data *data,
+                           int64_t n_rows)
+{
+    int32_t first = b->n_samples, end = first + MAX_SAMPLES / N_ROUNDS;
+    double end_s = dsv4_bench_now_s() + b->budget_s / 5 / N_ROUNDS;
+    do {
+        b->samples_s[b->n_samples] = time_linear(b, what, data, b->n_samples, n_rows);
+        b->n_samples++;
+    } while (b->n_samples < end && dsv4_bench_now_s() < end_s);
+    return dsv4_bench_median(b->samples_s + first, b->n_samples - first);
+}
+
 static dsv4_status bench_linear(bench *b, const dsv4_layer_shape *shape,
                                 const dsv4_layer_linear *what, const linear_data *data,
                                 dsv4_error *error)
@@ -161,16 +166,13 @@ static dsv4_status bench_linear(bench *b, const dsv4_layer_shape *shape,
                                      .linear = *what,
                                      .n_rows = b->batches.values[i],
                                      .bytes = (double)dsv4_linear_bytes(&what->linear)};
-        DSV4_TRY(follow_ceiling(b, error));
         (void)time_linear(b, what, data, data->n_copies - 1, result.n_rows);
-        double end_s = dsv4_bench_now_s() + b->budget_s / 5;
-        for (; wants_more(result.n_samples, end_s); result.n_samples++) {
-            b->samples_s[result.n_samples] =
-                time_linear(b, what, data, result.n_samples, result.n_rows);
+        begin_samples(b);
+        for (int32_t round = 0; round < N_ROUNDS; round++) {
+            add_ratio(b, result.bytes / time_linears(b, what, data, result.n_rows));
         }
-        result.time_s = median(b, result.n_samples);
-        result.best_s = b->samples_s[0];
-        DSV4_TRY(settle_ceiling(b, error));
+        end_samples(b, &result.time_s, &result.best_s, &result.read_fraction);
+        result.n_samples = b->n_samples;
         DSV4_TRY(dsv4_layer_print_linear(&b->setup, &result, error));
     }
     return DSV4_OK;
@@ -241,18 +243,23 @@ static dsv4_status sample_layer(bench *b, const dsv4_layer_caches *caches,
                               .views = caches->views};
     double first_s, end_s;
     DSV4_TRY(time_step(b, caches, tokens, &batch, &first_s, error)); /* allocates */
+    begin_samples(b);
     end_s = dsv4_bench_now_s() + b->budget_s;
-    for (; wants_more(result->n_samples, end_s); result->n_samples++) {
-        DSV4_TRY(time_step(b, caches, tokens, &batch, &b->samples_s[result->n_samples], error));
+    while (b->n_samples < MIN_SAMPLES ||
+           (b->n_samples < MAX_SAMPLES && dsv4_bench_now_s() < end_s)) {
+        double *time_s = &b->samples_s[b->n_samples++];
+        DSV4_TRY(time_step(b, caches, tokens, &batch, time_s, error));
         int64_t n_read = count_experts(b, n);
-        n_experts += n_read;
-        n_bytes +=
+        int64_t n_step_bytes =
             dsv4_layer_model_step_bytes(&b->model, b->setup.numerics, n, result->context, n_read);
+        add_ratio(b, (double)n_step_bytes / *time_s);
+        n_experts += n_read;
+        n_bytes += n_step_bytes;
     }
-    result->n_experts = (double)n_experts / result->n_samples;
-    result->bytes = (double)n_bytes / result->n_samples;
-    result->time_s = median(b, result->n_samples);
-    result->best_s = b->samples_s[0];
+    result->n_samples = b->n_samples;
+    result->n_experts = (double)n_experts / b->n_samples;
+    result->bytes = (double)n_bytes / b->n_samples;
+    end_samples(b, &result->time_s, &result->best_s, &result->read_fraction);
     return DSV4_OK;
 }
 
@@ -265,9 +272,7 @@ static dsv4_status bench_layer(bench *b, dsv4_layer_result *result, dsv4_error *
     dsv4_status status =
         dsv4_layer_caches_open(&b->model.weights.config, b->setup.numerics, result->n_sequences,
                                result->context, b->limit_bytes, &caches, error);
-    if (status == DSV4_OK) status = follow_ceiling(b, error);
     if (status == DSV4_OK) status = sample_layer(b, &caches, result, error);
-    if (status == DSV4_OK) status = settle_ceiling(b, error);
     dsv4_layer_caches_close(&caches);
     if (status != DSV4_OK) return status;
     return dsv4_layer_print_layer(&b->setup, &b->model, result, error);
@@ -369,7 +374,10 @@ static bool is_selected(const dsv4_options *options, int32_t i)
 static dsv4_status run(bench *b, dsv4_error *error)
 {
     int64_t part = b->options->values[DSV4_OPTION_PART];
-    DSV4_TRY(measure_ceiling(b, b->budget_s, error));
+    const dsv4_compute *compute = &b->setup.compute;
+    DSV4_TRY(dsv4_bench_gauge_open(compute->cpu_level, false, compute->n_threads, b->budget_s,
+                                   &b->gauge, error));
+    b->setup.ceilings = b->gauge.ceilings;
     if (!b->setup.is_json) dsv4_layer_print_setup(&b->setup);
     for (int32_t i = 0; i < DSV4_N_LAYER_SHAPES; i++) {
         if (!is_selected(b->options, i)) continue;
@@ -393,6 +401,7 @@ dsv4_status dsv4_layer_bench_run(const dsv4_options *options, dsv4_error *error)
     dsv4_status status = read_options(b, options, error);
     if (status == DSV4_OK) status = check_layer(options, error);
     if (status == DSV4_OK) status = run(b, error);
+    dsv4_bench_gauge_close(&b->gauge);
     free(b);
     return status;
 }

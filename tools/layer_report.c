@@ -27,11 +27,6 @@ static const char *kind_name(int32_t kind)
     }
 }
 
-static double read_share(const dsv4_layer_setup *setup, double bytes, double time_s)
-{
-    return bytes / time_s / setup->ceilings.read_bytes_per_s;
-}
-
 /* ---- tables ---- */
 
 void dsv4_layer_print_setup(const dsv4_layer_setup *setup)
@@ -65,10 +60,10 @@ void dsv4_layer_print_layer_head(const dsv4_layer_shape *shape, const dsv4_layer
            "time", "MB", "experts", "GB/s", "ceiling", "of read");
 }
 
-static void print_numbers(const dsv4_layer_setup *setup, double bytes, double time_s)
+static void print_numbers(const dsv4_layer_setup *setup, double bytes_per_s, double read_fraction)
 {
-    printf(" %8.2f %8.1f %6.1f %%\n", bytes / time_s * 1e-9,
-           setup->ceilings.read_bytes_per_s * 1e-9, 100 * read_share(setup, bytes, time_s));
+    printf(" %8.2f %8.1f %6.1f %%\n", bytes_per_s * 1e-9, setup->ceilings.read_bytes_per_s * 1e-9,
+           100 * read_fraction);
     (void)fflush(stdout);
 }
 
@@ -78,7 +73,7 @@ static void print_linear_row(const dsv4_layer_setup *setup, const dsv4_linear_re
     printf("%-16s %-4s %7" PRId64 " x %5" PRId64 " %6" PRId64 " %8.3f ms %8.3f ms %9.2f",
            result->linear.name, kind_name(linear->kind), linear->n_out, linear->n_in,
            result->n_rows, result->best_s * 1e3, result->time_s * 1e3, result->bytes * 1e-6);
-    print_numbers(setup, result->bytes, result->time_s);
+    print_numbers(setup, result->bytes / result->time_s, result->read_fraction);
 }
 
 static void print_layer_row(const dsv4_layer_setup *setup, const dsv4_layer_result *result)
@@ -86,7 +81,7 @@ static void print_layer_row(const dsv4_layer_setup *setup, const dsv4_layer_resu
     printf("%-12s %6" PRId64 " %8" PRId64 " %8.3f ms %8.3f ms %9.2f %8.1f", result->kind->name,
            result->n_sequences, result->context, result->best_s * 1e3, result->time_s * 1e3,
            result->bytes * 1e-6, result->n_experts);
-    print_numbers(setup, result->bytes, result->time_s);
+    print_numbers(setup, result->bytes / result->time_s, result->read_fraction);
 }
 
 void dsv4_layer_print_sum(const dsv4_layer_result *last, int64_t n_layers, double time_s)
@@ -111,12 +106,12 @@ static json_t *setup_json(const dsv4_layer_setup *setup, const char *bench, cons
                      "cpu_share", ceilings->cpu_share, "shape", shape);
 }
 
-static json_t *result_json(const dsv4_layer_setup *setup, double bytes, double best_s,
-                           double time_s, int32_t n_samples)
+static json_t *result_json(double bytes, double best_s, double time_s, double read_fraction,
+                           int32_t n_samples)
 {
     return json_pack("{s:f, s:f, s:f, s:f, s:f, s:I}", "best_s", best_s, "time_s", time_s, "bytes",
-                     bytes, "bytes_per_s", bytes / time_s, "read_fraction",
-                     read_share(setup, bytes, time_s), "n_samples", (json_int_t)n_samples);
+                     bytes, "bytes_per_s", bytes / time_s, "read_fraction", read_fraction,
+                     "n_samples", (json_int_t)n_samples);
 }
 
 /* Prints setup with the parts added, which are released. */
@@ -138,12 +133,13 @@ dsv4_status dsv4_layer_print_linear(const dsv4_layer_setup *setup, const dsv4_li
         return DSV4_OK;
     }
     const dsv4_linear *linear = &result->linear.linear;
-    json_t *parts = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "linear", result->linear.name, "type",
-        kind_name(linear->kind), "n_out", (json_int_t)linear->n_out, "n_in",
-        (json_int_t)linear->n_in, "n_groups", (json_int_t)result->linear.n_groups, "batch",
-        (json_int_t)result->n_rows, "result",
-        result_json(setup, result->bytes, result->best_s, result->time_s, result->n_samples));
+    json_t *parts =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "linear", result->linear.name, "type",
+                  kind_name(linear->kind), "n_out", (json_int_t)linear->n_out, "n_in",
+                  (json_int_t)linear->n_in, "n_groups", (json_int_t)result->linear.n_groups,
+                  "batch", (json_int_t)result->n_rows, "result",
+                  result_json(result->bytes, result->best_s, result->time_s, result->read_fraction,
+                              result->n_samples));
     return print_json(setup_json(setup, "linear", result->shape), parts, error);
 }
 
@@ -160,6 +156,7 @@ dsv4_status dsv4_layer_print_layer(const dsv4_layer_setup *setup, const dsv4_lay
         "context", (json_int_t)result->context, "n_copies", (json_int_t)model->n_copies, "experts",
         "number", (json_int_t)model->weights.config.n_experts, "held",
         (json_int_t)model->n_held_experts, "read", result->n_experts, "result",
-        result_json(setup, result->bytes, result->best_s, result->time_s, result->n_samples));
+        result_json(result->bytes, result->best_s, result->time_s, result->read_fraction,
+                    result->n_samples));
     return print_json(setup_json(setup, "layer", result->shape), parts, error);
 }

@@ -16,15 +16,16 @@ typedef struct dsv4_layer_setup {
     bool is_json;
     int32_t numerics;
     dsv4_compute compute;
-    dsv4_bench_ceilings ceilings;
+    dsv4_bench_ceilings ceilings; /* reading: the median beside the last measurement */
 } dsv4_layer_setup;
 
-/* time_s: the median of n_samples; best_s: the shortest, which other programs disturbed least. */
+/* time_s: the median of n_samples; best_s: the shortest, which other programs disturbed least;
+ * read_fraction: the median of ratios to the ceilings just before and after. */
 typedef struct dsv4_linear_result {
     const char *shape;
     dsv4_layer_linear linear;
     int64_t n_rows;
-    double time_s, best_s, bytes;
+    double time_s, best_s, bytes, read_fraction;
     int32_t n_samples;
 } dsv4_linear_result;
 
@@ -32,7 +33,8 @@ typedef struct dsv4_layer_result {
     const char *shape;
     const dsv4_layer_kind *kind;
     int64_t n_sequences, context;
-    double time_s, best_s, bytes, n_experts; /* bytes and different experts: means */
+    double time_s, best_s, read_fraction;
+    double bytes, n_experts; /* bytes and different experts: means */
     int32_t n_samples;
 } dsv4_layer_result;
 

@@ -30,6 +30,10 @@
 #define DSV4_UNROLL        _Pragma("GCC unroll 16")
 #endif
 
+/*
+ * A function that does nothing but prefetch has to be DSV4_ALWAYS_INLINE: gcc takes it for one without effect and
+ * drops the calls.
+ */
 #define DSV4_PREFETCH_L2(address) __builtin_prefetch((address), 0, 2)
 
 #endif

@@ -20,6 +20,13 @@ typedef void dsv4_parallel_body(void *context, int64_t task, int32_t worker);
  */
 void dsv4_parallel_for(int32_t n_threads, int64_t n_tasks, dsv4_parallel_body *body, void *context);
 
+/*
+ * The same for two loops with the same context; the second one's tasks begin when all of the first one's are done.
+ * Threads start once for both.
+ */
+void dsv4_parallel_for_both(int32_t n_threads, int64_t n_first, dsv4_parallel_body *first,
+                            int64_t n_second, dsv4_parallel_body *second, void *context);
+
 /* How many threads OpenMP would use for a loop of its own; >= 1. */
 int32_t dsv4_parallel_default_threads(void);
 

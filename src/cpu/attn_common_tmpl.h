@@ -112,18 +112,18 @@ static void fold_state(int32_t n_heads, const dsv4_attn_state *part, const dsv4_
 }
 
 static void fold_values(int32_t n_heads, const float *part_values, const float *alpha,
-                        const float *beta, float *acc_values)
+                        const float *beta, const float *acc_values, float *values)
 {
     for (int32_t h = 0; h < n_heads; h++) {
-        const float *from = part_values + h * DSV4_ATTN_DIM;
-        float *to = acc_values + h * DSV4_ATTN_DIM;
+        const float *part = part_values + h * DSV4_ATTN_DIM, *acc = acc_values + h * DSV4_ATTN_DIM;
+        float *to = values + h * DSV4_ATTN_DIM;
         if (alpha == NULL) {
-            memcpy(to, from, DSV4_ATTN_DIM * sizeof *to);
+            memcpy(to, part, DSV4_ATTN_DIM * sizeof *to);
             continue;
         }
         vf a = vf_set1(alpha[h]), b = vf_set1(beta[h]);
         for (int d = 0; d < DSV4_ATTN_DIM; d += VF_LANES) {
-            vf_store(to + d, vf_fma(vf_load(from + d), b, vf_mul(vf_load(to + d), a)));
+            vf_store(to + d, vf_fma(vf_load(part + d), b, vf_mul(vf_load(acc + d), a)));
         }
     }
 }

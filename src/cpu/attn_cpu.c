@@ -25,7 +25,7 @@ enum {
     MAX_SLOTS = 12, /* blocks that two passes keep between them: about 1 MB, what L2 holds */
     FIRST_ROWS = 8, /* rows whose prefetch begins before any work on them */
     SCRATCH_GAP_BYTES = 8192, /* or a worker's reads run ahead into what the next one writes */
-    FOLD_HEADS = DSV4_ATTN_HEAD_PAD, /* of a task that folds splits */
+    LEAST_FOLD_HEADS = 4,     /* of a task that folds splits */
     MAX_TASK_ROWS = 8 /* queries of a task: enough to prefetch across, few enough to balance */
 };
 
@@ -41,6 +41,7 @@ typedef struct task_shape {
     int64_t n_parts;       /* at most so many tasks per query and head group then */
     int32_t two_passes;    /* 1: official math, the maximum over all keys comes first */
     int64_t n_slots; /* blocks that a worker has room for; the last slot is used again and again */
+    int32_t fold_heads; /* heads of a task that folds splits: 16 or a part of that */
     int64_t max_splits; /* most splits that a query of these shapes can have */
 } task_shape;
 
@@ -129,6 +130,11 @@ static int64_t count_splits(int64_t n_blocks, bool two_passes)
     return min_i64(n_splits, MAX_SPLITS);
 }
 
+static int64_t count_fold_chunks(const task_shape *shape)
+{
+    return ceil_div(shape->most_heads, shape->fold_heads);
+}
+
 static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
 {
     task_shape shape = {.n_rows = params->n_requests * params->n_queries, .n_threads = n_threads};
@@ -162,6 +168,11 @@ static task_shape shape_tasks(const dsv4_attn_params *params, int32_t n_threads)
     shape.most_heads = (int32_t)(params->n_heads - (shape.n_head_groups - 1) * per_group);
     shape.task_rows = min_i64(n_rows * shape.n_head_groups / n_wanted, MAX_TASK_ROWS);
     if (shape.task_rows < 1) shape.task_rows = 1;
+    shape.fold_heads = DSV4_ATTN_HEAD_PAD;
+    while (n_rows * shape.n_head_groups * count_fold_chunks(&shape) < n_threads &&
+           shape.fold_heads > LEAST_FOLD_HEADS) {
+        shape.fold_heads /= 2;
+    }
     return shape;
 }
 
@@ -377,7 +388,7 @@ typedef struct next_block {
 } next_block;
 
 /* The rows that are needed before kernels prefetch any: the first block of a task may be nowhere near. */
-static void prefetch_first(const block_rows *block)
+static DSV4_ALWAYS_INLINE void prefetch_first(const block_rows *block)
 {
     for (int32_t i = 0; i < block->n_rows && i < FIRST_ROWS; i++) {
         const dsv4_attn_row *row = &block->rows[i];
@@ -489,7 +500,7 @@ static void fold_split(const decode_context *context, const query_task *task, co
     if (!has_keys(part)) return;
     const float *alpha = has_keys(acc) ? own->alpha : NULL;
     kernels->fold_state(task->n_heads, part, acc, own->alpha, own->beta);
-    kernels->fold_values(task->n_heads, part->values, alpha, own->beta, acc->values);
+    kernels->fold_values(task->n_heads, part->values, alpha, own->beta, acc->values, acc->values);
 }
 
 static query_task query_of(const decode_context *context, int64_t row, int64_t group)
@@ -616,32 +627,63 @@ static void run_part(void *shared, int64_t index, int32_t worker)
     }
 }
 
-/* Folds the splits of a query, at most FOLD_HEADS heads of a group, in order. */
+static void copy_heads(const dsv4_attn_state *from, const dsv4_attn_state *to)
+{
+    memcpy(to->max, from->max, DSV4_ATTN_HEAD_PAD * sizeof(float));
+    memcpy(to->sum, from->sum, DSV4_ATTN_HEAD_PAD * sizeof(float));
+    memcpy(to->weight, from->weight, DSV4_ATTN_HEAD_PAD * sizeof(float));
+}
+
+/*
+ * Folds a partial into *acc: n_heads heads from first_head on, which share a vector of heads. Other tasks fold
+ * that vector's other heads, so nothing is written to a partial: acc's values are the first one's, then our own.
+ */
+static void fold_partial(const decode_context *context, const scratch *own,
+                         const dsv4_attn_state *partial, int32_t first_head, int32_t n_heads,
+                         dsv4_attn_state *acc)
+{
+    const dsv4_attn_kernels *kernels = context->kernels;
+    int32_t lane = first_head % DSV4_ATTN_HEAD_PAD;
+    dsv4_attn_state part = heads_from(*partial, first_head - lane);
+    float *values = part.values + (int64_t)lane * DSV4_ATTN_DIM;
+    if (!has_keys(&part)) return;
+    if (!has_keys(acc)) {
+        copy_heads(&part, acc);
+        acc->values = values;
+        return;
+    }
+    kernels->fold_state(lane + n_heads, &part, acc, own->alpha, own->beta);
+    kernels->fold_values(n_heads, values, own->alpha + lane, own->beta + lane, acc->values,
+                         own->query.values);
+    acc->values = own->query.values;
+}
+
+/* Folds the splits of a query, fold_heads heads of a group, in order. */
 static void run_fold(void *shared, int64_t index, int32_t worker)
 {
     const decode_context *context = shared;
     const task_shape *shape = &context->plan->shape;
-    int64_t n_chunks = ceil_div(shape->most_heads, FOLD_HEADS);
+    int64_t n_chunks = count_fold_chunks(shape);
     int64_t group = index / n_chunks % shape->n_head_groups;
     query_task task = query_of(context, index / n_chunks / shape->n_head_groups, group);
-    int32_t first_head = (int32_t)(index % n_chunks) * FOLD_HEADS;
+    int32_t first_head = (int32_t)(index % n_chunks) * shape->fold_heads;
     int32_t n_heads = task.n_heads - first_head;
     if (n_heads <= 0) return;
     int64_t first = task.lists->first_split +
                     (task.query * shape->n_head_groups + group) * task.lists->n_splits;
     task.first_head += first_head;
-    task.n_heads = n_heads < FOLD_HEADS ? n_heads : FOLD_HEADS;
+    task.n_heads = n_heads < shape->fold_heads ? n_heads : shape->fold_heads;
     scratch own = scratch_of(context, worker);
-    if (task.lists->n_splits == 0) {
-        clear_state(&own.query, task.n_heads);
-        finish_query(context, &task, &own.query);
-        return;
+    dsv4_attn_state acc = own.query;
+    clear_state(&acc, DSV4_ATTN_HEAD_PAD);
+    for (int64_t split = 0; split < task.lists->n_splits; split++) {
+        dsv4_attn_state partial = partial_of(context, first + split);
+        fold_partial(context, &own, &partial, first_head, task.n_heads, &acc);
     }
-    dsv4_attn_state acc = heads_from(partial_of(context, first), first_head);
-    for (int64_t split = 1; split < task.lists->n_splits; split++) {
-        dsv4_attn_state partial = heads_from(partial_of(context, first + split), first_head);
-        fold_split(context, &task, &own, &partial, &acc);
-    }
+    int32_t lane = first_head % DSV4_ATTN_HEAD_PAD;
+    acc.max += lane;
+    acc.sum += lane;
+    acc.weight += lane;
     finish_query(context, &task, &acc);
 }
 
@@ -658,9 +700,9 @@ void dsv4_attn_cpu_decode(const dsv4_attn_params *params, const dsv4_attn_kernel
 
     int64_t n_rows = plan->shape.n_rows, n_groups = plan->shape.n_head_groups;
     if (plan->shape.split_lists) {
-        int64_t n_chunks = ceil_div(plan->shape.most_heads, FOLD_HEADS);
-        dsv4_parallel_for(n_threads, plan->n_split_tasks, run_part, &context);
-        dsv4_parallel_for(n_threads, n_rows * n_groups * n_chunks, run_fold, &context);
+        int64_t n_folds = n_rows * n_groups * count_fold_chunks(&plan->shape);
+        dsv4_parallel_for_both(n_threads, plan->n_split_tasks, run_part, n_folds, run_fold,
+                               &context);
     } else {
         int64_t n_tasks = ceil_div(n_rows, plan->shape.task_rows) * n_groups;
         dsv4_parallel_for(n_threads, n_tasks, run_queries, &context);

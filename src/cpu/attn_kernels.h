@@ -93,9 +93,10 @@ typedef struct dsv4_attn_kernels {
     void (*add_values)(const float *probabilities, const void *kv, int32_t n_heads, int32_t n_rows,
                        const float *alpha, const float *beta, dsv4_attn_ahead *ahead,
                        float *acc_values);
-    /* acc_values [n_heads, 512] = fma(part_values, beta, acc_values * alpha); alpha NULL: = part_values. */
+    /* values [n_heads, 512], which may be acc_values, = fma(part_values, beta, acc_values * alpha);
+     * alpha NULL: = part_values. */
     void (*fold_values)(int32_t n_heads, const float *part_values, const float *alpha,
-                        const float *beta, float *acc_values);
+                        const float *beta, const float *acc_values, float *values);
     /* Normalizes (adding the sink), rotates, stores out and lse. A state without keys gives 0, +inf.
      * May use up acc->values. */
     void (*finish)(int32_t n_heads, const dsv4_attn_state *acc, const dsv4_attn_target *target);

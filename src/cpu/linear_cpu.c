@@ -15,8 +15,10 @@ enum {
     MIN_TASK_OUT = 16,          /* rows of W: a task packs its rows of x once for all of them ... */
     MIN_TASK_BYTES = 128 << 10, /* ... but so many bytes of W are work enough */
     MIN_SHARED_BYTES = 128 << 10, /* of W times rows of x: less is done before other threads wake */
-    MAX_TASK_OUT = 128,     /* so that a task's part of W stays in L2 for the next rows of x */
-    TASKS_PER_THREAD = 8,   /* of rows of W: slack for threads that are disturbed */
+    AHEAD_BYTES =
+        8 << 10,          /* of codes, that prefetches run ahead: what comes while memory answers */
+    MAX_TASK_OUT = 128,   /* so that a task's part of W stays in L2 for the next rows of x */
+    TASKS_PER_THREAD = 8, /* of rows of W: slack for threads that are disturbed */
     ROW_CHUNK_MULTIPLE = 6, /* rows of x in a register tile of the widest levels */
     MOST_AT_ONCE = 32       /* products whose tasks are shared out together */
 };
@@ -73,9 +75,22 @@ static int64_t round_up(int64_t a, int64_t n)
     return ceil_div(a, n) * n;
 }
 
+static int64_t count_row_bytes(const dsv4_linear *linear)
+{
+    return ceil_div(dsv4_linear_bytes(linear), linear->n_out);
+}
+
+/* Whole groups, at least one. */
+static int64_t choose_ahead_rows(const dsv4_linear *linear)
+{
+    int64_t group_bytes = DSV4_LINEAR_GROUP_ROWS * count_row_bytes(linear);
+    int64_t n_groups = group_bytes > 0 ? ceil_div(AHEAD_BYTES, group_bytes) : 1;
+    return n_groups * DSV4_LINEAR_GROUP_ROWS;
+}
+
 static int64_t choose_task_out(const dsv4_linear *linear, int32_t n_threads)
 {
-    int64_t row_bytes = ceil_div(dsv4_linear_bytes(linear), linear->n_out);
+    int64_t row_bytes = count_row_bytes(linear);
     int64_t least =
         row_bytes > 0 ? min_i64(MIN_TASK_BYTES / row_bytes, MIN_TASK_OUT) : MIN_TASK_OUT;
     int64_t step = round_up(least > 0 ? least : 1, DSV4_LINEAR_GROUP_ROWS);
@@ -107,6 +122,7 @@ static void run_task(void *shared, int64_t task, int32_t worker)
     job.y += row * job.y_stride;
     job.n_rows = min_i64(cut->chunk_rows, job.n_rows - row);
     job.next_begin = (task + work->n_threads) / cut->n_chunks * cut->task_out;
+    job.next_rows = job.next_begin - begin;
     work->kernel(&job, begin, end);
 }
 
@@ -135,7 +151,8 @@ static int64_t cut_product(const dsv4_linear_product *product, int32_t n_threads
                                  .y = product->y,
                                  .x_stride = product->x_stride,
                                  .y_stride = product->y_stride,
-                                 .n_rows = product->n_rows};
+                                 .n_rows = product->n_rows,
+                                 .ahead_rows = choose_ahead_rows(product->linear)};
     cut->task_out = choose_task_out(product->linear, n_threads);
     cut->chunk_rows = choose_chunk_rows(product->n_rows);
     cut->n_chunks = ceil_div(product->n_rows, cut->chunk_rows);

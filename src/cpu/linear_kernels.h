@@ -30,8 +30,10 @@ typedef struct dsv4_linear_job {
     const float *x; /* [n_rows, n_in], rows x_stride apart */
     float *y;       /* [n_rows, n_out], rows y_stride apart */
     int64_t x_stride, y_stride;
-    int64_t n_rows;     /* 1 .. DSV4_LINEAR_MAX_ROWS */
-    int64_t next_begin; /* where this worker probably goes on, to be prefetched at the end */
+    int64_t n_rows; /* 1 .. DSV4_LINEAR_MAX_ROWS */
+    /* What is prefetched: codes of rows of W so far ahead, past the end those from next_begin on, where
+     * this worker probably goes on; and scales next_rows ahead, from one task's begin to the next. */
+    int64_t ahead_rows, next_begin, next_rows;
 } dsv4_linear_job;
 
 /* f32 bits of 2^(scale - 127); a NaN for 255. */

@@ -185,6 +185,55 @@ static void parallel_for_runs_each_task_once(void **state)
     }
 }
 
+typedef struct two_loops {
+    tally first, second;
+    int64_t n_first;
+    atomic_llong n_done;   /* tasks of the first loop */
+    atomic_bool was_early; /* whether a task of the second loop saw one of the first missing */
+} two_loops;
+
+static void count_first(void *context, int64_t task, int32_t worker)
+{
+    two_loops *loops = context;
+    count_task(&loops->first, task, worker);
+    atomic_fetch_add(&loops->n_done, 1);
+}
+
+static void count_second(void *context, int64_t task, int32_t worker)
+{
+    two_loops *loops = context;
+    if (atomic_load(&loops->n_done) != loops->n_first) atomic_store(&loops->was_early, true);
+    count_task(&loops->second, task, worker);
+}
+
+static void check_two_loops(int32_t n_threads, int64_t n_first, int64_t n_second)
+{
+    two_loops loops = {.n_first = n_first};
+    loops.first = (tally){.n_threads = n_threads, .last_task = -1};
+    loops.second = (tally){.n_threads = n_threads, .last_task = -1};
+    dsv4_parallel_for_both(n_threads, n_first, count_first, n_second, count_second, &loops);
+    for (int64_t task = 0; task < MAX_TASKS; task++) {
+        assert_int_equal(loops.first.n_runs[task], task < n_first);
+        assert_int_equal(loops.second.n_runs[task], task < n_second);
+    }
+    assert_false(atomic_load(&loops.was_early));
+    assert_false(atomic_load(&loops.first.was_shared) || atomic_load(&loops.second.was_shared));
+    assert_false(atomic_load(&loops.first.was_outside) || atomic_load(&loops.second.was_outside));
+    assert_false(loops.first.was_out_of_order || loops.second.was_out_of_order);
+}
+
+static void parallel_for_both_runs_one_loop_after_the_other(void **state)
+{
+    (void)state;
+    static const int64_t n_tasks_of[] = {0, 1, 2, 7, MAX_TASKS};
+    enum { N = sizeof n_tasks_of / sizeof n_tasks_of[0] };
+    for (int32_t n_threads = 1; n_threads <= MAX_WORKERS; n_threads++) {
+        for (int i = 0; i < N * N; i++) {
+            check_two_loops(n_threads, n_tasks_of[i / N], n_tasks_of[i % N]);
+        }
+    }
+}
+
 enum { N_MEETING = 4, MAX_WAIT_S = 10 };
 
 typedef struct meeting {
@@ -231,6 +280,7 @@ int main(void)
         cmocka_unit_test(cpu_level_is_what_the_kernel_says),
         cmocka_unit_test(cpu_levels_have_names),
         cmocka_unit_test(parallel_for_runs_each_task_once),
+        cmocka_unit_test(parallel_for_both_runs_one_loop_after_the_other),
         cmocka_unit_test(parallel_for_uses_its_threads),
         cmocka_unit_test(default_threads_is_positive),
     };
