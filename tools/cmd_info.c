@@ -62,8 +62,9 @@ int dsv4_cmd_info(const dsv4_options *options)
 {
     printf("dsv4       %s\n", dsv4_version());
     print_cpu();
-    printf("backends   ref (scalar), cpu (v2, avx2, avx512, avx512bf16), cuda (mma, sm90: attention "
-           "and its neighbours)\n");
+    printf(
+        "backends   ref (scalar), cpu (v2, avx2, avx512, avx512bf16), cuda (mma, sm90: attention "
+        "and its neighbours)\n");
     print_device();
     return print_choice(options);
 }

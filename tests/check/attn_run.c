@@ -38,15 +38,12 @@ int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
     static const struct {
         const char *name;
         int32_t group_heads, fixed_split, kernel;
-    } kinds[] = {{"cuda", 0, 0, DSV4_CUDA_KERNEL_AUTO},
-                 {"cuda 8", 8, 0, DSV4_CUDA_KERNEL_AUTO},
-                 {"cuda 16", 16, 0, DSV4_CUDA_KERNEL_AUTO},
-                 {"cuda 32", 32, 0, DSV4_CUDA_KERNEL_AUTO},
-                 {"cuda 64", 64, 0, DSV4_CUDA_KERNEL_AUTO},
-                 {"cuda mma 8", 8, 0, DSV4_CUDA_KERNEL_MMA},
-                 {"cuda mma 16", 16, 0, DSV4_CUDA_KERNEL_MMA},
-                 {"cuda mma fix", 0, 1, DSV4_CUDA_KERNEL_MMA},
-                 {"cuda fixed", 0, 1, DSV4_CUDA_KERNEL_AUTO}};
+    } kinds[] = {
+        {"cuda", 0, 0, DSV4_CUDA_KERNEL_AUTO},        {"cuda 8", 8, 0, DSV4_CUDA_KERNEL_AUTO},
+        {"cuda 16", 16, 0, DSV4_CUDA_KERNEL_AUTO},    {"cuda 32", 32, 0, DSV4_CUDA_KERNEL_AUTO},
+        {"cuda 64", 64, 0, DSV4_CUDA_KERNEL_AUTO},    {"cuda mma 8", 8, 0, DSV4_CUDA_KERNEL_MMA},
+        {"cuda mma 16", 16, 0, DSV4_CUDA_KERNEL_MMA}, {"cuda mma fix", 0, 1, DSV4_CUDA_KERNEL_MMA},
+        {"cuda fixed", 0, 1, DSV4_CUDA_KERNEL_AUTO}};
     int32_t n_configs = 0;
     configs[n_configs++] = attn_config_ref;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {

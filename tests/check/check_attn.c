@@ -202,7 +202,8 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
         printf("%-12s cuda        skipped: %s\n", group->name, cuda_skip(group));
         return;
     }
-    if (options->for_cuda && group->property == attn_check_bits) { /* the last two ways are made for it */
+    if (options->for_cuda &&
+        group->property == attn_check_bits) { /* the last two ways are made for it */
         configs = &configs[n_configs - 2];
         n_configs = 2;
         /* whose FP8 output and f32 output come from different kernels */

@@ -280,12 +280,9 @@ int main(void)
 {
 #define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dense_strides_are_bytes),
-        WITH_FIXTURE(rules_are_checked),
-        WITH_FIXTURE(other_outputs_ignore_scales),
-        WITH_FIXTURE(codes_and_scales_are_known),
-        WITH_FIXTURE(nan_does_not_count_in_scales),
-        WITH_FIXTURE(scales_may_lie_anywhere),
+        cmocka_unit_test(dense_strides_are_bytes),  WITH_FIXTURE(rules_are_checked),
+        WITH_FIXTURE(other_outputs_ignore_scales),  WITH_FIXTURE(codes_and_scales_are_known),
+        WITH_FIXTURE(nan_does_not_count_in_scales), WITH_FIXTURE(scales_may_lie_anywhere),
     };
 #undef WITH_FIXTURE
     return cmocka_run_group_tests_name("attn_fp8", tests, NULL, NULL);
