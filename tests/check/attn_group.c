@@ -204,7 +204,7 @@ static void draw_split(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->scope[1 - which].n_indices = index % 2 == 0 ? 0 : 70;
     spec->n_requests = 1;
     spec->n_queries = attn_rng_range(rng, 1, 2);
-    spec->n_threads = (int32_t)attn_rng_range(rng, 1, 4);
+    spec->n_threads = 1 + (int32_t)(index / 3 % 4); /* each for each kind of list */
     spec->varies_length = false;
     spec->names_nan = false;
 }
