@@ -34,12 +34,12 @@ typedef struct way {
 } way;
 
 static const way ways[] = {
-    {DSV4_CUDA_KERNEL_MMA, 8, 64, 7.5f, 3.3f, 0.25f, true},
-    {DSV4_CUDA_KERNEL_MMA, 8, 32, 7.5f, 3.5f, 0.25f, false},
-    {DSV4_CUDA_KERNEL_MMA, 16, 32, 9.0f, 4.8f, 0.4f, false},
-    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.0f, 2.0f, 0.3f, true},
-    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.15f, 0.6f, true},
-    {DSV4_CUDA_KERNEL_SM90, 64, 64, 12.0f, 2.95f, 1.5f, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 64, 7.5f, 3.3f, 2.0f, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 32, 7.5f, 3.5f, 2.1f, false},
+    {DSV4_CUDA_KERNEL_MMA, 16, 32, 9.0f, 4.8f, 2.9f, false},
+    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.0f, 2.0f, 1.2f, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.15f, 1.3f, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 12.0f, 2.95f, 1.8f, true},
 };
 
 enum { N_WAYS = sizeof ways / sizeof ways[0] };
@@ -124,12 +124,14 @@ static float estimate_time(const way *w, int64_t n_tasks, int64_t n_blocks, int6
     float task = (float)n_blocks * w->block + w->part;
     float time = (float)n_whole * task;
     if (n_tail == 0) return time;
-    int64_t n_parts = n_thread_blocks / n_tail;
-    if (n_parts > n_blocks) n_parts = n_blocks;
-    if (!may_split || n_parts < 2) return time + task;
-    float split =
-        (float)ceil_div(n_blocks, n_parts) * w->block + w->split * (float)(1 + n_parts) + w->part;
-    return time + (split < task ? split : task);
+    int64_t most_parts = n_thread_blocks / n_tail;
+    if (most_parts > n_blocks) most_parts = n_blocks;
+    float best = task;
+    for (int64_t n = 2; may_split && n <= most_parts; n++) {
+        float split = (float)ceil_div(n_blocks, n) * w->block + w->split * (float)(1 + n) + w->part;
+        if (split < best) best = split;
+    }
+    return time + best;
 }
 
 /* Of the ways to take 8, 16, ... heads the one that ends soonest, or has as many heads as params ask for, if there is one. */
