@@ -27,19 +27,20 @@ typedef struct way {
     int32_t kernel; /* DSV4_CUDA_KERNEL_* */
     int32_t heads;
     int32_t step_keys;
-    float part;      /* fixed for each part */
-    float block;     /* of 64 keys, all thread blocks busy */
-    float split;     /* of leaving or merging one partial state */
+    float part;               /* fixed for each part */
+    float block;              /* of 64 keys, all thread blocks busy */
+    float split_fixed, split; /* of cutting a task into parts, and for each of them */
+    int32_t n_streams;        /* blocks that a part computes at once */
     bool is_default; /* else only when its kernel is asked for, or no other runs on the device */
 } way;
 
 static const way ways[] = {
-    {DSV4_CUDA_KERNEL_MMA, 8, 64, 7.5f, 3.3f, 2.0f, true},
-    {DSV4_CUDA_KERNEL_MMA, 8, 32, 7.5f, 3.5f, 2.1f, false},
-    {DSV4_CUDA_KERNEL_MMA, 16, 32, 9.0f, 4.8f, 2.9f, false},
-    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.0f, 2.0f, 1.2f, true},
-    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.15f, 1.3f, true},
-    {DSV4_CUDA_KERNEL_SM90, 64, 64, 12.0f, 2.95f, 1.8f, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 64, 7.5f, 3.3f, 3.4f, 0.35f, 1, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 32, 7.5f, 3.5f, 3.4f, 0.35f, 1, false},
+    {DSV4_CUDA_KERNEL_MMA, 16, 32, 9.0f, 4.8f, 4.5f, 0.5f, 1, false},
+    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.0f, 2.0f, 2.6f, 0.26f, 2, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.15f, 3.5f, 0.4f, 2, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 12.0f, 2.95f, 5.0f, 0.8f, 2, true},
 };
 
 enum { N_WAYS = sizeof ways / sizeof ways[0] };
@@ -116,22 +117,26 @@ static int64_t count_thread_blocks(const way *w, const device *d)
     return n < ATTN_PLAN_THREADS ? n : ATTN_PLAN_THREADS;
 }
 
+/* Microseconds of a part of so many blocks. */
+static float part_time(const way *w, int64_t n_blocks)
+{
+    return w->part + (float)(n_blocks < w->n_streams ? w->n_streams : n_blocks) * w->block;
+}
+
 /* Microseconds of a step whose lists are full. */
 static float estimate_time(const way *w, int64_t n_tasks, int64_t n_blocks, int64_t n_thread_blocks,
                            bool may_split)
 {
     int64_t n_whole = n_tasks / n_thread_blocks, n_tail = n_tasks % n_thread_blocks;
-    float task = (float)n_blocks * w->block + w->part;
-    float time = (float)n_whole * task;
-    if (n_tail == 0) return time;
+    float task = part_time(w, n_blocks), best = task;
+    if (n_tail == 0) return (float)n_whole * task;
     int64_t most_parts = n_thread_blocks / n_tail;
     if (most_parts > n_blocks) most_parts = n_blocks;
-    float best = task;
     for (int64_t n = 2; may_split && n <= most_parts; n++) {
-        float split = (float)ceil_div(n_blocks, n) * w->block + w->split * (float)(1 + n) + w->part;
+        float split = part_time(w, ceil_div(n_blocks, n)) + w->split_fixed + w->split * (float)n;
         if (split < best) best = split;
     }
-    return time + best;
+    return (float)n_whole * task + best;
 }
 
 /* Of the ways to take 8, 16, ... heads the one that ends soonest, or has as many heads as params ask for, if there is one. */
@@ -238,7 +243,10 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
         .n_queries = (int32_t)params->n_queries,
         .n_groups = s.n_groups,
         .n_thread_blocks = s.n_thread_blocks,
-        .split_cost = params->fixed_split ? -1.0f : s.way->split / s.way->block,
+        .may_split = !params->fixed_split,
+        .n_streams = s.way->n_streams,
+        .split_fixed = s.way->split_fixed / s.way->block,
+        .split = s.way->split / s.way->block,
     };
     return check_cuda(dsv4_attn_plan_launch(&args, stream), "plan kernel", error);
 }

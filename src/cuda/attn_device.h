@@ -61,7 +61,9 @@ typedef struct attn_plan_args {
     int32_t window_n_indices, extra_n_indices;
     int32_t n_requests, n_queries, n_groups;
     int32_t n_thread_blocks;
-    float split_cost; /* of leaving and of merging one partial state, in blocks; < 0: never split */
+    int32_t may_split;
+    int32_t n_streams;        /* blocks that a part computes at once */
+    float split_fixed, split; /* of cutting a task, and for each part, in blocks */
 } attn_plan_args;
 
 typedef struct attn_args {

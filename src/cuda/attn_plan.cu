@@ -148,9 +148,9 @@ __device__ static void choose_step(const attn_plan_args &a, plan_shared &s, cons
     }
     if (lane == 0) {
         int32_t parts = (longest + step - 1) / step;
-        bool fits = n_parts <= a.n_thread_blocks && a.split_cost >= 0.0f;
-        s.costs[warp] = fits ? (float)min(step, longest) +
-                                   (parts > 1 ? a.split_cost * (float)(1 + parts) : 0.0f)
+        bool fits = n_parts <= a.n_thread_blocks && a.may_split;
+        s.costs[warp] = fits ? (float)max(min(step, longest), a.n_streams) +
+                                   (parts > 1 ? a.split_fixed + a.split * (float)parts : 0.0f)
                              : 3e38f;
         s.steps[warp] = step;
     }
@@ -160,8 +160,7 @@ __device__ static void choose_step(const attn_plan_args &a, plan_shared &s, cons
         for (int32_t i = 1; i < N_WARPS; i++) {
             if (s.costs[i] < s.costs[best]) best = i;
         }
-        s.step =
-            s.costs[best] < 3e38f && s.costs[best] < (float)longest ? s.steps[best] : INT32_MAX;
+        s.step = s.costs[best] < (float)max(longest, a.n_streams) ? s.steps[best] : INT32_MAX;
     }
     __syncthreads();
 }
