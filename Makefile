@@ -43,7 +43,8 @@ test-gpu:
 	tests/scripts/test_gpu.sh $(BUILD)
 
 bench-gpu: all
-	bench/attn_gpu.py --library $(BUILD)/libdsv4.so --json bench/results/attn-gpu.jsonl
+	bench/attn_gpu.py --library $(BUILD)/libdsv4.so --json bench/results/attn-h200.jsonl
+	bench/plot_attn.py bench/results/attn-h200.jsonl docs/attn-h200.svg
 
 bench: all
 	$(BUILD)/dsv4 attn bench

@@ -74,20 +74,6 @@ __device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
                  : "memory");
 }
 
-/* Shared to global memory by the copy engine; addresses and n_bytes are multiples of 16. */
-__device__ __forceinline__ void copy_bulk_out(void *to, uint32_t from, uint32_t n_bytes)
-{
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(to),
-                 "r"(from), "r"(n_bytes)
-                 : "memory");
-}
-
-/* Until all this thread's copy_bulk_out have read shared memory. */
-__device__ __forceinline__ void copy_bulk_out_wait_read(void)
-{
-    asm volatile("cp.async.bulk.commit_group;\n cp.async.bulk.wait_group.read 0;\n" ::: "memory");
-}
-
 /*
  * As store_matrix4, transposed: the 16 bytes of lane 8 * i + r receive column r of matrix i.
  */
@@ -98,13 +84,6 @@ __device__ __forceinline__ void store_matrix4_transposed(uint32_t address, uint3
         "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
         "r"(m0), "r"(m1), "r"(m2), "r"(m3)
         : "memory");
-}
-
-__device__ __forceinline__ void store_matrix2_transposed(uint32_t address, uint32_t m0, uint32_t m1)
-{
-    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};\n" ::"r"(address),
-                 "r"(m0), "r"(m1)
-                 : "memory");
 }
 
 /* From now on each thread of the warpgroup has that many registers; the block's sum must not grow. */
