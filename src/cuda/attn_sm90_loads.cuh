@@ -58,8 +58,8 @@ __device__ __forceinline__ void prepare_block(const attn_args &a, row_loader &l,
     const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4, place = l.n_blocks % 2;
     l.has_rows = l.has_next;
     if (!l.has_next) return;
-    copy_async_wait<
-        1>(); /* the last block's rows may still be on their way, not the indices before them */
+    /* the last block's rows may still be on their way, not the indices before them */
+    copy_async_wait<1>();
     __syncwarp();
 #pragma unroll
     for (int r = 0; r < 2; r++) {
