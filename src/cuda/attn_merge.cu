@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "attn_launch.h"
+#include "formats.cuh"
 
 enum { DIM = 512, WARPS = 8, PIECES = DIM / 128 };
 static const int64_t MAX_BLOCKS = 1 << 30;
@@ -15,15 +16,8 @@ __device__ __forceinline__ float4 load_four(const void *values, int64_t index, i
 {
     if (is_f32) return __ldcs((const float4 *)((const float *)values + index));
     const uint2 pairs = __ldcs((const uint2 *)((const uint16_t *)values + index));
-    return make_float4(__uint_as_float(pairs.x << 16), __uint_as_float(pairs.x & 0xffff0000u),
-                       __uint_as_float(pairs.y << 16), __uint_as_float(pairs.y & 0xffff0000u));
-}
-
-__device__ __forceinline__ uint32_t to_bf16_pair(float low, float high)
-{
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
+    return make_float4(low_to_f32(pairs.x), high_to_f32(pairs.x), low_to_f32(pairs.y),
+                       high_to_f32(pairs.y));
 }
 
 __device__ __forceinline__ void store_four(void *values, int64_t index, int is_f32, float4 v)

@@ -344,7 +344,7 @@ __device__ __forceinline__ bool make_probs(const mma_thread &t, float2 scores, f
     const float2 ref = *(const float2 *)&s.ref[head];
     probs.x = exp2_fast(fmaf(scores.x, scale_log2, -ref.x));
     probs.y = exp2_fast(fmaf(scores.y, scale_log2, -ref.y));
-    const uint32_t pair = pack_bf16(probs.x, probs.y);
+    const uint32_t pair = to_bf16_pair(probs.x, probs.y);
     s.probs[head][key] = (uint16_t)pair;
     s.probs[head + 1][key] = (uint16_t)(pair >> 16);
     return !(probs.x + probs.y < LARGEST_SUM);

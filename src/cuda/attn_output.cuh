@@ -124,7 +124,7 @@ __device__ static float4 turn_back(const attn_args &a, const attn_part &p, float
 /* Any dtype and alignment. */
 __device__ __forceinline__ void write_piece(const attn_args &a, char *head_out, int dim, float4 v)
 {
-    const uint32_t low = pack_bf16(v.x, v.y), high = pack_bf16(v.z, v.w);
+    const uint32_t low = to_bf16_pair(v.x, v.y), high = to_bf16_pair(v.z, v.w);
     if (a.out_is_f32) {
         float *out = (float *)head_out + dim;
         if (a.out_is_aligned) {

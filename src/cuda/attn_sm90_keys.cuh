@@ -12,6 +12,7 @@
 #define DSV4_CUDA_ATTN_SM90_KEYS_CUH
 
 #include "attn_sm90_loads.cuh"
+#include "formats.cuh"
 
 /* ---- queries ---- */
 
@@ -288,8 +289,8 @@ __device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], fl
         const float p1 = exp2_fast(fmaf(scores[4 * t + 1], scale_log2, -r.y));
         const float p2 = exp2_fast(fmaf(scores[4 * t + 2], scale_log2, -r.x));
         const float p3 = exp2_fast(fmaf(scores[4 * t + 3], scale_log2, -r.y));
-        probs[2 * t] = pack_bf16(p0, p1);
-        probs[2 * t + 1] = pack_bf16(p2, p3);
+        probs[2 * t] = to_bf16_pair(p0, p1);
+        probs[2 * t + 1] = to_bf16_pair(p2, p3);
         block_sums[2 * t] = p0 + p2;
         block_sums[2 * t + 1] = p1 + p3;
         total += block_sums[2 * t] + block_sums[2 * t + 1];

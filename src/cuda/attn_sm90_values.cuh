@@ -11,6 +11,7 @@
 #define DSV4_CUDA_ATTN_SM90_VALUES_CUH
 
 #include "attn_sm90_loads.cuh"
+#include "formats.cuh"
 
 /* A thread's share of the sums: half the dimensions are a warpgroup's. */
 template <int HEADS> struct value_sums {
@@ -226,7 +227,7 @@ __device__ __forceinline__ void write_values(const attn_args &a, const attn_part
         if (a.out_is_f32) {
             ((float *)head_out)[dim] = sums.v[i];
         } else {
-            ((uint16_t *)head_out)[dim] = (uint16_t)pack_bf16(sums.v[i], 0.0f);
+            ((uint16_t *)head_out)[dim] = (uint16_t)to_bf16_pair(sums.v[i], 0.0f);
         }
     }
 }
@@ -247,14 +248,14 @@ __device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &
             if (half == 1 && k / 2 == 3) break;
             const float *v = &sums.v[16 * k + 2 * row];
             *(uint4 *)(out + threadIdx.x % 4 * 32 + 128 * (k / 2) + 16 * (k % 2)) =
-                make_uint4(pack_bf16(v[4], v[0]), pack_bf16(v[5], v[1]), pack_bf16(v[12], v[8]),
-                           pack_bf16(v[13], v[9]));
+                make_uint4(to_bf16_pair(v[4], v[0]), to_bf16_pair(v[5], v[1]),
+                           to_bf16_pair(v[12], v[8]), to_bf16_pair(v[13], v[9]));
         }
         if (half == 0) continue;
 #pragma unroll
         for (int t = 0; t < 8; t++) {
             *(uint32_t *)(out + 3 * 128 + 16 * t + threadIdx.x % 4 * 4) =
-                pack_bf16(sums.v[96 + 4 * t + 2 * row], sums.v[96 + 4 * t + 2 * row + 1]);
+                to_bf16_pair(sums.v[96 + 4 * t + 2 * row], sums.v[96 + 4 * t + 2 * row + 1]);
         }
     }
 }
@@ -294,7 +295,7 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
                 high = odd ? sums.v[i + 2 + e] : other;
             }
             store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte),
-                          pack_bf16(low, high));
+                          to_bf16_pair(low, high));
         }
     }
 }

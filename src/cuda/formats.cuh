@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+/* Two f32 as a pair of bf16, low half first, nearest even. */
 __device__ __forceinline__ uint32_t to_bf16_pair(float low, float high)
 {
     uint32_t pair;

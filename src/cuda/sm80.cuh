@@ -116,14 +116,6 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/* Two f32 as a pair of bf16, low half first, nearest even. */
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
-{
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
 __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b)
 {
     uint32_t product;
