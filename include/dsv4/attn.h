@@ -43,8 +43,11 @@ extern "C" {
  * device; every pointer of params, plan and workspace is device memory, calls enqueue work on `stream` (a cudaStream_t)
  * and return, allocate nothing, wait for nothing and can be captured in a graph. Differences: math is BF16 (or
  * AUTO); queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the
- * workspace must be zero before its first use and every decode leaves it ready for the next; a plan cannot be looked
- * at by the host, so that one of other shapes is not refused but gives wrong results.
+ * workspace must be zero before its first use and every decode leaves it ready for the next. A plan cannot be looked
+ * at by the host, so that one of other shapes or options, or one that was never built, is refused on the device: decode
+ * returns OK, and all of out and lse is NaN (FP8: codes 0x7f, scales 0xff). Shapes are n_requests, n_queries, n_heads and
+ * n_indices of both scopes, options fixed_split and what cuda_kernel, group_heads, out_dtype and the device make of the
+ * choice of kernel and heads; what such a plan would have named is not touched, nor is the workspace.
  */
 enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
 
@@ -205,11 +208,12 @@ DSV4_API dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *
                                           size_t plan_bytes, dsv4_error *error);
 
 /*
- * Computes out and lse. Allocates nothing; starts OpenMP threads on the CPU when n_threads > 1
- * allows. plan        from dsv4_attn_plan_build with the same shapes, backend, math, level and
- * n_threads: another one is refused; not written workspace   workspace_bytes of caller memory, at
- * least what dsv4_attn_plan_size said, 64-byte aligned, contents without meaning before and after;
- * not shared by concurrent calls Errors as dsv4_attn_plan_size; then nothing was written.
+ * Computes out and lse. Allocates nothing; starts OpenMP threads on the CPU when n_threads > 1 allows.
+ *   plan        from dsv4_attn_plan_build with the same shapes, backend, math, level and n_threads: another one is
+ *               refused, on CUDA by NaN (DSV4_BACKEND_CUDA); not written
+ *   workspace   workspace_bytes of caller memory, at least what dsv4_attn_plan_size said, 64-byte aligned, contents
+ *               without meaning before and after (not on CUDA); not shared by concurrent calls
+ * Errors as dsv4_attn_plan_size; then nothing was written.
  */
 DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params,
                                       const void *plan, size_t plan_bytes, void *workspace,

@@ -3,7 +3,8 @@
  * kernels.
  *
  * Place: cuda. Nothing here waits for the device or allocates. Everything that a plan depends on, but lengths, follows
- * from shapes and options, so that plan and decode agree without a look at device memory.
+ * from shapes and options, so that plan and decode agree without a look at device memory; where they do not, because
+ * the plan was built for others, the kernel sees it by the plan's fingerprint.
  */
 #include "attn_cuda.h"
 
@@ -16,6 +17,8 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "dsv4/cache.h"
+
+_Static_assert(sizeof(attn_plan_head) == sizeof(attn_part), "parts are read in pieces of 16 bytes");
 
 enum { WORKSPACE_ALIGN_BYTES = 64, ALIGNED_BYTES = 16, RESERVED_SHARED_BYTES = 1024 };
 
@@ -58,6 +61,7 @@ typedef struct shape {
     int32_t n_thread_blocks;
     int64_t n_tasks;
     int64_t state_bytes;
+    uint64_t fingerprint; /* of all that decides a plan but lengths */
 } shape;
 
 static dsv4_status check_cuda(cudaError_t status, const char *call, dsv4_error *error)
@@ -170,6 +174,35 @@ static const way *choose_way(const dsv4_attn_params *params, const device *d)
     return best;
 }
 
+/* Of the values in their order; never 0, which plans that were not built may have. */
+static uint64_t fingerprint_values(const int64_t *values, int n_values)
+{
+    uint64_t mixed = 0;
+    for (int i = 0; i < n_values; i++) { /* splitmix64's steps */
+        mixed = (mixed ^ (uint64_t)values[i]) + UINT64_C(0x9e3779b97f4a7c15);
+        mixed = (mixed ^ mixed >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+        mixed = (mixed ^ mixed >> 27) * UINT64_C(0x94d049bb133111eb);
+        mixed ^= mixed >> 31;
+    }
+    return mixed == 0 ? 1 : mixed;
+}
+
+/* n_heads too, although a plan knows groups only: the caller's other shapes are a mistake all the same. */
+static uint64_t fingerprint_shape(const dsv4_attn_params *params, const shape *s)
+{
+    const int64_t values[] = {params->n_requests,
+                              params->n_queries,
+                              params->n_heads,
+                              used_indices(&params->window),
+                              used_indices(&params->extra),
+                              params->fixed_split,
+                              s->way->kernel,
+                              s->way->heads,
+                              s->way->step_keys,
+                              s->n_thread_blocks};
+    return fingerprint_values(values, (int)(sizeof values / sizeof values[0]));
+}
+
 static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4_error *error)
 {
     device d;
@@ -186,6 +219,7 @@ static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4
     }
     s->state_bytes =
         ATTN_STATE_BYTES + (int64_t)s->way->heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
+    s->fingerprint = fingerprint_shape(params, s);
     return DSV4_OK;
 }
 
@@ -235,6 +269,7 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
     DSV4_TRY(describe_shape(params, &s, error));
     attn_plan_args args = {
         .plan = plan,
+        .fingerprint = s.fingerprint,
         .window_lengths = params->window.n_pages > 0 ? params->window.lengths : NULL,
         .extra_lengths = params->extra.n_pages > 0 ? params->extra.lengths : NULL,
         .window_n_indices = (int32_t)used_indices(&params->window),
@@ -293,9 +328,11 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     unsigned char *memory = workspace;
     attn_args args = {
         .plan = plan,
+        .fingerprint = s.fingerprint,
         .states = memory + (size_t)s.n_thread_blocks * WORKSPACE_ALIGN_BYTES,
         .counters = (int32_t *)memory,
         .state_bytes = s.state_bytes,
+        .n_requests = (int32_t)params->n_requests,
         .n_queries = (int32_t)params->n_queries,
         .n_heads = (int32_t)params->n_heads,
         .scale_log2 = (float)((double)params->softmax_scale * 1.4426950408889634),

@@ -51,11 +51,14 @@ typedef struct attn_part {
  */
 typedef struct attn_plan_head {
     int32_t n_parts; /* ranks */
-    int32_t reserved[7];
+    int32_t reserved;
+    uint64_t fingerprint; /* of the shapes and options that it was built for; never 0 */
+    int32_t more_reserved[4];
 } attn_plan_head;
 
 typedef struct attn_plan_args {
     unsigned char *plan;
+    uint64_t fingerprint;          /* for the plan's head */
     const int32_t *window_lengths; /* [n_requests], or NULL */
     const int32_t *extra_lengths;
     int32_t window_n_indices, extra_n_indices;
@@ -68,10 +71,11 @@ typedef struct attn_plan_args {
 
 typedef struct attn_args {
     const unsigned char *plan;
+    uint64_t fingerprint;  /* that the plan must have, else it is refused (attn_refuse.cuh) */
     unsigned char *states; /* [n_thread_blocks] partial states */
     int32_t *counters; /* [n_thread_blocks] parts of a task that have arrived; 0 before and after */
     int64_t state_bytes; /* of one partial state */
-    int32_t n_queries, n_heads;
+    int32_t n_requests, n_queries, n_heads;
     float scale_log2;               /* softmax_scale * log2(e) */
     int32_t out_is_f32, out_is_fp8; /* neither: bf16 */
     attn_scope_args window, extra;

@@ -19,6 +19,7 @@
  */
 #include "attn_launch.h"
 #include "attn_output.cuh"
+#include "attn_refuse.cuh"
 #include "attn_rows.cuh"
 
 enum {
@@ -524,6 +525,10 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
 {
     extern __shared__ uint4 memory[];
     mma_memory<HEADS, KEYS> &s = *(mma_memory<HEADS, KEYS> *)memory;
+    if (!is_own_plan(a)) {
+        refuse_plan(a);
+        return;
+    }
     mma_thread t = begin_thread<HEADS, KEYS>(a);
     const int32_t n_ranks = t.lists.n_ranks;
     next_rows<HEADS, KEYS>(a, t, s);

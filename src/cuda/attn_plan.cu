@@ -200,6 +200,7 @@ __global__ static void __launch_bounds__(ATTN_PLAN_THREADS)
     write_tail(a, s, order, parts, n_whole, n_tail);
     if (threadIdx.x == 0) {
         head->n_parts = n_whole + s.n_tail_parts;
+        head->fingerprint = a.fingerprint;
     }
 }
 

@@ -19,6 +19,7 @@
  * names are never read.
  */
 #include "attn_launch.h"
+#include "attn_refuse.cuh"
 #include "attn_sm90_keys.cuh"
 #include "attn_sm90_values.cuh"
 
@@ -42,6 +43,10 @@ __global__ void __launch_bounds__(N_THREADS, 1)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
     shared_memory<HEADS> &s = *(shared_memory<HEADS> *)memory;
+    if (!is_own_plan(a)) {
+        refuse_plan(a);
+        return;
+    }
     if (threadIdx.x == 0) init_barriers(s);
     __syncthreads();
     /* the four warpgroups start with 128 each; the sums of 64 heads take 128 of the value warps' */
