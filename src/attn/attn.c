@@ -2,7 +2,7 @@
  * attn.c - the decode attention as callers see it: choice of kernel, plan, decode, merge.
  *
  * Place: attn; checks are in attn_check.c, arithmetic in src/ref and src/cpu. A plan starts with a header
- * that records what it was built for, so that a plan of other shapes is refused.
+ * that records what it was built for, so that a plan of other shapes is refused; on CUDA src/cuda and the kernels see to it.
  */
 #include "dsv4/attn.h"
 
@@ -42,6 +42,8 @@ typedef struct choice {
     const dsv4_attn_kernels *kernels; /* the CPU's, else NULL */
     const char *kernel;               /* for a person */
     const char *reason;
+    dsv4_attn_cuda_device device; /* with backend CUDA, else zeros */
+    dsv4_attn_cuda_shape shape;   /* the same, once described */
 } choice;
 
 void dsv4_attn_params_default(dsv4_attn_params *params)
@@ -158,7 +160,7 @@ static dsv4_status choose_cuda(const dsv4_attn_params *params, choice *chosen, d
                               "math: %s, but the backend cuda computes bf16",
                               math_name(params->math));
     }
-    DSV4_TRY(dsv4_attn_cuda_choose(params, &chosen->kernel, error));
+    DSV4_TRY(dsv4_attn_cuda_choose(params, &chosen->device, &chosen->kernel, error));
     chosen->backend = DSV4_BACKEND_CUDA;
     chosen->math = DSV4_ATTN_MATH_BF16;
     chosen->reason = "the best kernel of this device";
@@ -206,13 +208,18 @@ static int64_t used_indices(const dsv4_attn_scope *scope)
     return scope->n_pages > 0 ? scope->n_indices : 0;
 }
 
-/* Fills everything that decides a plan; n_threads is the number that a call would use now. */
-static dsv4_status describe_plan(const dsv4_attn_params *params, const choice *chosen,
+/*
+ * Fills everything that decides a plan; n_threads is the number that a call would use now. With backend CUDA that is in
+ * chosen->shape, and the header has sizes only.
+ */
+static dsv4_status describe_plan(const dsv4_attn_params *params, choice *chosen,
                                  plan_header *header, dsv4_error *error)
 {
     if (chosen->backend == DSV4_BACKEND_CUDA) {
-        return dsv4_attn_cuda_plan_size(params, &header->plan_bytes, &header->workspace_bytes,
-                                        error);
+        DSV4_TRY(dsv4_attn_cuda_describe(params, &chosen->device, &chosen->shape, error));
+        *header = (plan_header){.plan_bytes = chosen->shape.plan_bytes,
+                                .workspace_bytes = chosen->shape.workspace_bytes};
+        return DSV4_OK;
     }
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();
@@ -275,7 +282,7 @@ dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *params, v
     DSV4_TRY(dsv4_attn_check_memory("plan", plan, plan_bytes, header.plan_bytes, error));
     if (chosen.backend == DSV4_BACKEND_CUDA) {
         if (params->n_requests == 0) return DSV4_OK;
-        return dsv4_attn_cuda_plan_build(stream, params, plan, error);
+        return dsv4_attn_cuda_plan_build(stream, params, &chosen.shape, plan, error);
     }
     memcpy(plan, &header, sizeof header);
     if (chosen.kernels != NULL) {
@@ -350,7 +357,7 @@ dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params, const
                                     error));
     if (params->n_requests == 0) return DSV4_OK;
     if (chosen.backend == DSV4_BACKEND_CUDA) {
-        return dsv4_attn_cuda_decode(stream, params, plan, workspace, error);
+        return dsv4_attn_cuda_decode(stream, params, &chosen.shape, plan, workspace, error);
     }
     if (chosen.kernels == NULL) {
         dsv4_attn_ref_decode(params, workspace);
@@ -376,10 +383,11 @@ static void merge_rows(void *shared, int64_t task, int32_t worker)
 static dsv4_status merge_cuda(void *stream, const dsv4_attn_merge_params *params, dsv4_error *error)
 {
     dsv4_attn_params any;
+    dsv4_attn_cuda_device device;
     const char *kernel;
     dsv4_attn_params_default(&any);
     any.backend = DSV4_BACKEND_CUDA;
-    DSV4_TRY(dsv4_attn_cuda_choose(&any, &kernel, error));
+    DSV4_TRY(dsv4_attn_cuda_choose(&any, &device, &kernel, error));
     if (params->n_rows == 0) return DSV4_OK;
     return dsv4_attn_cuda_merge(stream, params, error);
 }

@@ -26,7 +26,7 @@ enum { WORKSPACE_ALIGN_BYTES = 64, ALIGNED_BYTES = 16, RESERVED_SHARED_BYTES = 1
  * A way to compute a group of heads, and its cost on an H200 in microseconds: docs/kernels-sm90.md says how it was
  * measured. On other devices only the order of the costs counts.
  */
-typedef struct way {
+typedef struct dsv4_attn_cuda_way {
     int32_t kernel; /* DSV4_CUDA_KERNEL_* */
     int32_t heads;
     int32_t step_keys;
@@ -48,34 +48,13 @@ static const way ways[] = {
 
 enum { N_WAYS = sizeof ways / sizeof ways[0] };
 
-/* What the current device is. */
-typedef struct device {
-    int major, minor, n_multiprocessors;
-    int shared_bytes; /* of a multiprocessor */
-} device;
-
-/* What decides a launch. */
-typedef struct shape {
-    const way *way;
-    int32_t n_groups;
-    int32_t n_thread_blocks;
-    int64_t n_tasks;
-    int64_t state_bytes;
-    uint64_t fingerprint; /* of all that decides a plan but lengths */
-} shape;
+typedef dsv4_attn_cuda_device device;
+typedef dsv4_attn_cuda_shape shape;
 
 static dsv4_status check_cuda(cudaError_t status, const char *call, dsv4_error *error)
 {
     if (status == cudaSuccess) return DSV4_OK;
     return dsv4_error_set(error, DSV4_ERROR_DEVICE, "%s: %s", call, cudaGetErrorString(status));
-}
-
-static dsv4_status device_attribute(enum cudaDeviceAttr attribute, const char *name, int *value,
-                                    dsv4_error *error)
-{
-    int ordinal;
-    DSV4_TRY(check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice", error));
-    return check_cuda(cudaDeviceGetAttribute(value, attribute, ordinal), name, error);
 }
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -90,14 +69,23 @@ static int64_t used_indices(const dsv4_attn_scope *scope)
 
 static dsv4_status read_device(device *d, dsv4_error *error)
 {
-    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMajor,
-                              "cudaDevAttrComputeCapabilityMajor", &d->major, error));
-    DSV4_TRY(device_attribute(cudaDevAttrComputeCapabilityMinor,
-                              "cudaDevAttrComputeCapabilityMinor", &d->minor, error));
-    DSV4_TRY(device_attribute(cudaDevAttrMultiProcessorCount, "cudaDevAttrMultiProcessorCount",
-                              &d->n_multiprocessors, error));
-    return device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor,
-                            "cudaDevAttrMaxSharedMemoryPerMultiprocessor", &d->shared_bytes, error);
+    const struct {
+        enum cudaDeviceAttr attribute;
+        const char *name;
+        int *value;
+    } wanted[] = {
+        {cudaDevAttrComputeCapabilityMajor, "cudaDevAttrComputeCapabilityMajor", &d->major},
+        {cudaDevAttrComputeCapabilityMinor, "cudaDevAttrComputeCapabilityMinor", &d->minor},
+        {cudaDevAttrMultiProcessorCount, "cudaDevAttrMultiProcessorCount", &d->n_multiprocessors},
+        {cudaDevAttrMaxSharedMemoryPerMultiprocessor, "cudaDevAttrMaxSharedMemoryPerMultiprocessor",
+         &d->shared_bytes}};
+    int ordinal;
+    DSV4_TRY(check_cuda(cudaGetDevice(&ordinal), "cudaGetDevice", error));
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+        DSV4_TRY(check_cuda(cudaDeviceGetAttribute(wanted[i].value, wanted[i].attribute, ordinal),
+                            wanted[i].name, error));
+    }
+    return DSV4_OK;
 }
 
 /* The kernel for these params on this device. */
@@ -203,15 +191,14 @@ static uint64_t fingerprint_shape(const dsv4_attn_params *params, const shape *s
     return fingerprint_values(values, (int)(sizeof values / sizeof values[0]));
 }
 
-static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4_error *error)
+dsv4_status dsv4_attn_cuda_describe(const dsv4_attn_params *params, const device *d, shape *s,
+                                    dsv4_error *error)
 {
-    device d;
-    DSV4_TRY(read_device(&d, error));
-    s->way = choose_way(params, &d);
+    s->way = choose_way(params, d);
     s->n_groups = (int32_t)ceil_div(params->n_heads, s->way->heads);
-    s->n_tasks = params->n_requests * params->n_queries * s->n_groups;
-    s->n_thread_blocks = (int32_t)count_thread_blocks(s->way, &d);
-    if (s->n_tasks > INT32_MAX - ATTN_PLAN_THREADS) {
+    s->n_thread_blocks = (int32_t)count_thread_blocks(s->way, d);
+    const int64_t n_tasks = params->n_requests * params->n_queries * s->n_groups;
+    if (n_tasks > INT32_MAX - ATTN_PLAN_THREADS) {
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
                               "n_requests: %" PRId64 " times n_queries %" PRId64
                               ", expected fewer than 2^31 tasks of %" PRId32 " heads",
@@ -220,10 +207,15 @@ static dsv4_status describe_shape(const dsv4_attn_params *params, shape *s, dsv4
     s->state_bytes =
         ATTN_STATE_BYTES + (int64_t)s->way->heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
     s->fingerprint = fingerprint_shape(params, s);
+    s->plan_bytes = sizeof(attn_plan_head) +
+                    ((size_t)n_tasks + (size_t)s->n_thread_blocks) * sizeof(attn_part) +
+                    (size_t)params->n_requests * sizeof(int32_t);
+    s->workspace_bytes =
+        (size_t)s->n_thread_blocks * ((size_t)s->state_bytes + WORKSPACE_ALIGN_BYTES);
     return DSV4_OK;
 }
 
-dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel,
+dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, device *d, const char **kernel,
                                   dsv4_error *error)
 {
     int n_devices;
@@ -233,55 +225,40 @@ dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **k
                               "backend: cuda, but no device can be used: %s",
                               status == cudaSuccess ? "none is there" : cudaGetErrorString(status));
     }
-    device d;
-    DSV4_TRY(read_device(&d, error));
-    if (d.major < 8) {
+    DSV4_TRY(read_device(d, error));
+    if (d->major < 8) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
                               "backend: cuda, but the device is sm_%d%d: expected sm_80 or later",
-                              d.major, d.minor);
+                              d->major, d->minor);
     }
-    int32_t chosen = choose_kernel(params, &d);
+    int32_t chosen = choose_kernel(params, d);
     if (params->cuda_kernel == DSV4_CUDA_KERNEL_SM90 && chosen != DSV4_CUDA_KERNEL_SM90) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "cuda_kernel: sm90, but the device is sm_%d%d%s", d.major, d.minor,
+                              "cuda_kernel: sm90, but the device is sm_%d%d%s", d->major, d->minor,
                               params->out_dtype == DSV4_DTYPE_FP8 ? " and the output FP8" : "");
     }
     *kernel = chosen == DSV4_CUDA_KERNEL_MMA ? "mma" : "sm90";
     return DSV4_OK;
 }
 
-dsv4_status dsv4_attn_cuda_plan_size(const dsv4_attn_params *params, size_t *plan_bytes,
-                                     size_t *workspace_bytes, dsv4_error *error)
+dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *params, const shape *s,
+                                      void *plan, dsv4_error *error)
 {
-    shape s;
-    DSV4_TRY(describe_shape(params, &s, error));
-    *plan_bytes = sizeof(attn_plan_head) +
-                  ((size_t)s.n_tasks + (size_t)s.n_thread_blocks) * sizeof(attn_part) +
-                  (size_t)params->n_requests * sizeof(int32_t);
-    *workspace_bytes = (size_t)s.n_thread_blocks * ((size_t)s.state_bytes + WORKSPACE_ALIGN_BYTES);
-    return DSV4_OK;
-}
-
-dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *params, void *plan,
-                                      dsv4_error *error)
-{
-    shape s;
-    DSV4_TRY(describe_shape(params, &s, error));
     attn_plan_args args = {
         .plan = plan,
-        .fingerprint = s.fingerprint,
+        .fingerprint = s->fingerprint,
         .window_lengths = params->window.n_pages > 0 ? params->window.lengths : NULL,
         .extra_lengths = params->extra.n_pages > 0 ? params->extra.lengths : NULL,
         .window_n_indices = (int32_t)used_indices(&params->window),
         .extra_n_indices = (int32_t)used_indices(&params->extra),
         .n_requests = (int32_t)params->n_requests,
         .n_queries = (int32_t)params->n_queries,
-        .n_groups = s.n_groups,
-        .n_thread_blocks = s.n_thread_blocks,
+        .n_groups = s->n_groups,
+        .n_thread_blocks = s->n_thread_blocks,
         .may_split = !params->fixed_split,
-        .n_streams = s.way->n_streams,
-        .split_fixed = s.way->split_fixed / s.way->block,
-        .split = s.way->split / s.way->block,
+        .n_streams = s->way->n_streams,
+        .split_fixed = s->way->split_fixed / s->way->block,
+        .split = s->way->split / s->way->block,
     };
     return check_cuda(dsv4_attn_plan_launch(&args, stream), "plan kernel", error);
 }
@@ -320,18 +297,16 @@ static bool is_aligned(const void *pointer, int64_t a, int64_t b, int64_t c)
     return ((uintptr_t)pointer | (uint64_t)a | (uint64_t)b | (uint64_t)c) % ALIGNED_BYTES == 0;
 }
 
-dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, const void *plan,
-                                  void *workspace, dsv4_error *error)
+dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, const shape *s,
+                                  const void *plan, void *workspace, dsv4_error *error)
 {
-    shape s;
-    DSV4_TRY(describe_shape(params, &s, error));
     unsigned char *memory = workspace;
     attn_args args = {
         .plan = plan,
-        .fingerprint = s.fingerprint,
-        .states = memory + (size_t)s.n_thread_blocks * WORKSPACE_ALIGN_BYTES,
+        .fingerprint = s->fingerprint,
+        .states = memory + (size_t)s->n_thread_blocks * WORKSPACE_ALIGN_BYTES,
         .counters = (int32_t *)memory,
-        .state_bytes = s.state_bytes,
+        .state_bytes = s->state_bytes,
         .n_requests = (int32_t)params->n_requests,
         .n_queries = (int32_t)params->n_queries,
         .n_heads = (int32_t)params->n_heads,
@@ -366,9 +341,10 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     set_scope(&args.window, &params->window);
     set_scope(&args.extra, &params->extra);
     cudaError_t launched =
-        s.way->kernel == DSV4_CUDA_KERNEL_MMA
-            ? dsv4_attn_mma_launch(&args, s.way->heads, s.way->step_keys, s.n_thread_blocks, stream)
-            : dsv4_attn_sm90_launch(&args, s.way->heads, s.n_thread_blocks, stream);
+        s->way->kernel == DSV4_CUDA_KERNEL_MMA
+            ? dsv4_attn_mma_launch(&args, s->way->heads, s->way->step_keys, s->n_thread_blocks,
+                                   stream)
+            : dsv4_attn_sm90_launch(&args, s->way->heads, s->n_thread_blocks, stream);
     return check_cuda(launched, "attention kernel", error);
 }
 

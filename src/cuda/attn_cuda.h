@@ -1,28 +1,51 @@
 /*
  * attn_cuda.h - the decode attention on NVIDIA GPUs: what it can do, sizes, plan, launch and merge.
  *
- * Place: cuda; validation is in src/attn. Everything refers to the calling thread's current device. In a
- * build without CUDA every function answers UNSUPPORTED.
+ * Place: cuda; validation is in src/attn. Everything refers to the calling thread's current device, which a call asks
+ * once: choose, then describe, then plan_build or decode with what was described. In a build without CUDA every
+ * function answers UNSUPPORTED.
  */
 #ifndef DSV4_CUDA_ATTN_CUDA_H
 #define DSV4_CUDA_ATTN_CUDA_H
 
 #include "dsv4/attn.h"
 
-/* Sets *kernel to the name of the kernel that these params get on the current device. Errors: UNSUPPORTED. */
-dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel,
-                                  dsv4_error *error);
+/* What the current device is. */
+typedef struct dsv4_attn_cuda_device {
+    int major, minor, n_multiprocessors;
+    int shared_bytes; /* of a multiprocessor */
+} dsv4_attn_cuda_device;
 
-/* Bytes of device memory; params are valid and can be computed (dsv4_attn_cuda_choose). */
-dsv4_status dsv4_attn_cuda_plan_size(const dsv4_attn_params *params, size_t *plan_bytes,
-                                     size_t *workspace_bytes, dsv4_error *error);
+/* What shapes, options and the device make of a call: all that a plan and a launch depend on but lengths. */
+typedef struct dsv4_attn_cuda_shape {
+    const struct dsv4_attn_cuda_way *way; /* kernel and heads that it computes together */
+    int32_t n_groups;                     /* of heads */
+    int32_t n_thread_blocks;
+    int64_t state_bytes;                /* of a partial state */
+    uint64_t fingerprint;               /* of what decides a plan */
+    size_t plan_bytes, workspace_bytes; /* of device memory */
+} dsv4_attn_cuda_shape;
+
+/*
+ * Asks for the current device, and sets *kernel to the name of the kernel that these params get on it. Errors:
+ * UNSUPPORTED, DEVICE.
+ */
+dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, dsv4_attn_cuda_device *device,
+                                  const char **kernel, dsv4_error *error);
+
+/* Params are valid and can be computed (dsv4_attn_cuda_choose). Errors: OUT_OF_MEMORY. */
+dsv4_status dsv4_attn_cuda_describe(const dsv4_attn_params *params,
+                                    const dsv4_attn_cuda_device *device,
+                                    dsv4_attn_cuda_shape *shape, dsv4_error *error);
 
 /* Enqueues the plan's kernel; `plan` is device memory. Errors: DEVICE. */
-dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *params, void *plan,
+dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *params,
+                                      const dsv4_attn_cuda_shape *shape, void *plan,
                                       dsv4_error *error);
 
 /* Enqueues the attention; nothing but the plan's parts, tensors and workspace is touched. Errors: DEVICE. */
-dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, const void *plan,
+dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params,
+                                  const dsv4_attn_cuda_shape *shape, const void *plan,
                                   void *workspace, dsv4_error *error);
 
 /* Enqueues the merge; there is at least one row. Errors: DEVICE. */

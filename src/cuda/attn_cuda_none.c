@@ -13,37 +13,43 @@ static dsv4_status refuse(dsv4_error *error)
         "backend: cuda, but this build has no CUDA (it was configured without nvcc)");
 }
 
-dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, const char **kernel,
-                                  dsv4_error *error)
+dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, dsv4_attn_cuda_device *device,
+                                  const char **kernel, dsv4_error *error)
 {
     (void)params;
+    (void)device;
     (void)kernel;
     return refuse(error);
 }
 
-dsv4_status dsv4_attn_cuda_plan_size(const dsv4_attn_params *params, size_t *plan_bytes,
-                                     size_t *workspace_bytes, dsv4_error *error)
+dsv4_status dsv4_attn_cuda_describe(const dsv4_attn_params *params,
+                                    const dsv4_attn_cuda_device *device,
+                                    dsv4_attn_cuda_shape *shape, dsv4_error *error)
 {
     (void)params;
-    (void)plan_bytes;
-    (void)workspace_bytes;
+    (void)device;
+    (void)shape;
     return refuse(error);
 }
 
-dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *params, void *plan,
+dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *params,
+                                      const dsv4_attn_cuda_shape *shape, void *plan,
                                       dsv4_error *error)
 {
     (void)stream;
     (void)params;
+    (void)shape;
     (void)plan;
     return refuse(error);
 }
 
-dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, const void *plan,
+dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params,
+                                  const dsv4_attn_cuda_shape *shape, const void *plan,
                                   void *workspace, dsv4_error *error)
 {
     (void)stream;
     (void)params;
+    (void)shape;
     (void)plan;
     (void)workspace;
     return refuse(error);
