@@ -7,6 +7,7 @@
 
 #include "attn_launch.h"
 #include "formats.cuh"
+#include "launch.cuh"
 
 enum { DIM = 512, WARPS = 8, PIECES = DIM / 128 };
 static const int64_t MAX_BLOCKS = 1 << 30;
@@ -90,6 +91,5 @@ cudaError_t dsv4_attn_merge_launch(const attn_merge_args *args, cudaStream_t str
 {
     const int64_t n_wanted = (args->n_rows * args->n_heads + WARPS - 1) / WARPS;
     const unsigned n_blocks = (unsigned)(n_wanted < MAX_BLOCKS ? n_wanted : MAX_BLOCKS);
-    attn_merge_kernel<<<n_blocks, WARPS * 32, 0, stream>>>(*args);
-    return cudaGetLastError();
+    return launch_kernel(attn_merge_kernel, n_blocks, WARPS * 32, 0, stream, *args);
 }

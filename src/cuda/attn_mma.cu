@@ -21,6 +21,7 @@
 #include "attn_output.cuh"
 #include "attn_refuse.cuh"
 #include "attn_rows.cuh"
+#include "launch.cuh"
 
 enum {
     N_WARPS = 8,
@@ -566,8 +567,8 @@ static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream
     cudaError_t status = cudaFuncSetAttribute(
         attn_mma_kernel<HEADS, KEYS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;
-    attn_mma_kernel<HEADS, KEYS><<<n_thread_blocks, N_THREADS, n_bytes, stream>>>(*args);
-    return cudaGetLastError();
+    return launch_kernel(attn_mma_kernel<HEADS, KEYS>, (unsigned)n_thread_blocks, N_THREADS,
+                         n_bytes, stream, *args);
 }
 
 cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int step_keys,

@@ -7,6 +7,7 @@
  * there are never more partial states than thread blocks. Nothing here changes results but the cut.
  */
 #include "attn_launch.h"
+#include "launch.cuh"
 
 enum { N_BINS = 1024, N_WARPS = ATTN_PLAN_THREADS / 32 };
 
@@ -206,6 +207,5 @@ __global__ static void __launch_bounds__(ATTN_PLAN_THREADS)
 
 cudaError_t dsv4_attn_plan_launch(const attn_plan_args *args, cudaStream_t stream)
 {
-    attn_plan_kernel<<<1, ATTN_PLAN_THREADS, 0, stream>>>(*args);
-    return cudaGetLastError();
+    return launch_kernel(attn_plan_kernel, 1, ATTN_PLAN_THREADS, 0, stream, *args);
 }

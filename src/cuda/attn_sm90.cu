@@ -22,6 +22,7 @@
 #include "attn_refuse.cuh"
 #include "attn_sm90_keys.cuh"
 #include "attn_sm90_values.cuh"
+#include "launch.cuh"
 
 template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &s)
 {
@@ -66,8 +67,8 @@ static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream
     cudaError_t status = cudaFuncSetAttribute(
         attn_sm90_kernel<HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;
-    attn_sm90_kernel<HEADS><<<n_thread_blocks, N_THREADS, n_bytes, stream>>>(*args);
-    return cudaGetLastError();
+    return launch_kernel(attn_sm90_kernel<HEADS>, (unsigned)n_thread_blocks, N_THREADS, n_bytes,
+                         stream, *args);
 }
 
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,

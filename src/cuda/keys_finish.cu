@@ -5,6 +5,7 @@
  * memory: 1 KB in and 1 KB out for a bf16 head.
  */
 #include "keys_rows.cuh"
+#include "launch.cuh"
 
 enum { WARPS = 8 };
 
@@ -115,9 +116,7 @@ cudaError_t dsv4_keys_finish_launch(const keys_finish_args *args, cudaStream_t s
 {
     const unsigned n_blocks = (unsigned)((args->n_rows + WARPS - 1) / WARPS);
     if (args->q.is_f32 || args->out.is_f32 || args->kv.is_f32) {
-        keys_finish_kernel<4><<<n_blocks, WARPS * 32, 0, stream>>>(*args);
-    } else {
-        keys_finish_kernel<8><<<n_blocks, WARPS * 32, 0, stream>>>(*args);
+        return launch_kernel(keys_finish_kernel<4>, n_blocks, WARPS * 32, 0, stream, *args);
     }
-    return cudaGetLastError();
+    return launch_kernel(keys_finish_kernel<8>, n_blocks, WARPS * 32, 0, stream, *args);
 }

@@ -4,6 +4,7 @@
  * Place: cuda. A warp reads ROWS rows, all loads first. A record is 584 bytes, a bf16 row 1,024.
  */
 #include "keys_rows.cuh"
+#include "launch.cuh"
 
 enum { WARPS = 8, ROWS = 2 };
 
@@ -116,9 +117,7 @@ cudaError_t dsv4_keys_read_launch(const keys_read_args *args, cudaStream_t strea
 {
     const unsigned n_blocks = (unsigned)((args->n_rows + WARPS * ROWS - 1) / (WARPS * ROWS));
     if (args->out.is_f32) {
-        keys_read_kernel<4><<<n_blocks, WARPS * 32, 0, stream>>>(*args);
-    } else {
-        keys_read_kernel<8><<<n_blocks, WARPS * 32, 0, stream>>>(*args);
+        return launch_kernel(keys_read_kernel<4>, n_blocks, WARPS * 32, 0, stream, *args);
     }
-    return cudaGetLastError();
+    return launch_kernel(keys_read_kernel<8>, n_blocks, WARPS * 32, 0, stream, *args);
 }
