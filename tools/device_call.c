@@ -113,22 +113,49 @@ static dsv4_status device_status(const device_memory *m, dsv4_error *error)
     return dsv4_error_set(error, DSV4_ERROR_DEVICE, "device: %s", cudaGetErrorString(m->status));
 }
 
-static dsv4_status decode(device_memory *m, const dsv4_attn_params *params, dsv4_error *error)
-{
+/* Plan and workspace of a decode. */
+typedef struct step_memory {
+    unsigned char *plan, *workspace;
     size_t plan_bytes, workspace_bytes;
-    DSV4_TRY(dsv4_attn_plan_size(params, &plan_bytes, &workspace_bytes, error));
-    unsigned char *plan = guarded(m, plan_bytes, 0xff);
-    unsigned char *workspace = guarded(m, workspace_bytes, 0);
-    DSV4_TRY(device_status(m, error));
-    DSV4_TRY(dsv4_attn_plan_build(NULL, params, plan, plan_bytes, error));
-    DSV4_TRY(dsv4_attn_decode(NULL, params, plan, plan_bytes, workspace, workspace_bytes, error));
+} step_memory;
+
+/* For params, the plan of plan_fill and large enough for `planned`, unless that is NULL. */
+static dsv4_status make_step(device_memory *m, const dsv4_attn_params *params,
+                             const dsv4_attn_params *planned, int plan_fill, step_memory *step,
+                             dsv4_error *error)
+{
+    size_t plan_bytes = 0, workspace_bytes;
+    DSV4_TRY(dsv4_attn_plan_size(params, &step->plan_bytes, &step->workspace_bytes, error));
+    if (planned != NULL)
+        DSV4_TRY(dsv4_attn_plan_size(planned, &plan_bytes, &workspace_bytes, error));
+    if (step->plan_bytes < plan_bytes) step->plan_bytes = plan_bytes;
+    step->plan = guarded(m, step->plan_bytes, plan_fill);
+    step->workspace = guarded(m, step->workspace_bytes, 0);
+    return device_status(m, error);
+}
+
+/* Decodes with the plan as it is and waits. */
+static dsv4_status decode_step(device_memory *m, const dsv4_attn_params *params,
+                               const step_memory *step, dsv4_error *error)
+{
+    DSV4_TRY(dsv4_attn_decode(NULL, params, step->plan, step->plan_bytes, step->workspace,
+                              step->workspace_bytes, error));
     note(m, cudaDeviceSynchronize());
     DSV4_TRY(device_status(m, error));
-    if (guards_hold(m, plan, plan_bytes) && guards_hold(m, workspace, workspace_bytes))
+    if (guards_hold(m, step->plan, step->plan_bytes) &&
+        guards_hold(m, step->workspace, step->workspace_bytes))
         return DSV4_OK;
     DSV4_TRY(device_status(m, error));
     return dsv4_error_set(error, DSV4_ERROR_DEVICE,
                           "bytes around the plan or the workspace were written");
+}
+
+static dsv4_status decode(device_memory *m, const dsv4_attn_params *params, dsv4_error *error)
+{
+    step_memory step;
+    DSV4_TRY(make_step(m, params, NULL, 0xff, &step, error));
+    DSV4_TRY(dsv4_attn_plan_build(NULL, params, step.plan, step.plan_bytes, error));
+    return decode_step(m, params, &step, error);
 }
 
 /* The place on the device of a tensor that lies in a span. */
@@ -146,19 +173,42 @@ static void copy_written(device_memory *m, const dsv4_device_span *written, int 
     }
 }
 
+static dsv4_status fetch_written(device_memory *m, const dsv4_device_span *written, int n_written,
+                                 unsigned char *const *blocks, dsv4_error *error)
+{
+    for (int i = 0; i < n_written; i++) {
+        if (written[i].len_bytes == 0) continue;
+        note(m,
+             cudaMemcpy(written[i].bytes, blocks[i], written[i].len_bytes, cudaMemcpyDeviceToHost));
+        DSV4_TRY(device_status(m, error));
+    }
+    return DSV4_OK;
+}
+
 /* Ends a call: what it wrote comes back unless it failed, and its memory is given back. */
 static dsv4_status finish_call(device_memory *m, dsv4_status status,
                                const dsv4_device_span *written, int n_written,
                                unsigned char *const *blocks, dsv4_error *error)
 {
-    for (int i = 0; status == DSV4_OK && i < n_written; i++) {
-        if (written[i].len_bytes == 0) continue;
-        note(m,
-             cudaMemcpy(written[i].bytes, blocks[i], written[i].len_bytes, cudaMemcpyDeviceToHost));
-        status = device_status(m, error);
-    }
+    if (status == DSV4_OK) status = fetch_written(m, written, n_written, blocks, error);
     for (int32_t i = 0; i < m->n_blocks; i++) (void)cudaFree(m->blocks[i]);
     return status;
+}
+
+/* Copies everything of a decode to the device, where *p then is. */
+static dsv4_status copy_decode(device_memory *m, const dsv4_attn_params *params,
+                               const dsv4_device_span *written, unsigned char **blocks,
+                               dsv4_attn_params *p, dsv4_error *error)
+{
+    *p = *params;
+    copy_written(m, written, DSV4_DEVICE_WRITTEN, blocks);
+    copy_inputs(m, p);
+    DSV4_TRY(device_status(m, error));
+    p->out = moved(params->out, &written[0], blocks[0]);
+    if (params->lse != NULL) p->lse = moved(params->lse, &written[1], blocks[1]);
+    if (params->out_dtype == DSV4_DTYPE_FP8)
+        p->out_scales = moved(params->out_scales, &written[2], blocks[2]);
+    return DSV4_OK;
 }
 
 dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
@@ -166,19 +216,40 @@ dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
                                     dsv4_error *error)
 {
     device_memory m = {.status = cudaSuccess};
-    dsv4_attn_params p = *params;
+    dsv4_attn_params p;
     unsigned char *blocks[DSV4_DEVICE_WRITTEN];
-    copy_written(&m, written, DSV4_DEVICE_WRITTEN, blocks);
-    copy_inputs(&m, &p);
-    dsv4_status status = device_status(&m, error);
-    if (status == DSV4_OK) {
-        p.out = moved(params->out, &written[0], blocks[0]);
-        if (params->lse != NULL) p.lse = moved(params->lse, &written[1], blocks[1]);
-        if (params->out_dtype == DSV4_DTYPE_FP8)
-            p.out_scales = moved(params->out_scales, &written[2], blocks[2]);
-        status = decode(&m, &p, error);
-    }
+    dsv4_status status = copy_decode(&m, params, written, blocks, &p, error);
+    if (status == DSV4_OK) status = decode(&m, &p, error);
     return finish_call(&m, status, written, DSV4_DEVICE_WRITTEN, blocks, error);
+}
+
+/* The first decode is that with the wrong plan. */
+static dsv4_status decode_twice(device_memory *m, const dsv4_attn_params *params,
+                                const dsv4_attn_params *planned, const dsv4_device_span *written,
+                                unsigned char *const *blocks, dsv4_error *error)
+{
+    step_memory step;
+    DSV4_TRY(make_step(m, params, planned, 0, &step, error));
+    if (planned != NULL)
+        DSV4_TRY(dsv4_attn_plan_build(NULL, planned, step.plan, step.plan_bytes, error));
+    DSV4_TRY(decode_step(m, params, &step, error));
+    DSV4_TRY(fetch_written(m, written, DSV4_DEVICE_WRITTEN, blocks, error));
+    DSV4_TRY(dsv4_attn_plan_build(NULL, params, step.plan, step.plan_bytes, error));
+    return decode_step(m, params, &step, error);
+}
+
+dsv4_status dsv4_device_call_refused(const dsv4_attn_params *params,
+                                     const dsv4_attn_params *planned,
+                                     const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                     const dsv4_device_span after[DSV4_DEVICE_WRITTEN],
+                                     dsv4_error *error)
+{
+    device_memory m = {.status = cudaSuccess};
+    dsv4_attn_params p;
+    unsigned char *blocks[DSV4_DEVICE_WRITTEN];
+    dsv4_status status = copy_decode(&m, params, written, blocks, &p, error);
+    if (status == DSV4_OK) status = decode_twice(&m, &p, planned, written, blocks, error);
+    return finish_call(&m, status, after, DSV4_DEVICE_WRITTEN, blocks, error);
 }
 
 dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,

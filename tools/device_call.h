@@ -29,6 +29,17 @@ dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
                                     const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
                                     dsv4_error *error);
 
+/*
+ * Two decodes of params in one workspace: with a plan that was built for `planned` (without lengths), or with zeros in
+ * its place when that is NULL, and then with its own. What the first wrote comes back in `written`, and the same memory
+ * after the second in `after`, whose spans are as long.
+ */
+dsv4_status dsv4_device_call_refused(const dsv4_attn_params *params,
+                                     const dsv4_attn_params *planned,
+                                     const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                     const dsv4_device_span after[DSV4_DEVICE_WRITTEN],
+                                     dsv4_error *error);
+
 /* As dsv4_attn_merge with backend CUDA, of params whose tensors are in host memory; out and lse lie in written. */
 dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
                                    const dsv4_device_span written[2], dsv4_error *error);

@@ -20,6 +20,19 @@ dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
     return dsv4_device_call_find(error);
 }
 
+dsv4_status dsv4_device_call_refused(const dsv4_attn_params *params,
+                                     const dsv4_attn_params *planned,
+                                     const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
+                                     const dsv4_device_span after[DSV4_DEVICE_WRITTEN],
+                                     dsv4_error *error)
+{
+    (void)params;
+    (void)planned;
+    (void)written;
+    (void)after;
+    return dsv4_device_call_find(error);
+}
+
 dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
                                    const dsv4_device_span written[2], dsv4_error *error)
 {

@@ -137,6 +137,13 @@ static void draw_fp8(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->out_dtype = DSV4_DTYPE_FP8;
 }
 
+/* Every layout and type of output, lists of one part and of several. */
+static void draw_refused(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    draw_bits(rng, index, spec);
+    if (index % 3 == 2) spec->out_dtype = DSV4_DTYPE_FP8;
+}
+
 static void draw_merge(attn_rng *rng, int64_t index, attn_spec *spec)
 {
     spec_draw(rng, spec, index % 5 == 0 ? 300 : 30);
@@ -299,6 +306,8 @@ const attn_group attn_groups[] = {
     {"flashmla-few", 20, 0, AUTO, 100000000, draw_flashmla_few, NULL, true},
     /* A sample, spread over all: --cases 4476 is each once. */
     {attn_group_flashmla, 112, 0, AUTO, INT64_MAX, draw_flashmla, NULL, true},
+    /* A GPU's alone. */
+    {"refused", 24, 0, AUTO, 10000000, draw_refused, attn_check_refused, false},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 

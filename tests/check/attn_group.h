@@ -23,7 +23,7 @@ typedef struct attn_group {
     bool as_flashmla;        /* compare by FlashMLA's tolerances instead (attn_flashmla.h) */
 } attn_group;
 
-/* The group that only a GPU runs: FlashMLA's shapes as they are. */
+/* FlashMLA's shapes as they are; only a GPU runs them. */
 extern const char attn_group_flashmla[];
 
 /* Those most likely to fail come first. */

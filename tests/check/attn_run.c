@@ -170,14 +170,21 @@ bool attn_decode(const dsv4_attn_params *params, attn_memory *memory, attn_outpu
     return result_collect(params, outputs, result, text) && memory_check(memory, text);
 }
 
+static void outputs_spans(const attn_outputs *outputs, dsv4_device_span spans[DSV4_DEVICE_WRITTEN])
+{
+    const attn_tensor *tensors[DSV4_DEVICE_WRITTEN] = {&outputs->out, &outputs->lse,
+                                                       &outputs->scales};
+    for (int i = 0; i < DSV4_DEVICE_WRITTEN; i++) {
+        spans[i] = (dsv4_device_span){tensors[i]->block, (size_t)tensors[i]->block_bytes};
+    }
+}
+
 static bool device_decode_once(const dsv4_attn_params *params, attn_outputs *outputs,
                                attn_result *result, char *text)
 {
     dsv4_error error;
-    const dsv4_device_span written[DSV4_DEVICE_WRITTEN] = {
-        {outputs->out.block, (size_t)outputs->out.block_bytes},
-        {outputs->lse.block, (size_t)outputs->lse.block_bytes},
-        {outputs->scales.block, (size_t)outputs->scales.block_bytes}};
+    dsv4_device_span written[DSV4_DEVICE_WRITTEN];
+    outputs_spans(outputs, written);
     outputs_poison(outputs);
     if (dsv4_device_call_decode(params, written, &error) != DSV4_OK) {
         snprintf(text, ATTN_TEXT_BYTES, "%s", error.text);
@@ -201,17 +208,59 @@ static bool device_decode(const dsv4_attn_params *params, attn_outputs *outputs,
     return is_good;
 }
 
+/* Zeros where a byte tensor's elements are: what is expected there may be its poison. */
+static void rows_zero(attn_tensor *tensor)
+{
+    const int64_t *sizes = tensor->sizes, *strides = tensor->strides;
+    for (int64_t i = 0; i < sizes[0] * sizes[1] * sizes[2]; i++) {
+        const int64_t head = i % sizes[2], query = i / sizes[2] % sizes[1],
+                      request = i / sizes[2] / sizes[1];
+        memset(tensor->data + request * strides[0] + query * strides[1] + head * strides[2], 0,
+               (size_t)tensor->row_bytes);
+    }
+}
+
+bool attn_run_refused(const dsv4_attn_params *params, const dsv4_attn_params *planned,
+                      attn_outputs *outputs, attn_result *refused, attn_result *own, char *text)
+{
+    dsv4_error error;
+    dsv4_device_span written[DSV4_DEVICE_WRITTEN], after[DSV4_DEVICE_WRITTEN];
+    memset(refused, 0, sizeof *refused);
+    memset(own, 0, sizeof *own);
+    outputs_spans(outputs, written);
+    for (int i = 0; i < DSV4_DEVICE_WRITTEN; i++) {
+        after[i] =
+            (dsv4_device_span){attn_alloc((int64_t)written[i].len_bytes), written[i].len_bytes};
+    }
+    outputs_poison(outputs);
+    if (params->out_dtype == DSV4_DTYPE_FP8) rows_zero(&outputs->scales);
+    bool is_good = dsv4_device_call_refused(params, planned, written, after, &error) == DSV4_OK;
+    if (!is_good) snprintf(text, ATTN_TEXT_BYTES, "%s", error.text);
+    is_good = is_good && result_collect(params, outputs, refused, text);
+    for (int i = 0; i < DSV4_DEVICE_WRITTEN; i++) {
+        if (is_good && written[i].len_bytes > 0)
+            memcpy(written[i].bytes, after[i].bytes, written[i].len_bytes);
+        free(after[i].bytes);
+    }
+    return is_good && result_collect(params, outputs, own, text);
+}
+
+void attn_config_apply(const attn_config *config, dsv4_attn_params *params)
+{
+    params->backend = config->backend;
+    params->math = config->math;
+    params->cpu_level = config->cpu_level;
+    params->group_heads = config->group_heads;
+    params->cuda_kernel = config->cuda_kernel;
+    params->fixed_split = config->fixed_split;
+}
+
 bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_outputs *outputs,
               attn_result *result, char *text)
 {
     attn_memory memory;
     dsv4_attn_params chosen = *params;
-    chosen.backend = config->backend;
-    chosen.math = config->math;
-    chosen.cpu_level = config->cpu_level;
-    chosen.group_heads = config->group_heads;
-    chosen.cuda_kernel = config->cuda_kernel;
-    chosen.fixed_split = config->fixed_split;
+    attn_config_apply(config, &chosen);
     memset(result, 0, sizeof *result);
     if (config->backend == DSV4_BACKEND_CUDA) {
         return device_decode(&chosen, outputs, result, text);

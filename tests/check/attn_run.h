@@ -67,6 +67,16 @@ bool attn_run_case(attn_case *c, const attn_config *config, attn_result *result,
 /* As attn_run_case, but to dense f32, whatever the case's out_dtype and layout. */
 bool attn_run_case_f32(attn_case *c, const attn_config *config, attn_result *result, char *text);
 
+/* Sets what the config says in params. */
+void attn_config_apply(const attn_config *config, dsv4_attn_params *params);
+
+/*
+ * CUDA, params with a config: decodes with a plan that is not its own but was built for `planned`, or is zeros when that
+ * is NULL, and then with its own in the same workspace.
+ */
+bool attn_run_refused(const dsv4_attn_params *params, const dsv4_attn_params *planned,
+                      attn_outputs *outputs, attn_result *refused, attn_result *own, char *text);
+
 void attn_result_free(attn_result *result);
 
 /* Bit for bit. */

@@ -185,7 +185,9 @@ static const char *cuda_skip(const attn_group *group)
 static int64_t group_size(const attn_group *group, const run_options *options)
 {
     if (options->for_threads) return group->n_threads;
-    if (group->name == attn_group_flashmla && !options->for_cuda) return 0;
+    const bool needs_cuda =
+        group->name == attn_group_flashmla || group->property == attn_check_refused;
+    if (needs_cuda && !options->for_cuda) return 0;
     if (options->n_cases > 0) return options->n_cases;
     return options->is_long ? 10 * group->n_quick : group->n_quick;
 }
@@ -208,6 +210,10 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
         n_configs = 2;
         /* whose FP8 output and f32 output come from different kernels */
         if (strcmp(group->name, "fp8-output") == 0) n_configs = 1;
+    }
+    if (group->property == attn_check_refused) { /* all but the reference */
+        configs++;
+        n_configs--;
     }
     if (group->as_flashmla) {
         printf("%-12s %lld cases of FlashMLA's %d in shard %lld of %lld; larger ones are compared "

@@ -8,6 +8,7 @@
  *            and agree with the CPU; the first inputs give their first bits again; nothing is written outside
  *            plan, workspace, out and lse
  *   fixed    with fixed_split a request alone and the same request in a batch have the same bits
+ *   error    an error that an earlier call of the program left is neither reported nor taken away by a step
  *   pool     slots below, across and above 4 GiB, and the last one, are found in one large cache
  * It does not prove speed, nor the edges of values and layouts: check_attn has those.
  *
@@ -416,6 +417,33 @@ static void check_fixed(totals *t)
     }
 }
 
+/* ---- errors of others ---- */
+
+static void check_left_error(totals *t)
+{
+    for (size_t k = 0; k < sizeof kernels / sizeof kernels[0]; k++) {
+        const replay_shape shape = {.cuda_kernel = kernels[k],
+                                    .n_heads = 64,
+                                    .n_requests = 5,
+                                    .n_queries = 1,
+                                    .n_pages = {16, 64}};
+        run r;
+        bool is_good = run_open(&r, &shape, "error", 7000 + k) && place_caches(&r) &&
+                       replay_step_make(&r.d, &r.step, r.text);
+        (void)cudaSetDevice(-1); /* fails, and leaves cudaErrorInvalidDevice */
+        is_good = is_good && replay_step_enqueue(&r.d, &r.step, r.text);
+        const cudaError_t left = cudaGetLastError();
+        if (is_good && left != cudaErrorInvalidDevice) {
+            (void)snprintf(r.text, sizeof r.text, "the program's own error has become: %.100s",
+                           cudaGetErrorString(left));
+            is_good = false;
+        }
+        is_good = is_good && run_wait(&r);
+        report(t, &r, is_good, "a step beside an error that was there before");
+        run_close(&r);
+    }
+}
+
 /* ---- a pool larger than 4 GiB ---- */
 
 /*
@@ -561,6 +589,7 @@ int main(int argc, char **argv)
     printf("%s, sm_%d%d\n", properties.name, properties.major, properties.minor);
     check_shapes(&t, n_replays);
     check_fixed(&t);
+    check_left_error(&t);
     check_pool(&t);
     printf("%d passed, %d failed\n", t.n_passed, t.n_failed);
     return t.n_failed == 0 && t.n_passed > 0 ? 0 : 1;

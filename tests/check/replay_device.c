@@ -109,7 +109,6 @@ void replay_device_wait(replay_device *d)
         }
         (void)nanosleep(&pause, NULL);
     }
-    (void)cudaGetLastError(); /* "not ready" is kept as one, and a later launch would report it */
     replay_note(d, status);
 }
 
