@@ -67,7 +67,7 @@ static bool make_mistake(mistake which, dsv4_attn_params *planned)
     case OTHER_SPLIT: planned->fixed_split = !planned->fixed_split; break;
     case OTHER_GROUP:
         if (planned->group_heads == 0) return false;
-        planned->group_heads = planned->group_heads == 8 ? 16 : 8; /* each kernel has both */
+        planned->group_heads = planned->group_heads == 8 ? 16 : 8; /* mma has both, AUTO too */
         break;
     default: break;
     }
