@@ -9,8 +9,8 @@
 #include <cuda_runtime.h>
 
 /*
- * Not <<< >>> with cudaGetLastError behind it: that would also give, and take away, an error which an earlier call of
- * the caller's program left. An error that has ended the context is given here too: nothing runs after it. A failure of
+ * Not <<< >>> with cudaGetLastError behind it: that would also give an error which an earlier call of the caller's
+ * program left. An error that has ended the context is given here too: nothing runs after it. A failure of
  * the launch itself stays the last error, as after any call of the runtime.
  */
 template <typename A>
