@@ -38,12 +38,12 @@ typedef struct dsv4_attn_cuda_way {
 } way;
 
 static const way ways[] = {
-    {DSV4_CUDA_KERNEL_MMA, 8, 64, 7.5f, 3.3f, 3.4f, 0.35f, 1, true},
-    {DSV4_CUDA_KERNEL_MMA, 8, 32, 7.5f, 3.5f, 3.4f, 0.35f, 1, false},
-    {DSV4_CUDA_KERNEL_MMA, 16, 32, 9.0f, 4.8f, 4.5f, 0.5f, 1, false},
-    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.0f, 2.0f, 2.6f, 0.26f, 2, true},
-    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.15f, 3.5f, 0.4f, 2, true},
-    {DSV4_CUDA_KERNEL_SM90, 64, 64, 12.0f, 2.95f, 5.0f, 0.8f, 2, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 64, 3.8f, 3.4f, 3.4f, 0.35f, 1, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 32, 3.8f, 3.6f, 3.4f, 0.35f, 1, false},
+    {DSV4_CUDA_KERNEL_MMA, 16, 32, 5.3f, 4.9f, 4.5f, 0.5f, 1, false},
+    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.5f, 1.85f, 2.6f, 0.26f, 2, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.13f, 3.5f, 0.4f, 2, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 9.7f, 2.71f, 5.0f, 0.8f, 2, true},
 };
 
 enum { N_WAYS = sizeof ways / sizeof ways[0] };

@@ -526,6 +526,7 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
 {
     extern __shared__ uint4 memory[];
     mma_memory<HEADS, KEYS> &s = *(mma_memory<HEADS, KEYS> *)memory;
+    if (threadIdx.x == 0) prefetch_part(a);
     if (!is_own_plan(a)) {
         refuse_plan(a);
         return;
@@ -542,6 +543,7 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
         float2 own_sums = make_float2(0.0f, 0.0f);
         int buffer = 0;
         load_query<HEADS, KEYS>(a, p, t, q);
+        if (threadIdx.x < 32) prefetch_end(a, p);
         if (round == 0) {
             copy_async_wait<0>();
             __syncwarp();

@@ -30,8 +30,14 @@ enum {
 #define LOG2_E      1.4426950408889634f
 #define LN_2        0.6931471805599453f
 
-/* What keys that lists do not name are read from. */
-__device__ static const uint4 zero_row[ROW_BYTES / 16] = {};
+/* What keys that lists do not name are read from: not one row for all, since all would wait for its place in the cache. */
+enum { N_ZERO_ROWS = 64 };
+__device__ static const uint4 zero_rows[N_ZERO_ROWS][ROW_BYTES / 16] = {};
+
+__device__ __forceinline__ const unsigned char *zero_row(void)
+{
+    return (const unsigned char *)zero_rows[blockIdx.x % N_ZERO_ROWS];
+}
 
 __device__ __forceinline__ int32_t rank_of_round(int32_t round)
 {
@@ -47,6 +53,12 @@ __device__ __forceinline__ attn_part read_part(const attn_args &a, int32_t rank)
     return p;
 }
 
+/* Asks for the thread block's first part, while the plan's head is on its way. */
+__device__ __forceinline__ void prefetch_part(const attn_args &a)
+{
+    prefetch_l2((const attn_part *)(a.plan + sizeof(attn_plan_head)) + blockIdx.x);
+}
+
 __device__ __forceinline__ int32_t part_query(const attn_part &p)
 {
     return p.query_group >> 8;
@@ -55,6 +67,14 @@ __device__ __forceinline__ int32_t part_query(const attn_part &p)
 __device__ __forceinline__ int32_t part_first_head(const attn_part &p, int group_heads)
 {
     return (p.query_group & 0xff) * group_heads;
+}
+
+/* Brings what the end of a part reads to the second-level cache; one warp calls it. */
+__device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part &p)
+{
+    const int lane = threadIdx.x % 32;
+    if (lane == 0 && p.first_slot >= 0) prefetch_l2(&a.counters[p.first_slot]);
+    if (a.sink != NULL && lane * 32 < a.n_heads) prefetch_l2(a.sink + lane * 32);
 }
 
 /* ---- lists ---- */
@@ -121,8 +141,8 @@ __device__ __forceinline__ key_row locate_row(const attn_args &a, uint32_t slot,
                                 page * (x ? a.extra.page_stride_bytes : a.window.page_stride_bytes);
     const unsigned char *scales =
         base + (x ? a.extra.scale_plane_bytes : a.window.scale_plane_bytes);
-    row.codes = row.is_valid ? base + in_page * ROW_BYTES : (const unsigned char *)zero_row;
-    row.scales = row.is_valid ? scales + in_page * SCALE_BYTES : (const unsigned char *)zero_row;
+    row.codes = row.is_valid ? base + in_page * ROW_BYTES : zero_row();
+    row.scales = row.is_valid ? scales + in_page * SCALE_BYTES : zero_row();
     return row;
 }
 

@@ -4,16 +4,18 @@
  *
  * Place: cuda, sm_90a only. A thread block stays for all its parts (attn_device.h). Its warps:
  *
- *   key warps     two warpgroups, which take turns with blocks of 64 keys: a stream each. Convert a block to bf16 in the
- *                 registers of a matrix operand, multiply it with the queries (keys on rows, heads on columns), store it
- *                 as values where its codes lay, make probabilities and store those
+ *   key warps     two warpgroups, which take turns with blocks of 64 keys: a stream each. Bring a block's rows, each
+ *                 thread what it will convert; convert them to bf16 in the registers of a matrix operand, multiply
+ *                 them with the queries (keys on rows, heads on columns), store them as values, make probabilities and
+ *                 store those
  *   value warps   two warpgroups, half of the dimensions each: sums in registers (+)= probabilities times values, for
- *                 the blocks of both streams in turn; and they load rows
+ *                 the blocks of both streams in turn; and they find the rows of the blocks to come
  *
- * So one block's rows are on their way or are multiplied while the other's are converted. All heads of a group share a
- * row's load and conversion. Softmax: probabilities are relative to a reference per head, 2^(score - ref): any number
- * within 2^+-40 of the largest score does, since bf16 and f32 have the exponents for it. So there is no running maximum:
- * a block whose sums pass 2^40 (the first one always does) sets a new reference and makes the value warps rescale.
+ * So one block is converted while the other is weighed and multiplied, and the key warps begin with the next part
+ * while the value warps write this one's output. All heads of a group share a row's load and conversion. Softmax:
+ * probabilities are relative to a reference per head, 2^(score - ref): any number within 2^+-40 of the largest score
+ * does, since bf16 and f32 have the exponents for it. So there is no running maximum: a block whose sums pass 2^40 (the
+ * first one always does) sets a new reference and makes the value warps rescale.
  *
  * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
  * names are never read.
@@ -27,12 +29,15 @@
 template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &s)
 {
     for (int i = 0; i < N_STREAMS; i++) {
-        /* each thread's copies, and the first warpgroup's word on what is valid */
-        barrier_init(shared_address(&s.rows_full[i]), N_VALUE_THREADS + WARPGROUP / 32);
+        for (int k = 0; k < N_ROW_PLACES; k++) /* scales by asynchronous copies, and addresses */
+            barrier_init(shared_address(&s.found[i][k]), KEYS + N_VALUE_WARPS);
+        barrier_init(shared_address(&s.empty[i][0]), N_VALUE_WARPS);
+        barrier_init(shared_address(&s.empty[i][1]), N_VALUE_WARPS);
         barrier_init(shared_address(&s.weighed[i]), WARPGROUP);
         barrier_init(shared_address(&s.full[i]), WARPGROUP);
         s.needs_sum_rescale[i] = 0;
     }
+    barrier_init(shared_address(&s.probs_empty), N_VALUE_WARPS);
     barrier_init(shared_address(&s.part_full), N_KEY_THREADS);
     barrier_init(shared_address(&s.part_empty), N_VALUE_THREADS);
     barrier_init_fence();
@@ -44,11 +49,14 @@ __global__ void __launch_bounds__(N_THREADS, 1)
 {
     extern __shared__ __align__(1024) unsigned char memory[];
     shared_memory<HEADS> &s = *(shared_memory<HEADS> *)memory;
+    if (threadIdx.x == 0) {
+        prefetch_part(a);
+        init_barriers(s);
+    }
     if (!is_own_plan(a)) {
         refuse_plan(a);
         return;
     }
-    if (threadIdx.x == 0) init_barriers(s);
     __syncthreads();
     /* the four warpgroups start with 128 each; the sums of 64 heads take 128 of the value warps' */
     if (threadIdx.x < N_KEY_THREADS) {

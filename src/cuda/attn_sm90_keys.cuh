@@ -5,8 +5,9 @@
  *
  * Order of dimensions: the four threads of a row hold 16 codes of each group of 64. Step j of a group (16 columns of
  * the matrix product) takes word j of each thread: columns 2c and 2c + 1 are bytes 1 and 3 of thread c, columns 8 + 2c
- * and 9 + 2c bytes 0 and 2. Queries are stored in that order, and so are values. The rotated group has its natural
- * order.
+ * and 9 + 2c bytes 0 and 2. Of the rotated group they hold two times eight dimensions, 32 apart: columns 2c and 2c + 1
+ * are word j of the first eight, columns 8 + 2c and 9 + 2c of the others. Queries are stored in that order, and so are
+ * values.
  */
 #ifndef DSV4_CUDA_ATTN_SM90_KEYS_CUH
 #define DSV4_CUDA_ATTN_SM90_KEYS_CUH
@@ -16,37 +17,29 @@
 
 /* ---- queries ---- */
 
-/* 16 dimensions of a query head, 32 bytes. */
+/* 16 dimensions of a query head. */
 struct query_piece {
     uint4 low, high;
 };
 
-__device__ static __noinline__ query_piece load_unaligned_piece(const char *source)
+__device__ static __noinline__ uint4 load_unaligned16(const char *source)
 {
-    query_piece piece;
-    uint32_t w[8];
-    for (int k = 0; k < 8; k++) {
+    uint32_t w[4];
+    for (int k = 0; k < 4; k++) {
         w[k] = ((const uint16_t *)source)[2 * k] | (uint32_t)((const uint16_t *)source)[2 * k + 1]
                                                        << 16;
     }
-    piece.low = make_uint4(w[0], w[1], w[2], w[3]);
-    piece.high = make_uint4(w[4], w[5], w[6], w[7]);
-    return piece;
+    return make_uint4(w[0], w[1], w[2], w[3]);
 }
 
 /*
  * A warp's 16 dimensions of eight heads a thread, to rows of 128 bytes: chunk 2j gets values 1 and 3 of each four at
- * word j, chunk 2j + 1 values 0 and 2; rotated ones stay in order. rows: shared address of the first head's.
+ * word j, chunk 2j + 1 values 0 and 2; of rotated ones, words j of the low and of the high half. rows: shared address
+ * of the first head's.
  */
 __device__ __forceinline__ void store_piece(query_piece piece, uint32_t rows, bool is_rotated)
 {
     const int lane = threadIdx.x % 32;
-    if (is_rotated) {
-        const uint32_t row = rows + lane / 4 * 128;
-        store_shared16(row + (((lane % 4 * 2) ^ (lane / 4)) << 4), piece.low);
-        store_shared16(row + (((lane % 4 * 2 + 1) ^ (lane / 4)) << 4), piece.high);
-        return;
-    }
     const uint32_t words[8] = {piece.low.x,  piece.low.y,  piece.low.z,  piece.low.w,
                                piece.high.x, piece.high.y, piece.high.z, piece.high.w};
 #pragma unroll
@@ -55,48 +48,55 @@ __device__ __forceinline__ void store_piece(query_piece piece, uint32_t rows, bo
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
             const uint32_t x = words[2 * j + i], y = words[2 * j + i + 1];
-            chunks[i] = __byte_perm(x, y, 0x7632);
-            chunks[i + 1] = __byte_perm(x, y, 0x5410);
+            chunks[i] = is_rotated ? words[j + i / 2] : __byte_perm(x, y, 0x7632);
+            chunks[i + 1] = is_rotated ? words[4 + j + i / 2] : __byte_perm(x, y, 0x5410);
         }
         store_matrix4(rows + lane % 8 * 128 + (((2 * j + lane / 8) ^ (lane % 8)) << 4), chunks[0],
                       chunks[1], chunks[2], chunks[3]);
     }
 }
 
-/* Queries of a part's heads in the keys' order of dimensions, zeros behind the last head; by all key warps. */
-template <int HEADS>
-__device__ static void load_query(const attn_args &a, const attn_part &p, unsigned char *q_memory)
+/*
+ * Queries of a part's heads in the keys' order of dimensions, zeros behind the last head; by all key warps, which take
+ * a group of dimensions each. No branch among the reads: what meets behind it would wait for each of them.
+ */
+template <int HEADS, bool IS_ALIGNED>
+__device__ __forceinline__ void copy_query(const attn_args &a, const attn_part &p,
+                                           uint32_t q_memory)
 {
     enum { N_PIECES = HEADS * 32 / N_KEY_THREADS };
-    const int first_head = part_first_head(p, HEADS), lane = threadIdx.x % 32,
-              warp = threadIdx.x / 32;
-    const char *q =
-        a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const bool is_rotated = warp == N_DIM_GROUPS - 1;
+    const int high_bytes = is_rotated ? 64 : 16; /* from the low half of a piece */
+    const char *q = a.q + p.request * a.q_request_stride_bytes +
+                    part_query(p) * a.q_query_stride_bytes + warp * 128 +
+                    lane % 4 * (is_rotated ? 16 : 32);
     query_piece pieces[N_PIECES];
-    const char *source = q + first_head * a.q_head_stride_bytes + warp * 128 + lane % 4 * 32;
-    if (a.q_is_aligned) {
 #pragma unroll
-        for (int i = 0; i < N_PIECES;
-             i++) { /* a warp takes its group of dimensions of eight heads */
-            const int head = 8 * i + lane / 4;
-            const uint4 *from = (const uint4 *)(source + head * a.q_head_stride_bytes);
-            if (first_head + head >= a.n_heads) from = zero_row;
-            pieces[i].low = __ldg(from);
-            pieces[i].high = __ldg(from + 1);
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < N_PIECES; i++) {
-            const int head = 8 * i + lane / 4;
-            pieces[i] = load_unaligned_piece(first_head + head < a.n_heads
-                                                 ? source + head * a.q_head_stride_bytes
-                                                 : (const char *)zero_row);
+    for (int i = 0; i < N_PIECES; i++) {
+        const int head = part_first_head(p, HEADS) + 8 * i + lane / 4;
+        const char *from =
+            head < a.n_heads ? q + head * a.q_head_stride_bytes : (const char *)zero_row();
+        if (IS_ALIGNED) {
+            pieces[i].low = __ldg((const uint4 *)from);
+            pieces[i].high = __ldg((const uint4 *)(from + high_bytes));
+        } else {
+            pieces[i].low = load_unaligned16(from);
+            pieces[i].high = load_unaligned16(from + high_bytes);
         }
     }
 #pragma unroll
-    for (int i = 0; i < N_PIECES; i++) {
-        store_piece(pieces[i], shared_address(q_memory) + (warp * HEADS + 8 * i) * 128,
-                    warp == N_DIM_GROUPS - 1);
+    for (int i = 0; i < N_PIECES; i++)
+        store_piece(pieces[i], q_memory + (warp * HEADS + 8 * i) * 128, is_rotated);
+}
+
+template <int HEADS>
+__device__ static void load_query(const attn_args &a, const attn_part &p, unsigned char *q_memory)
+{
+    if (a.q_is_aligned) {
+        copy_query<HEADS, true>(a, p, shared_address(q_memory));
+    } else {
+        copy_query<HEADS, false>(a, p, shared_address(q_memory));
     }
     fence_async_shared();
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
@@ -106,29 +106,31 @@ __device__ static void load_query(const attn_args &a, const attn_part &p, unsign
 
 /* This thread's two rows of a block. */
 struct key_pair {
-    uint32_t
-        codes; /* shared address of its 16 codes of the first row's next group; the other is 8 rows on */
-    uint64_t scales[2];  /* bytes of the groups from the next one on */
+    uint32_t is_valid;   /* bits */
+    uint64_t scales[2];  /* bytes of the groups */
     uint32_t largest[2]; /* magnitudes of codes */
     bool has_big;        /* any row of the warp has a scale above BIG_SCALE */
 };
 
-/* Two words of both rows' codes as the matrix operand of two steps: a[4 * step + row] and [... + 2]. */
-__device__ __forceinline__ void convert_half(key_pair &keys, const uint32_t (&words)[2][2],
-                                             uint32_t (&a)[8])
+/*
+ * Two words of both rows' codes as the matrix operand of two steps: a[4 * step + row] and [... + 2]. All warps take the
+ * same way through matrix instructions, so that only this may depend on a warp's scales.
+ */
+__device__ __forceinline__ void convert_words(key_pair &keys, int group,
+                                              const uint32_t (&words)[2][2], uint32_t (&a)[8])
 {
+    uint32_t bytes[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const uint32_t byte = (uint32_t)keys.scales[r] & 0xff;
-        const uint32_t factor = scale_factor(keys.has_big ? min(byte, (uint32_t)BIG_SCALE) : byte);
+        bytes[r] = (uint32_t)(keys.scales[r] >> 8 * group) & 0xff;
+        const uint32_t factor = scale_factor(min(bytes[r], (uint32_t)BIG_SCALE));
 #pragma unroll
         for (int j = 0; j < 2; j++)
             convert_codes(words[r][j], factor, a[4 * j + r], a[4 * j + r + 2], keys.largest[r]);
-        if (keys.has_big) {
-#pragma unroll
-            for (int i = r; i < 8; i += 2) a[i] = multiply_bf16x2(a[i], second_factor(byte));
-        }
     }
+    if (!keys.has_big) return;
+#pragma unroll
+    for (int i = 0; i < 8; i++) a[i] = multiply_bf16x2(a[i], second_factor(bytes[i % 2]));
 }
 
 /* Scores += keys * queries for two steps. */
@@ -143,68 +145,19 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], const 
     wgmma_commit();
 }
 
-/*
- * All dimensions of a block: scores of them, and values in the place of codes. values: address of the lane's 16
- * bytes of a group (store_matrix4). The loop is not unrolled: its code has to stay in the smallest instruction cache.
- * Half of a group is multiplied while the other half is converted.
- */
+/* This thread's rows of the stream's block `number`, which have been asked for. */
 template <int HEADS>
-__device__ __forceinline__ void multiply_block(key_pair &keys, uint64_t queries, uint32_t values,
-                                               float (&scores)[HEADS / 2])
+__device__ __forceinline__ key_pair begin_block(const row_queue<HEADS> &rows, int stream,
+                                                uint32_t number, const shared_memory<HEADS> &s)
 {
-    uint32_t first[8], second[8];
-    uint4 words[2] = {load_shared16(keys.codes), load_shared16(keys.codes + 8 * 128)};
-#pragma unroll
-    for (int i = 0; i < HEADS / 2; i++) scores[i] = 0.0f;
-    wgmma_settle(scores);
-#pragma unroll 1
-    for (int g = 0; g < N_DIM_GROUPS - 1; g++) {
-        const uint32_t low[2][2] = {{words[0].x, words[0].y}, {words[1].x, words[1].y}};
-        const uint32_t high[2][2] = {{words[0].z, words[0].w}, {words[1].z, words[1].w}};
-        convert_half(keys, low, first);
-        store_matrix4(values, first[0], first[1], first[2], first[3]);
-        store_matrix4(values ^ 32, first[4], first[5], first[6], first[7]);
-        multiply_keys<HEADS>(scores, first, queries);
-        wgmma_wait<1>(); /* the operands of the half before may change */
-        convert_half(keys, high, second);
-        keys.codes += GROUP_BYTES;
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            keys.scales[r] >>= 8;
-            words[r] = load_shared16(keys.codes + r * 8 * 128); /* of the rotated group: not used */
-        }
-        store_matrix4(values ^ 64, second[0], second[1], second[2], second[3]);
-        store_matrix4(values ^ 96, second[4], second[5], second[6], second[7]);
-        multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64));
-        queries = wgmma_move(queries, HEADS * 128);
-        values += GROUP_BYTES;
-        wgmma_wait<1>();
-    }
-    load_matrix4(*(uint32_t(*)[4]) & first[0], values);
-    load_matrix4(*(uint32_t(*)[4]) & first[4], values ^ 32);
-    multiply_keys<HEADS>(scores, first, queries);
-    wgmma_wait<1>();
-    load_matrix4(*(uint32_t(*)[4]) & second[0], values ^ 64);
-    load_matrix4(*(uint32_t(*)[4]) & second[4], values ^ 96);
-    multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64));
-    wgmma_wait<0>();
-    wgmma_settle(scores);
-}
-
-/* Waits for a block's rows; is_valid: of this thread's two. */
-template <int HEADS>
-__device__ __forceinline__ key_pair find_rows(int stream, uint32_t parity, bool (&is_valid)[2],
-                                              const shared_memory<HEADS> &s)
-{
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, row = 16 * warp + lane / 4;
     key_pair keys;
     uint32_t over = 0;
-    barrier_wait(shared_address(&s.rows_full[stream]), parity);
-    keys.codes = shared_address(s.values[stream]) + code_offset(row, lane % 4);
+    keys.is_valid = rows.is_valid;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const uint2 scales = *(const uint2 *)&s.scales[stream][(row + 8 * r) * SCALE_BYTES];
-        is_valid[r] = (s.valid[stream][2 * warp + r] >> (lane / 4 * 4) & 1) != 0;
+        const uint2 scales =
+            *(const uint2 *)&s
+                 .scales[stream][number % N_ROW_PLACES][(first_row() + 8 * r) * SCALE_BYTES];
         keys.scales[r] = (uint64_t)scales.y << 32 | scales.x;
         keys.largest[r] = 0;
         over |= __vcmpgtu4(scales.x, 0x01010101u * BIG_SCALE) |
@@ -214,12 +167,101 @@ __device__ __forceinline__ key_pair find_rows(int stream, uint32_t parity, bool 
     return keys;
 }
 
+/* Half of a group, at 0 or 64 of its rows' bytes, as values; address: of the lane's first 16 bytes of group 0. */
+__device__ __forceinline__ void store_half(uint32_t address, int group, int half_bytes,
+                                           const uint32_t (&a)[8])
+{
+    store_matrix4((address ^ half_bytes) + group * GROUP_BYTES, a[0], a[1], a[2], a[3]);
+    store_matrix4((address ^ half_bytes ^ 32) + group * GROUP_BYTES, a[4], a[5], a[6], a[7]);
+}
+
+/* Where a block goes. */
+struct block_target {
+    int stream;
+    uint32_t number;  /* in the stream */
+    uint32_t values;  /* shared address of the lane's 16 bytes of a group (store_matrix4) */
+    uint64_t queries; /* of the first group */
+};
+
+/*
+ * A group of codes: its share of the scores, and values. words: its chunk; becomes the next one. Half of the group is
+ * multiplied while the other half is converted.
+ */
+template <int HEADS, int GROUP>
+__device__ __forceinline__ void multiply_group(key_pair &keys, row_queue<HEADS> &rows,
+                                               const block_target &to, uint4 (&words)[2],
+                                               float (&scores)[HEADS / 2], shared_memory<HEADS> &s)
+{
+    const uint32_t low[2][2] = {{words[0].x, words[0].y}, {words[1].x, words[1].y}};
+    const uint32_t high[2][2] = {{words[0].z, words[0].w}, {words[1].z, words[1].w}};
+    const uint64_t queries = wgmma_move(to.queries, GROUP * HEADS * 128);
+    uint32_t first[8], second[8];
+    convert_words(keys, GROUP, low, first);
+    if (GROUP % 4 == 0)
+        barrier_wait(shared_address(&s.empty[to.stream][GROUP / 4]), to.number & 1 ^ 1);
+    store_half(to.values, GROUP, 0, first);
+    multiply_keys<HEADS>(scores, first, queries);
+    wgmma_wait<1>(); /* the operands before may change */
+    convert_words(keys, GROUP, high, second);
+    read_chunk<HEADS>(rows, GROUP + 1, words);
+    store_half(to.values, GROUP, 64, second);
+    multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64));
+    wgmma_wait<1>();
+    replace_chunk<HEADS, GROUP + 1>(rows, to.stream, to.number, s);
+}
+
+/* The rotated group, which needs no conversion. words: its first chunk. */
+template <int HEADS>
+__device__ __forceinline__ void
+multiply_rotated(row_queue<HEADS> &rows, const block_target &to, const uint4 (&words)[2],
+                 float (&scores)[HEADS / 2], shared_memory<HEADS> &s)
+{
+    constexpr int GROUP = N_DIM_GROUPS - 1;
+    const uint64_t queries = wgmma_move(to.queries, GROUP * HEADS * 128);
+    uint4 others[2];
+    read_chunk<HEADS>(rows, GROUP + 1, others);
+    const uint32_t low[8] = {words[0].x, words[1].x, others[0].x, others[1].x,
+                             words[0].y, words[1].y, others[0].y, others[1].y};
+    store_half(to.values, GROUP, 0, low);
+    multiply_keys<HEADS>(scores, low, queries);
+    const uint32_t high[8] = {words[0].z, words[1].z, others[0].z, others[1].z,
+                              words[0].w, words[1].w, others[0].w, others[1].w};
+    store_half(to.values, GROUP, 64, high);
+    multiply_keys<HEADS>(scores, high, wgmma_move(queries, 64));
+    replace_chunk<HEADS, GROUP + 1>(rows, to.stream, to.number, s);
+}
+
+/* All dimensions of a block. Not a loop: places and addresses are constants. */
+template <int HEADS>
+__device__ __forceinline__ void multiply_block(key_pair &keys, row_queue<HEADS> &rows,
+                                               const block_target &to, float (&scores)[HEADS / 2],
+                                               shared_memory<HEADS> &s)
+{
+    uint4 words[2];
+    read_chunk<HEADS>(rows, 0, words);
+    replace_chunk<HEADS, 0>(rows, to.stream, to.number, s);
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; i++) scores[i] = 0.0f;
+    wgmma_settle(scores);
+    multiply_group<HEADS, 0>(keys, rows, to, words, scores, s);
+    multiply_group<HEADS, 1>(keys, rows, to, words, scores, s);
+    multiply_group<HEADS, 2>(keys, rows, to, words, scores, s);
+    multiply_group<HEADS, 3>(keys, rows, to, words, scores, s);
+    multiply_group<HEADS, 4>(keys, rows, to, words, scores, s);
+    multiply_group<HEADS, 5>(keys, rows, to, words, scores, s);
+    multiply_group<HEADS, 6>(keys, rows, to, words, scores, s);
+    multiply_rotated<HEADS>(rows, to, words, scores, s);
+    turn_places<HEADS>(rows);
+    wgmma_wait<0>();
+    wgmma_settle(scores);
+}
+
 /* Scores of rows with NaN codes become NaN, those of rows that no list names -inf. */
 template <int HEADS>
-__device__ __forceinline__ void mark_rows(const key_pair &keys, const bool (&is_valid)[2],
-                                          float (&scores)[HEADS / 2])
+__device__ __forceinline__ void mark_rows(const key_pair &keys, float (&scores)[HEADS / 2])
 {
     const bool is_nan[2] = {is_nan_row(keys.largest[0]), is_nan_row(keys.largest[1])};
+    const bool is_valid[2] = {(keys.is_valid & 1) != 0, (keys.is_valid & 2) != 0};
     if (!__any_sync(0xffffffffu, is_nan[0] || is_nan[1] || !is_valid[0] || !is_valid[1])) return;
 #pragma unroll
     for (int i = 0; i < HEADS / 2; i++) {
@@ -230,13 +272,70 @@ __device__ __forceinline__ void mark_rows(const key_pair &keys, const bool (&is_
 
 /* ---- probabilities ---- */
 
-/* Multiplies a thread's sums, heads 8 * (i / 2) + 2 * (lane % 4) + i % 2, by its heads' factors. */
-template <int HEADS>
-__device__ __forceinline__ void scale_key_sums(float (&sums)[HEADS / 4], const float *factors)
+/* Sums of a thread's two heads over a warp's keys of all its stream's blocks. */
+struct head_sums {
+    float first, second;
+};
+
+/* The first of them; of fewer than 64 heads several threads have the same. */
+template <int HEADS> __device__ __forceinline__ int first_sum_head(void)
+{
+    const int lane = threadIdx.x % 32;
+    int tile = 0;
+    for (int n = HEADS / 8, bit = 4; n > 1; n /= 2, bit *= 2) tile = 2 * tile + ((lane & bit) != 0);
+    return 8 * tile + 2 * (lane % 4);
+}
+
+/* Of two values that two lanes have both, the sum of one: the second for the lane that has the bit. */
+__device__ __forceinline__ float trade_sums(float first, float second, int bit)
+{
+    const bool is_upper = (threadIdx.x & bit) != 0;
+    const float other = __shfl_xor_sync(0xffffffffu, is_upper ? first : second, bit);
+    return (is_upper ? second : first) + other;
+}
+
+/* Sums over the threads that have the same heads; each keeps two of them. make_probs has added neighbours. */
+template <int HEADS> __device__ __forceinline__ head_sums add_threads(float (&v)[HEADS / 8])
 {
 #pragma unroll
-    for (int i = 0; i < HEADS / 4; i++)
-        sums[i] *= factors[8 * (i / 2) + 2 * (threadIdx.x % 4) + i % 2];
+    for (int bit = 8, n = HEADS / 8; bit < 32; bit *= 2) {
+        if (n == 2) {
+            v[0] += __shfl_xor_sync(0xffffffffu, v[0], bit);
+            v[1] += __shfl_xor_sync(0xffffffffu, v[1], bit);
+            continue;
+        }
+        n /= 2;
+#pragma unroll
+        for (int i = 0; i < n; i++) v[i] = trade_sums(v[i], v[i + n], bit);
+    }
+    return {v[0], v[1]};
+}
+
+template <int HEADS>
+__device__ __forceinline__ void scale_key_sums(head_sums &sums, const float *factors)
+{
+    const float2 f = *(const float2 *)&factors[first_sum_head<HEADS>()];
+    sums.first *= f.x;
+    sums.second *= f.y;
+}
+
+/*
+ * The largest over the lanes that have the same heads, v[i] of head 8 * (i / 2) + 2 * (lane % 4) + i % 2. In each step
+ * a lane keeps half of the heads, so that two are left: those from first_sum_head on.
+ */
+template <int HEADS> __device__ __forceinline__ void reduce_largest(float (&v)[HEADS / 4])
+{
+#pragma unroll
+    for (int bit = 4, n = HEADS / 4; bit < 32; bit *= 2) {
+        const bool is_upper = (threadIdx.x & bit) != 0, halves = n > 2;
+        n = halves ? n / 2 : n;
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            const float kept = halves && is_upper ? v[i + n] : v[i];
+            const float given = halves && !is_upper ? v[i + n] : v[i];
+            v[i] = fmaxf(kept, __shfl_xor_sync(0xffffffffu, given, bit));
+        }
+    }
 }
 
 /*
@@ -245,22 +344,21 @@ __device__ __forceinline__ void scale_key_sums(float (&sums)[HEADS / 4], const f
  */
 template <int HEADS>
 __device__ static void set_reference(const float (&scores)[HEADS / 2], float scale_log2, int stream,
-                                     uint32_t part, float (&sums)[HEADS / 4],
-                                     shared_memory<HEADS> &s)
+                                     uint32_t part, head_sums &sums, shared_memory<HEADS> &s)
 {
-    const int thread = threadIdx.x % WARPGROUP, lane = thread % 32, warp = thread / 32;
+    const int thread = threadIdx.x % WARPGROUP;
+    float largest[HEADS / 4];
 #pragma unroll
-    for (int i = 0; i < HEADS / 4; i++) {
-        float m = fmaxf(scores[i / 2 * 4 + i % 2], scores[i / 2 * 4 + i % 2 + 2]);
-        for (int other = 4; other < 32; other *= 2)
-            m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, other));
-        if (lane < 4) s.block_max[warp][8 * (i / 2) + 2 * lane + i % 2] = m;
-    }
+    for (int i = 0; i < HEADS / 4; i++)
+        largest[i] = fmaxf(scores[i / 2 * 4 + i % 2], scores[i / 2 * 4 + i % 2 + 2]);
+    reduce_largest<HEADS>(largest);
+    *(float2 *)&s.block_max[thread / 32][first_sum_head<HEADS>()] =
+        make_float2(largest[0], largest[1]);
     named_barrier(BARRIER_STREAM + stream, WARPGROUP);
     if (thread < HEADS) {
         const float *m = &s.block_max[0][thread];
-        const float largest = fmaxf(fmaxf(m[0], m[HEADS]), fmaxf(m[2 * HEADS], m[3 * HEADS]));
-        const float old = s.ref[thread], now = fmaxf(old, largest * scale_log2);
+        const float all = fmaxf(fmaxf(m[0], m[HEADS]), fmaxf(m[2 * HEADS], m[3 * HEADS]));
+        const float old = s.ref[thread], now = fmaxf(old, all * scale_log2);
         const float factor = exp2_fast(old - now);
         float &others = s.sum_rescale[1 - stream][thread];
         s.ref[thread] = now;
@@ -275,25 +373,32 @@ __device__ static void set_reference(const float (&scores)[HEADS / 2], float sca
     scale_key_sums<HEADS>(sums, s.rescale[stream]);
 }
 
-/* Probabilities, each head's sum of this thread's two keys, and the sum of those. */
+/* Probabilities, sums of four keys for half of the thread's heads, and the sum of all. */
 template <int HEADS>
 __device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], float scale_log2,
                                             const float *ref, uint32_t (&probs)[HEADS / 4],
-                                            float (&block_sums)[HEADS / 4])
+                                            float (&block_sums)[HEADS / 8])
 {
     float total = 0.0f;
 #pragma unroll
-    for (int t = 0; t < HEADS / 8; t++) {
-        const float2 r = *(const float2 *)&ref[8 * t + 2 * (threadIdx.x % 4)];
-        const float p0 = exp2_fast(fmaf(scores[4 * t], scale_log2, -r.x));
-        const float p1 = exp2_fast(fmaf(scores[4 * t + 1], scale_log2, -r.y));
-        const float p2 = exp2_fast(fmaf(scores[4 * t + 2], scale_log2, -r.x));
-        const float p3 = exp2_fast(fmaf(scores[4 * t + 3], scale_log2, -r.y));
-        probs[2 * t] = to_bf16_pair(p0, p1);
-        probs[2 * t + 1] = to_bf16_pair(p2, p3);
-        block_sums[2 * t] = p0 + p2;
-        block_sums[2 * t + 1] = p1 + p3;
-        total += block_sums[2 * t] + block_sums[2 * t + 1];
+    for (int i = 0; i < HEADS / 16; i++) {
+        float sums[2][2];
+#pragma unroll
+        for (int upper = 0; upper < 2; upper++) {
+            const int t = i + upper * (HEADS / 16);
+            const float2 r = *(const float2 *)&ref[8 * t + 2 * (threadIdx.x % 4)];
+            const float p0 = exp2_fast(fmaf(scores[4 * t], scale_log2, -r.x));
+            const float p1 = exp2_fast(fmaf(scores[4 * t + 1], scale_log2, -r.y));
+            const float p2 = exp2_fast(fmaf(scores[4 * t + 2], scale_log2, -r.x));
+            const float p3 = exp2_fast(fmaf(scores[4 * t + 3], scale_log2, -r.y));
+            probs[2 * t] = to_bf16_pair(p0, p1);
+            probs[2 * t + 1] = to_bf16_pair(p2, p3);
+            sums[upper][0] = p0 + p2;
+            sums[upper][1] = p1 + p3;
+            total += sums[upper][0] + sums[upper][1];
+        }
+        block_sums[2 * i] = trade_sums(sums[0][0], sums[1][0], 4);
+        block_sums[2 * i + 1] = trade_sums(sums[0][1], sums[1][1], 4);
     }
     return total;
 }
@@ -314,54 +419,54 @@ __device__ __forceinline__ void store_probs(const uint32_t (&probs)[HEADS / 4], 
 
 /* The stream's sums follow a reference that the other stream has moved in this part. */
 template <int HEADS>
-__device__ __forceinline__ void
-follow_reference(int stream, uint32_t part, float (&sums)[HEADS / 4], const shared_memory<HEADS> &s)
+__device__ __forceinline__ void follow_reference(int stream, uint32_t part, head_sums &sums,
+                                                 const shared_memory<HEADS> &s)
 {
     if (s.needs_sum_rescale[stream] == part) scale_key_sums<HEADS>(sums, s.sum_rescale[stream]);
 }
 
-/* From complete scores to probabilities for the value warps; the block before has been weighed. */
+/* From complete scores to probabilities of block b for the value warps. */
 template <int HEADS>
-__device__ __forceinline__ void weigh_keys(int stream, uint32_t part, float scale_log2,
-                                           const float (&scores)[HEADS / 2],
-                                           float (&sums)[HEADS / 4], shared_memory<HEADS> &s)
+__device__ __forceinline__ void weigh_keys(int stream, uint32_t b, uint32_t part, float scale_log2,
+                                           const float (&scores)[HEADS / 2], head_sums &sums,
+                                           shared_memory<HEADS> &s)
 {
     const int thread = threadIdx.x % WARPGROUP;
     uint32_t probs[HEADS / 4];
-    float block_sums[HEADS / 4];
+    float block_sums[HEADS / 8];
+    if (b > 0) barrier_wait(shared_address(&s.weighed[1 - stream]), (b - 1) / 2 & 1);
     if (thread == 0) s.needs_rescale[stream] = 0;
-    const float total = make_probs<HEADS>(scores, scale_log2, s.ref, probs, block_sums);
-    follow_reference<HEADS>(stream, part, sums, s);
-    const bool moves =
-        named_barrier_any(BARRIER_STREAM + stream, WARPGROUP, !(total < LARGEST_SUM));
-    if (thread == 0) s.needs_sum_rescale[stream] = 0;
-    if (moves) {
+#pragma unroll 1
+    for (int pass = 0;; pass++) { /* the second time by the same code, which has been fetched */
+        const float total = make_probs<HEADS>(scores, scale_log2, s.ref, probs, block_sums);
+        if (pass > 0) break;
+        follow_reference<HEADS>(stream, part, sums, s);
+        const bool moves =
+            named_barrier_any(BARRIER_STREAM + stream, WARPGROUP, !(total < LARGEST_SUM));
+        if (thread == 0) s.needs_sum_rescale[stream] = 0;
+        if (!moves) break;
         set_reference<HEADS>(scores, scale_log2, stream, part, sums, s);
-        make_probs<HEADS>(scores, scale_log2, s.ref, probs, block_sums);
     }
     barrier_arrive(shared_address(&s.weighed[stream]));
-#pragma unroll
-    for (int i = 0; i < HEADS / 4; i++) sums[i] += block_sums[i];
-    store_probs<HEADS>(probs, shared_address(s.probs[stream]));
+    if (shared_memory<HEADS>::n_probs == 1) barrier_wait(shared_address(&s.probs_empty), b & 1 ^ 1);
+    store_probs<HEADS>(probs, shared_address(s.probs[stream % shared_memory<HEADS>::n_probs]));
     fence_async_shared();
     barrier_arrive(shared_address(&s.full[stream]));
+    const head_sums added = add_threads<HEADS>(block_sums);
+    sums.first += added.first;
+    sums.second += added.second;
 }
 
 /* Leaves the references and sums of a part for the value warps. Parts are counted from 1. */
 template <int HEADS>
-__device__ static void finish_keys(int stream, uint32_t part, float (&sums)[HEADS / 4],
+__device__ static void finish_keys(int stream, uint32_t part, head_sums &sums,
                                    shared_memory<HEADS> &s)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int warp = threadIdx.x / 32;
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
     follow_reference<HEADS>(stream, part, sums, s);
     barrier_wait(shared_address(&s.part_empty), part & 1);
-#pragma unroll
-    for (int i = 0; i < HEADS / 4; i++) {
-        float sum = sums[i];
-        for (int other = 4; other < 32; other *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
-        if (lane < 4) s.part_sum[warp][8 * (i / 2) + 2 * lane + i % 2] = sum;
-    }
+    *(float2 *)&s.part_sum[warp][first_sum_head<HEADS>()] = make_float2(sums.first, sums.second);
     if (threadIdx.x < HEADS) s.part_ref[threadIdx.x] = s.ref[threadIdx.x];
     barrier_arrive(shared_address(&s.part_full));
 }
@@ -377,25 +482,26 @@ template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_
                             (((lane / 16) ^ (lane % 8)) << 4);
     const uint64_t queries = wgmma_matrix(shared_address(s.q), 16);
     uint32_t n_blocks_done = 0, part = 1; /* of both streams */
+    row_queue<HEADS> rows;
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         const attn_part p = read_part(a, rank);
         const uint32_t end = n_blocks_done + (p.end_block - p.first_block);
-        float sums[HEADS / 4] = {};
+        head_sums sums = {};
         if (threadIdx.x < HEADS) s.ref[threadIdx.x] = FIRST_REF;
         load_query<HEADS>(a, p, s.q);
+        if (round == 0) rows = begin_rows<HEADS>(stream, s);
 #pragma unroll 1
         for (uint32_t b = n_blocks_done + ((n_blocks_done ^ stream) & 1); b < end; b += 2) {
             float scores[HEADS / 2];
-            bool is_valid[2];
-            key_pair keys = find_rows<HEADS>(stream, b / 2 & 1, is_valid, s);
-            multiply_block<HEADS>(keys, queries, values, scores);
-            mark_rows<HEADS>(keys, is_valid, scores);
-            if (b > 0) barrier_wait(shared_address(&s.weighed[1 - stream]), (b - 1) / 2 & 1);
-            weigh_keys<HEADS>(stream, part, a.scale_log2, scores, sums, s);
+            key_pair keys = begin_block<HEADS>(rows, stream, b / N_STREAMS, s);
+            multiply_block<HEADS>(keys, rows, {stream, b / N_STREAMS, values, queries}, scores, s);
+            mark_rows<HEADS>(keys, scores);
+            weigh_keys<HEADS>(stream, b, part, a.scale_log2, scores, sums, s);
         }
         n_blocks_done = end;
         finish_keys<HEADS>(stream, part++, sums, s);
     }
+    copy_async_wait<0>();
 }
 
 #endif

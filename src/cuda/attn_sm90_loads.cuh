@@ -1,144 +1,174 @@
 /*
- * attn_sm90_loads.cuh - bringing rows of the cache to shared memory.
+ * attn_sm90_loads.cuh - rows of the cache: found by the value warps, brought by the key warps.
  *
- * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel. The value warps load, because they know
- * first when a place is free and have little else to do: each warpgroup its half of the dimensions, four threads a
- * row, two rows a thread.
+ * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
- * Indices come by asynchronous copies too, a block before they are used: a register that waits for memory would make
- * its warp wait with everything that happens to share its scoreboard.
+ * The value warps, which have time, walk through the lists four blocks ahead: they find the rows, bring them to the
+ * second-level cache and leave their addresses for the streams. Indices come by asynchronous copies, a block before they
+ * are used: a register that waits for memory would make its warp wait with everything that shares its scoreboard.
+ *
+ * Every thread of a stream brings what it alone will convert: of two rows of a block, 16 bytes of each 64 (a chunk), by
+ * asynchronous copies into its own places of a short queue in shared memory. So rows need neither barriers nor
+ * registers on their way. A place is asked for again when it has been read, across blocks and parts.
  */
 #ifndef DSV4_CUDA_ATTN_SM90_LOADS_CUH
 #define DSV4_CUDA_ATTN_SM90_LOADS_CUH
 
 #include "attn_sm90_shared.cuh"
 
-struct row_loader {
+/* ---- finding, by the value warps: four threads a row ---- */
+
+enum { BLOCKS_AHEAD = N_STREAMS * N_ROW_PLACES };
+
+/* One row of the next block of which the indices are on their way. */
+struct row_finder {
     list_cursor lists;
-    uint32_t n_blocks; /* prepared so far */
-    bool has_next, is_listed[2], is_extra[2];
-    bool has_rows; /* of a block that was prepared and not loaded yet: */
-    const unsigned char *codes[2];
-    int32_t scales[2]; /* bytes behind them */
-    bool is_valid[2];
+    uint32_t n_found; /* blocks */
+    bool is_listed, is_extra;
 };
 
-/* Where 16 codes of a row wait for their conversion: in the row's 128 bytes, so that two rows fill all banks. */
-__device__ __forceinline__ uint32_t code_offset(int row, int quarter)
+__device__ __forceinline__ int found_row(void)
 {
-    return row * 128 + quarter * 16 + row % 2 * 64;
+    return (threadIdx.x - N_KEY_THREADS) / 4;
 }
 
-/* Begins to read the indices of the next block. */
+/* Begins to read the indices of block `number`. */
 template <int HEADS>
-__device__ __forceinline__ void next_rows(const attn_args &a, row_loader &l, int half,
+__device__ __forceinline__ void read_indices(const attn_args &a, row_finder &f, uint32_t number,
+                                             shared_memory<HEADS> &s)
+{
+    f.is_listed = false;
+    if (seek_entries(a, f.lists)) {
+        const int32_t *source = find_entry(f.lists, found_row(), f.is_extra);
+        f.is_listed = source != NULL;
+        if (threadIdx.x % 4 == 0 && f.is_listed)
+            copy_async4(shared_address(&s.slots[number % 2][found_row()]), source);
+        f.lists.entry += KEYS;
+    }
+    copy_async_commit();
+}
+
+/* The next block's rows, of zeros behind the last block; its place must be free. */
+template <int HEADS>
+__device__ __forceinline__ void find_rows(const attn_args &a, row_finder &f,
                                           shared_memory<HEADS> &s)
 {
-    const int thread = threadIdx.x % WARPGROUP;
-    l.has_next = seek_entries(a, l.lists);
-    if (l.has_next) {
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const int row = thread / 4 + 32 * r;
-            const int32_t *source = find_entry(l.lists, row, l.is_extra[r]);
-            l.is_listed[r] = source != NULL;
-            if (thread % 4 == r && source != NULL)
-                copy_async4(shared_address(&s.slots[half][l.n_blocks % 2][row]), source);
-        }
-        l.lists.entry += KEYS;
+    const int quarter = threadIdx.x % 4, row = found_row();
+    const uint32_t number = f.n_found++, stream = number % 2,
+                   place = number / N_STREAMS % N_ROW_PLACES;
+    const bool is_listed = f.is_listed, is_extra = f.is_extra;
+    read_indices<HEADS>(a, f, number + 1, s);
+    copy_async_wait<2>(); /* this block's indices; not the scales before and the indices behind */
+    __syncwarp();
+    const key_row found = locate_row(a, s.slots[number % 2][row], is_extra, is_listed);
+    const uint32_t barrier = shared_address(&s.found[stream][place]);
+    if (quarter == 0) {
+        if (found.is_valid) prefetch_bytes_l2(found.codes, ROW_BYTES);
+        s.rows[stream][place][row] = (uint64_t)found.codes | found.is_valid;
+        copy_async8(shared_address(&s.scales[stream][place][row * SCALE_BYTES]), found.scales);
+        copy_async_arrive(barrier);
     }
+    copy_async_commit();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+}
+
+template <int HEADS>
+__device__ __forceinline__ row_finder begin_finding(const attn_args &a, shared_memory<HEADS> &s)
+{
+    row_finder f = {};
+    f.lists = begin_lists(a);
+    read_indices<HEADS>(a, f, 0, s);
+    copy_async_commit(); /* in the place of scales, for find_rows' count */
+#pragma unroll 1
+    for (int i = 0; i < BLOCKS_AHEAD; i++) find_rows<HEADS>(a, f, s);
+    return f;
+}
+
+/* ---- bringing, by the key warps: four threads a row, two rows a thread ---- */
+
+template <int HEADS> struct row_queue {
+    static constexpr int n_places = shared_memory<HEADS>::n_chunks;
+    const unsigned char *from[2]; /* chunk 0 of the rows that are asked for */
+    uint32_t is_valid;            /* bit r: a list names row r of them */
+    uint32_t places[n_places]; /* shared addresses: chunk k of this block has place k % n_places */
+};
+
+/* The row of a block that is this thread's first; the other is 8 rows on. */
+__device__ __forceinline__ int first_row(void)
+{
+    return threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+}
+
+/* Goes on to the rows of a stream's block `number`, counted in the stream. */
+template <int HEADS>
+__device__ __forceinline__ void next_rows(row_queue<HEADS> &l, int stream, uint32_t number,
+                                          shared_memory<HEADS> &s)
+{
+    const uint32_t place = number % N_ROW_PLACES;
+    barrier_wait(shared_address(&s.found[stream][place]), number / N_ROW_PLACES & 1);
+    l.is_valid = 0;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint64_t row = s.rows[stream][place][first_row() + 8 * r];
+        l.is_valid |= (uint32_t)(row & 1) << r;
+        l.from[r] = (const unsigned char *)(row - (row & 1)) + threadIdx.x % 4 * 16;
+    }
+}
+
+/* Asks for chunk k of a block; the rows are those of the block that it belongs to. */
+template <int HEADS> __device__ __forceinline__ void ask_for_chunk(const row_queue<HEADS> &l, int k)
+{
+    const uint32_t place = l.places[k % l.n_places];
+    const int chunk = k % N_ROW_CHUNKS;
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        copy_async16(place + r * (CHUNK_BYTES / 2), l.from[r] + chunk * CHUNK_ROW_BYTES);
     copy_async_commit();
 }
 
-/* Finds the rows of the next block, if there is one, and brings them to the second-level cache. */
+/* This thread's 16 bytes of both rows of chunk k of a block. */
 template <int HEADS>
-__device__ __forceinline__ void prepare_block(const attn_args &a, row_loader &l, int half,
+__device__ __forceinline__ void read_chunk(const row_queue<HEADS> &l, int k, uint4 (&words)[2])
+{
+    copy_async_wait<shared_memory<HEADS>::n_chunks - 1>();
+    words[0] = load_shared16(l.places[k % l.n_places]);
+    words[1] = load_shared16(l.places[k % l.n_places] + CHUNK_BYTES / 2);
+}
+
+/*
+ * The place of chunk K of a block has been read: asks for what it has to hold next. A thread's reads and copies meet
+ * shared memory in their order.
+ */
+template <int HEADS, int K>
+__device__ __forceinline__ void replace_chunk(row_queue<HEADS> &l, int stream, uint32_t number,
                                               shared_memory<HEADS> &s)
 {
-    const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4, place = l.n_blocks % 2;
-    l.has_rows = l.has_next;
-    if (!l.has_next) return;
-    /* the last block's rows may still be on their way, not the indices before them */
-    copy_async_wait<1>();
-    __syncwarp();
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const key_row row =
-            locate_row(a, s.slots[half][place][thread / 4 + 32 * r], l.is_extra[r], l.is_listed[r]);
-        l.codes[r] = row.codes + half * N_HALF_GROUPS * 64;
-        l.scales[r] = (int32_t)(row.scales - l.codes[r]);
-        l.is_valid[r] = row.is_valid;
-        prefetch_l2(l.codes[r] + quarter * 64);
-        if (half == 1 && quarter == 0) prefetch_l2(l.codes[r] + 4 * 64);
-    }
-    l.n_blocks++;
-    next_rows<HEADS>(a, l, half, s);
+    if (K + l.n_places == N_ROW_CHUNKS) next_rows<HEADS>(l, stream, number + 1, s);
+    ask_for_chunk<HEADS>(l, K + l.n_places);
 }
 
-/* Begins to bring groups FIRST and FIRST + 1 of the half of the block that was prepared; their place must be free. */
-template <int HEADS, int FIRST>
-__device__ __forceinline__ void load_groups(const row_loader &l, int half, shared_memory<HEADS> &s)
+/* The next block's chunks begin where this one's have ended. */
+template <int HEADS> __device__ __forceinline__ void turn_places(row_queue<HEADS> &l)
 {
-    if (!l.has_rows) return;
-    const int thread = threadIdx.x % WARPGROUP, quarter = thread % 4, place = (l.n_blocks - 1) % 2;
-    const uint32_t values =
-        shared_address(s.values[place]) + (half * N_HALF_GROUPS + FIRST) * GROUP_BYTES;
+    static_assert(N_ROW_CHUNKS % row_queue<HEADS>::n_places == 1, "one place on");
+    const uint32_t first = l.places[0];
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const int row = thread / 4 + 32 * r;
-        const unsigned char *codes = l.codes[r] + FIRST * 64 + quarter * 16;
-        const uint32_t to = values + code_offset(row, quarter);
-        copy_async16(to, codes);
-        if (FIRST == 0 || half == 0) {
-            copy_async16(to + GROUP_BYTES, codes + 64);
-        } else { /* rotated values need no conversion */
-            const uint32_t rotated = values + GROUP_BYTES + row * 128;
-            copy_async16(rotated + ((quarter ^ row % 8) << 4), codes + 64);
-            copy_async16(rotated + (((quarter + 4) ^ row % 8) << 4), codes + 2 * 64);
-        }
-    }
+    for (int i = 0; i + 1 < l.n_places; i++) l.places[i] = l.places[i + 1];
+    l.places[l.n_places - 1] = first;
 }
 
-/* The rest of a block: scales, and the word that the rows are complete. */
+/* The first block's rows. */
 template <int HEADS>
-__device__ __forceinline__ void finish_block(const row_loader &l, int half, shared_memory<HEADS> &s)
+__device__ __forceinline__ row_queue<HEADS> begin_rows(int stream, shared_memory<HEADS> &s)
 {
-    if (!l.has_rows) return;
-    const int thread = threadIdx.x % WARPGROUP, place = (l.n_blocks - 1) % 2;
-    const uint32_t full = shared_address(&s.rows_full[place]);
-    if (half == 0) {
+    row_queue<HEADS> l;
+    next_rows<HEADS>(l, stream, 0, s);
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const uint32_t valid = __ballot_sync(0xffffffffu, l.is_valid[r]);
-            if (thread % 32 == 0) s.valid[place][4 * r + thread / 32] = valid;
-            if (thread % 4 == 0) {
-                copy_async8(shared_address(&s.scales[place][(thread / 4 + 32 * r) * SCALE_BYTES]),
-                            l.codes[r] + l.scales[r]);
-            }
-        }
-        if (thread % 32 == 0) barrier_arrive(full);
+    for (int i = 0; i < l.n_places; i++) {
+        l.places[i] = shared_address(s.chunks[stream][i]) + threadIdx.x % WARPGROUP * 16;
+        ask_for_chunk<HEADS>(l, i);
     }
-    copy_async_arrive(full);
-    copy_async_commit();
-}
-
-/* The first blocks, and where the one behind them is. */
-template <int HEADS>
-__device__ __forceinline__ row_loader begin_loading(const attn_args &a, int half,
-                                                    shared_memory<HEADS> &s)
-{
-    row_loader l = {};
-    l.lists = begin_lists(a);
-    next_rows<HEADS>(a, l, half, s);
-    copy_async_commit(); /* in the place of rows, for prepare_block's count */
-#pragma unroll 1
-    for (int i = 0; i < N_STREAMS; i++) {
-        prepare_block<HEADS>(a, l, half, s);
-        load_groups<HEADS, 0>(l, half, s);
-        load_groups<HEADS, 2>(l, half, s);
-        finish_block<HEADS>(l, half, s);
-    }
-    prepare_block<HEADS>(a, l, half, s);
     return l;
 }
 

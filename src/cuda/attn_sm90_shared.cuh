@@ -3,15 +3,15 @@
  *
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
- *   values[] a block of 64 keys each, by groups of 64 dimensions. Rows come as they lie in the cache, each group's
- *            codes into the place where its bf16 values will be: value warps' asynchronous copies -> a stream of key
- *            warps, which converts them in place -> value warps
- *   probs[]  probabilities of the block of the same number: the stream -> value warps
+ *   chunks[] rows as they lie in the cache, a queue of each thread of a stream (attn_sm90_loads.cuh)
+ *   values[] a block of 64 keys each, bf16, by groups of 64 dimensions: a stream of key warps -> value warps
+ *   probs[]  its probabilities: the stream -> value warps
  *
  * Blocks are numbered over all parts of the thread block; block b has place and stream b % 2. Barriers, in the order
- * in which a block passes them: rows_full (its rows have arrived), weighed (its scores have been compared with the
- * references, so that the next block's may be), full (values and probabilities are stored). There is none for empty
- * places: a value warpgroup brings new rows into the dimensions that it alone has just multiplied.
+ * in which a block passes them: found (addresses and scales of its rows are there), empty (its place has been
+ * multiplied, by halves), weighed (its scores have been compared with the references, so that the next block's may be),
+ * probs_empty (where there is one place for probabilities: those before have been multiplied), full (values and
+ * probabilities are stored).
  */
 #ifndef DSV4_CUDA_ATTN_SM90_SHARED_CUH
 #define DSV4_CUDA_ATTN_SM90_SHARED_CUH
@@ -28,8 +28,13 @@ enum {
     N_VALUE_THREADS = 2 * WARPGROUP,
     N_THREADS = N_KEY_THREADS + N_VALUE_THREADS,
     N_KEY_WARPS = N_KEY_THREADS / 32,
-    N_HALF_GROUPS = N_DIM_GROUPS / 2, /* of a value warpgroup */
-    GROUP_BYTES = KEYS * 128,         /* 64 dimensions of a block of values */
+    N_VALUE_WARPS = N_VALUE_THREADS / 32,
+    GROUP_BYTES = KEYS * 128, /* 64 dimensions of a block of values */
+    CHUNK_ROW_BYTES = 64,     /* of a row in the cache */
+    CHUNK_BYTES = KEYS * CHUNK_ROW_BYTES,
+    N_STAGED_HEADS = 16,
+    N_ROW_CHUNKS = ROW_BYTES / CHUNK_ROW_BYTES,
+    N_ROW_PLACES = 2, /* for addresses of a stream's blocks */
     BLOCK_BYTES = N_DIM_GROUPS * GROUP_BYTES,
     BARRIER_KEYS = 1, /* ids of named barriers */
     BARRIER_VALUES = 2,
@@ -38,13 +43,16 @@ enum {
 };
 
 template <int HEADS> struct shared_memory {
+    static constexpr int n_chunks = HEADS == 64 ? 2 : 4, n_probs = HEADS == 64 ? 1 : 2;
     alignas(1024) unsigned char q[N_DIM_GROUPS * HEADS * 128];
     alignas(1024) unsigned char values[N_STREAMS][BLOCK_BYTES];
-    alignas(1024) unsigned char probs[N_STREAMS][HEADS * 128];
-    alignas(16) unsigned char staged[2][HEADS == 64 ? 16 : HEADS * 512]; /* output of fewer heads */
-    alignas(16) unsigned char scales[N_STREAMS][KEYS * SCALE_BYTES];
-    uint32_t valid[N_STREAMS][KEYS / 8]; /* of eight rows each, four bits a row */
-    uint32_t slots[2][2][KEYS]; /* by value warpgroup: indices of the blocks to load next */
+    alignas(1024) unsigned char probs[n_probs][HEADS * 128];
+    alignas(16) unsigned char chunks[N_STREAMS][n_chunks][CHUNK_BYTES];
+    /* by value warpgroup: output of some heads of a group of fewer than 64 */
+    alignas(16) unsigned char staged[2][HEADS == 64 ? 16 : N_STAGED_HEADS * 512];
+    alignas(16) unsigned char scales[N_STREAMS][N_ROW_PLACES][KEYS * SCALE_BYTES];
+    uint64_t rows[N_STREAMS][N_ROW_PLACES][KEYS]; /* addresses; bit 0: a list names the row */
+    uint32_t slots[2][KEYS];                      /* indices of the next two blocks to find */
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];
     float rescale[N_STREAMS][HEADS]; /* of values so far, when needs_rescale */
@@ -56,7 +64,8 @@ template <int HEADS> struct shared_memory {
     int needs_rescale[N_STREAMS];
     uint32_t needs_sum_rescale[N_STREAMS]; /* the part for which it does, counted from 1 */
     int is_last_arriver;
-    uint64_t rows_full[N_STREAMS], weighed[N_STREAMS], full[N_STREAMS];
+    uint64_t found[N_STREAMS][N_ROW_PLACES], empty[N_STREAMS][2], weighed[N_STREAMS];
+    uint64_t full[N_STREAMS], probs_empty;
     uint64_t part_full, part_empty;
 };
 

@@ -13,10 +13,19 @@
 #include "attn_sm90_loads.cuh"
 #include "formats.cuh"
 
-/* A thread's share of the sums: half the dimensions are a warpgroup's. */
+/* A thread's share of the sums: of four groups of dimensions, group_of. */
 template <int HEADS> struct value_sums {
     float v[2 * HEADS];
 };
+
+/*
+ * Group i of a warpgroup's four: two of the first half of all groups and two of the second, so that half of a place is
+ * free again when both warpgroups are half through a block.
+ */
+__device__ __forceinline__ int group_of(int warpgroup, int i)
+{
+    return i / 2 * 4 + warpgroup * 2 + i % 2;
+}
 
 /* The head, counted from the group's first, of this thread's value i. */
 template <int HEADS> __device__ __forceinline__ int head_of(int i)
@@ -47,27 +56,35 @@ __device__ __forceinline__ void scale_values(value_sums<HEADS> &sums,
     for (int i = 0; i < 2 * HEADS; i++) sums.v[i] *= factors[own_heads<HEADS>::of(i)];
 }
 
-/* Adds a block to dimensions FIRST * 64 and the next 127 of the half. probs, values: shared addresses. */
+/* Adds a block to groups FIRST and FIRST + 1 of the warpgroup's. probs, values: shared addresses. */
 template <int HEADS, int FIRST>
 __device__ __forceinline__ void add_block(value_sums<HEADS> &sums, uint32_t probs, uint32_t values,
-                                          bool adds)
+                                          int warpgroup, bool adds)
 {
-    const uint64_t p = wgmma_matrix(probs, 16), v = wgmma_matrix(values, GROUP_BYTES);
+    const uint64_t p = wgmma_matrix(probs, 16);
+    const uint64_t v = wgmma_matrix(values + group_of(warpgroup, FIRST) * GROUP_BYTES, GROUP_BYTES);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         if constexpr (HEADS == 64) {
             wgmma_ss_tb(*(float(*)[64]) & sums.v[FIRST * 32], wgmma_move(p, k * 32),
-                        wgmma_move(v, FIRST * GROUP_BYTES + k * 2048), adds || k > 0);
+                        wgmma_move(v, k * 2048), adds || k > 0);
         } else {
 #pragma unroll
-            for (int g = FIRST; g < FIRST + 2; g++) {
-                wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[g * (HEADS / 2)],
+            for (int g = 0; g < 2; g++) {
+                wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[(FIRST + g) * (HEADS / 2)],
                             wgmma_move(v, g * GROUP_BYTES + k * 2048), wgmma_move(p, k * 32),
                             adds || k > 0);
             }
         }
     }
     wgmma_commit();
+}
+
+/* A warp has multiplied what others will overwrite. */
+__device__ __forceinline__ void free_place(uint64_t *barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
 }
 
 /* ---- partial states ---- */
@@ -177,16 +194,18 @@ __device__ __forceinline__ float2 rope_pair(const attn_args &a, const attn_part 
 /*
  * The dimension of this thread's value i. Heads on rows: thread c of four holds, of each group of 64 dimensions, the 16
  * that begin at 16c; columns 8t + 2c and the next of tile 2j are dimensions 1 and 3 of four, those of tile 2j + 1
- * dimensions 0 and 2. Dimensions on rows: the same, with rows 8t + 2c and the next. The rotated group is in order.
+ * dimensions 0 and 2. Dimensions on rows: the same, with rows 8t + 2c and the next. Of the rotated group it holds the
+ * eight that begin at 8c, and eight 32 further on: tile 2j has dimensions 2j and the next of the first, tile 2j + 1 of
+ * the others.
  */
 template <int HEADS> __device__ __forceinline__ int dim_of(int half, int i)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const int group = 4 * half + (HEADS == 64 ? i / 32 : i / (HEADS / 2));
+    const int group = group_of(half, HEADS == 64 ? i / 32 : i / (HEADS / 2));
     const int tile = HEADS == 64 ? i / 4 % 8 : 2 * warp + i / 2 % 2;
     const int quarter = HEADS == 64 ? lane % 4 : lane / 8, odd = HEADS == 64 ? i % 2 : lane / 4 % 2;
     return 64 * group + (group == N_DIM_GROUPS - 1
-                             ? 8 * tile + 2 * quarter + odd
+                             ? 32 * (tile % 2) + 8 * quarter + 2 * (tile / 2) + odd
                              : 16 * quarter + 4 * (tile / 2) + 2 * odd + 1 - tile % 2);
 }
 
@@ -234,28 +253,59 @@ __device__ __forceinline__ void write_values(const attn_args &a, const attn_part
 
 /* ---- output of 64 heads: a thread has eight neighbouring dimensions at a time ---- */
 
+/*
+ * Writes 32 bytes of each lane so that an instruction fills whole sectors: lanes trade halves with their neighbours.
+ * to: of this lane's 32 bytes.
+ */
+__device__ __forceinline__ void write_sectors(char *to, const uint32_t (&first)[4],
+                                              const uint32_t (&second)[4], bool is_real)
+{
+    const bool is_odd = (threadIdx.x & 1) != 0;
+    uint32_t other[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        other[i] = __shfl_xor_sync(0xffffffffu, is_odd ? first[i] : second[i], 1);
+    if (!is_real) return;
+    const uint4 low = is_odd ? make_uint4(other[0], other[1], other[2], other[3])
+                             : make_uint4(first[0], first[1], first[2], first[3]);
+    const uint4 high = is_odd ? make_uint4(second[0], second[1], second[2], second[3])
+                              : make_uint4(other[0], other[1], other[2], other[3]);
+    *(uint4 *)(to - 16 * is_odd) = low;
+    *(uint4 *)(to - 16 * is_odd + 32) = high;
+}
+
 /* Aligned bf16, from registers. */
 __device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &p,
                                            const value_sums<64> &sums, int half)
 {
+    const int lane = threadIdx.x % 4;
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         const int head = part_first_head(p, 64) + head_of<64>(2 * row);
-        char *out = part_out(a, p) + head * a.out_head_stride_bytes + half * 512;
-        if (head >= a.n_heads) continue;
+        const bool is_real = head < a.n_heads;
+        char *out = part_out(a, p) + head * a.out_head_stride_bytes;
 #pragma unroll
-        for (int k = 0; k < 8; k++) { /* group k / 2, half k % 2 of its 16 */
-            if (half == 1 && k / 2 == 3) break;
-            const float *v = &sums.v[16 * k + 2 * row];
-            *(uint4 *)(out + threadIdx.x % 4 * 32 + 128 * (k / 2) + 16 * (k % 2)) =
-                make_uint4(to_bf16_pair(v[4], v[0]), to_bf16_pair(v[5], v[1]),
-                           to_bf16_pair(v[12], v[8]), to_bf16_pair(v[13], v[9]));
-        }
-        if (half == 0) continue;
+        for (int i = 0; i < 4; i++) {
+            const float *v = &sums.v[32 * i + 2 * row];
+            char *to = out + 128 * group_of(half, i);
+            uint32_t pieces[2][4];
+            if (half == 1 && i == 3) { /* rotated: eight dimensions, and eight 32 on */
 #pragma unroll
-        for (int t = 0; t < 8; t++) {
-            *(uint32_t *)(out + 3 * 128 + 16 * t + threadIdx.x % 4 * 4) =
-                to_bf16_pair(sums.v[96 + 4 * t + 2 * row], sums.v[96 + 4 * t + 2 * row + 1]);
+                for (int k = 0; k < 8; k++)
+                    pieces[k % 2][k / 2] = to_bf16_pair(v[4 * k], v[4 * k + 1]);
+                if (is_real) {
+#pragma unroll
+                    for (int k = 0; k < 2; k++)
+                        *(uint4 *)(to + 64 * k + 16 * lane) =
+                            make_uint4(pieces[k][0], pieces[k][1], pieces[k][2], pieces[k][3]);
+                }
+                continue;
+            }
+#pragma unroll
+            for (int k = 0; k < 8; k++) /* dimensions 2k and 2k + 1 of the lane's 16 */
+                pieces[k / 4][k % 4] =
+                    to_bf16_pair(v[8 * (k / 2) + 4 + k % 2], v[8 * (k / 2) + k % 2]);
+            write_sectors(to + 32 * lane, pieces[0], pieces[1], is_real);
         }
     }
 }
@@ -271,8 +321,8 @@ __device__ __forceinline__ uint32_t stage_address(uint32_t stage, int head, int 
     return stage + head * 512 + (byte + 16 * (head + head / 2)) % 512;
 }
 
-/* Natural order of dimensions out of the order of dim_of. */
-template <int HEADS>
+/* Some heads in the natural order of dimensions, out of the order of dim_of. */
+template <int HEADS, int FIRST_HEAD>
 __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int half,
                                              uint32_t stage)
 {
@@ -280,11 +330,12 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
     const int odd = lane / 4 % 2;
 #pragma unroll
     for (int i = 0; i < 2 * HEADS; i += 4) {
-        const int group = i / (HEADS / 2);
+        const int group = i / (HEADS / 2), tile = i / 4 % (HEADS / 8);
+        if (8 * tile < FIRST_HEAD || 8 * tile >= FIRST_HEAD + N_STAGED_HEADS) continue;
         const bool is_rotated = half == 1 && group == 3;
-        /* in order: rows lane / 4 and 8 on; then of neighbouring threads one gets both first rows, the other the second */
-        const int byte =
-            is_rotated ? 32 * warp + 16 * odd + lane / 8 * 4 : 32 * (lane / 8) + 8 * warp + 4 * odd;
+        /* of neighbouring threads one gets both rows of the first 32 dimensions, the other of the second */
+        const int byte = is_rotated ? 64 * odd + 16 * (lane / 8) + 4 * warp
+                                    : 32 * (lane / 8) + 8 * warp + 4 * odd;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             float low = sums.v[i + 2 + e],
@@ -294,24 +345,24 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
                 low = odd ? other : high;
                 high = odd ? sums.v[i + 2 + e] : other;
             }
-            store_shared4(stage_address(stage, head_of<HEADS>(i + e), 128 * group + byte),
-                          to_bf16_pair(low, high));
+            store_shared4(
+                stage_address(stage, head_of<HEADS>(i + e) - FIRST_HEAD, 128 * group + byte),
+                to_bf16_pair(low, high));
         }
     }
 }
 
-/* A warp takes a head's 512 bytes at a time. */
-template <int HEADS>
-__device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int half,
-                                            uint32_t stage)
+/* A warp takes a head's 512 bytes at a time. first_head: the first that is staged. */
+__device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int first_head,
+                                            int half, uint32_t stage)
 {
-    named_barrier(BARRIER_HALF + half, WARPGROUP);
     const int warp = threadIdx.x / 32 % 4, byte = threadIdx.x % 32 * 16;
 #pragma unroll
-    for (int i = 0; i < HEADS; i += 4) {
-        const int head = part_first_head(p, HEADS) + i + warp;
+    for (int i = 0; i < N_STAGED_HEADS; i += 4) {
+        const int head = first_head + i + warp;
         if (head >= a.n_heads) continue;
-        *(uint4 *)(part_out(a, p) + head * a.out_head_stride_bytes + half * 512 + byte) =
+        *(uint4 *)(part_out(a, p) + head * a.out_head_stride_bytes +
+                   128 * group_of(half, byte / 128) + byte % 128) =
             load_shared16(stage_address(stage, i + warp, byte));
     }
 }
@@ -348,9 +399,18 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
     if constexpr (HEADS == 64) {
         write_rows(a, p, sums, half);
     } else {
-        named_barrier(BARRIER_HALF + half, WARPGROUP); /* the part before has been sent */
-        stage_values<HEADS>(sums, half, shared_address(s.staged[half]));
-        send_values<HEADS>(a, p, half, shared_address(s.staged[half]));
+        const uint32_t stage = shared_address(s.staged[half]);
+        const int first_head = part_first_head(p, HEADS);
+        named_barrier(BARRIER_HALF + half, WARPGROUP); /* what was there before has been sent */
+        stage_values<HEADS, 0>(sums, half, stage);
+        named_barrier(BARRIER_HALF + half, WARPGROUP);
+        send_values(a, p, first_head, half, stage);
+        if constexpr (HEADS > N_STAGED_HEADS) {
+            named_barrier(BARRIER_HALF + half, WARPGROUP);
+            stage_values<HEADS, N_STAGED_HEADS>(sums, half, stage);
+            named_barrier(BARRIER_HALF + half, WARPGROUP);
+            send_values(a, p, first_head + N_STAGED_HEADS, half, stage);
+        }
     }
 }
 
@@ -362,10 +422,10 @@ __device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t 
     attn_part p = read_part(a, rank);
     const char *q =
         a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
-    for (int i = threadIdx.x - N_KEY_THREADS; i < HEADS * 8; i += N_VALUE_THREADS) {
-        int head = part_first_head(p, HEADS) + i / 8;
-        if (head < a.n_heads) prefetch_l2(q + head * a.q_head_stride_bytes + i % 8 * 128);
-    }
+    const int head =
+        part_first_head(p, HEADS) + (threadIdx.x - N_KEY_THREADS) / (N_VALUE_THREADS / HEADS);
+    if (a.q_is_aligned && threadIdx.x % (N_VALUE_THREADS / HEADS) == 0 && head < a.n_heads)
+        prefetch_bytes_l2(q + head * a.q_head_stride_bytes, DIM * (uint32_t)sizeof(uint16_t));
 }
 
 /* To the reference that the key warps have set with this block. */
@@ -379,39 +439,45 @@ __device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const fl
     scale_values<HEADS>(sums, factors);
 }
 
+__device__ __forceinline__ uint32_t count_part_blocks(const attn_args &a, int32_t rank)
+{
+    const attn_part p = read_part(a, rank);
+    return (uint32_t)(p.end_block - p.first_block);
+}
+
 template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int half = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0) - N_STREAMS;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0;
     value_sums<HEADS> sums;
-    row_loader loader = begin_loading<HEADS>(a, half, s);
+    row_finder finder = begin_finding<HEADS>(a, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        const attn_part p = read_part(a, rank);
         prefetch_query<HEADS>(a, rank_of_round(round + 1), n_ranks);
-        if (p.first_block == p.end_block) {
+        const uint32_t begin = b, end = b + count_part_blocks(a, rank);
+        if (begin == end) {
 #pragma unroll
             for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
         }
 #pragma unroll 1
-        for (int32_t block = p.first_block; block < p.end_block; block++, b++) {
+        for (; b < end; b++) {
             const int place = b % 2;
             barrier_wait(shared_address(&s.full[place]), b / 2 & 1);
-            const bool adds = block > p.first_block;
+            const bool adds = b > begin;
             if (adds && s.needs_rescale[place]) rescale_values<HEADS>(sums, s.rescale[place]);
-            const uint32_t probs = shared_address(s.probs[place]);
-            const uint32_t values =
-                shared_address(s.values[place]) + half * N_HALF_GROUPS * GROUP_BYTES;
+            const uint32_t probs = shared_address(s.probs[place % shared_memory<HEADS>::n_probs]);
+            const uint32_t values = shared_address(s.values[place]);
             wgmma_fence();
-            add_block<HEADS, 0>(sums, probs, values, adds);
-            add_block<HEADS, 2>(sums, probs, values, adds);
+            add_block<HEADS, 0>(sums, probs, values, half, adds);
+            add_block<HEADS, 2>(sums, probs, values, half, adds);
             wgmma_wait<1>();
-            load_groups<HEADS, 0>(loader, half, s);
+            free_place(&s.empty[place][0]);
             wgmma_wait<0>();
-            load_groups<HEADS, 2>(loader, half, s);
-            finish_block<HEADS>(loader, half, s);
-            prepare_block<HEADS>(a, loader, half, s);
+            free_place(&s.empty[place][1]);
+            if (shared_memory<HEADS>::n_probs == 1) free_place(&s.probs_empty);
+            find_rows<HEADS>(a, finder, s);
         }
+        const attn_part p = read_part(a, rank); /* only now: the loop needs the registers */
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
         bool is_complete = true;
         if (p.first_slot >= 0) {
@@ -422,6 +488,7 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
         barrier_arrive(shared_address(&s.part_empty));
         n_parts_done++;
     }
+    copy_async_wait<0>();
 }
 
 #endif

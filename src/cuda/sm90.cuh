@@ -67,6 +67,15 @@ __device__ __forceinline__ void copy_async8(uint32_t to, const void *from)
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;\n" ::"r"(to), "l"(from) : "memory");
 }
 
+/*
+ * Brings n_bytes, a multiple of 16, to the second-level cache; pointer: aligned to 16 bytes. One request where
+ * prefetch_l2 makes one of every line, and those stand in the way of loads.
+ */
+__device__ __forceinline__ void prefetch_bytes_l2(const void *pointer, uint32_t n_bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(pointer), "r"(n_bytes));
+}
+
 /* Arrives when this thread's copy_async so far are done; one of the barrier's expected arrivals. */
 __device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
 {
