@@ -75,7 +75,7 @@ dsv4_test(nano.demo sh ${scripts}/test_demo.sh ${PROJECT_SOURCE_DIR} $<TARGET_FI
 include(ProcessorCount)
 ProcessorCount(n_processors)
 set(programs "")
-foreach(program check_attn check_keys test_keys test_base test_num test_cache test_safetensors test_safetensors_write
+foreach(program check_attn check_keys check_replay test_keys test_base test_num test_cache test_safetensors test_safetensors_write
     test_attn_params test_attn_choice test_attn_fp8 test_attn test_kv test_generate check_model check_ops check_linear
     dsv4_program)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")

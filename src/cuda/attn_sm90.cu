@@ -13,9 +13,9 @@
  *
  * So one block is converted while the other is weighed and multiplied, and the key warps begin with the next part
  * while the value warps write this one's output. All heads of a group share a row's load and conversion. Softmax:
- * probabilities are relative to a reference per head, 2^(score - ref): any number within 2^+-40 of the largest score
- * does, since bf16 and f32 have the exponents for it. So there is no running maximum: a block whose sums pass 2^40 (the
- * first one always does) sets a new reference and makes the value warps rescale.
+ * probabilities are relative to a reference per head, 2^(score - ref), and may pass 1 by far, since bf16 and f32 have
+ * the exponents for it. So there is no running maximum: a block in which a thread's sum passes 2^40 (the first one
+ * always does) sets a new reference and makes the value warps rescale.
  *
  * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
  * names are never read.

@@ -3,6 +3,7 @@
  *
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
+ *   q        a part's queries: key warps -> matrix units
  *   chunks[] rows as they lie in the cache, a queue of each thread of a stream (attn_sm90_loads.cuh)
  *   values[] a block of 64 keys each, bf16, by groups of 64 dimensions: a stream of key warps -> value warps
  *   probs[]  its probabilities: the stream -> value warps
@@ -11,7 +12,7 @@
  * in which a block passes them: found (addresses and scales of its rows are there), empty (its place has been
  * multiplied, by halves), weighed (its scores have been compared with the references, so that the next block's may be),
  * probs_empty (where there is one place for probabilities: those before have been multiplied), full (values and
- * probabilities are stored).
+ * probabilities are stored). Of a part: part_full (references and sums are there), part_empty (they have been read).
  */
 #ifndef DSV4_CUDA_ATTN_SM90_SHARED_CUH
 #define DSV4_CUDA_ATTN_SM90_SHARED_CUH
@@ -34,7 +35,7 @@ enum {
     CHUNK_BYTES = KEYS * CHUNK_ROW_BYTES,
     N_STAGED_HEADS = 16,
     N_ROW_CHUNKS = ROW_BYTES / CHUNK_ROW_BYTES,
-    N_ROW_PLACES = 2, /* for addresses of a stream's blocks */
+    N_ROW_PLACES = 2, /* for addresses and scales of a stream's blocks */
     BLOCK_BYTES = N_DIM_GROUPS * GROUP_BYTES,
     BARRIER_KEYS = 1, /* ids of named barriers */
     BARRIER_VALUES = 2,
@@ -52,7 +53,7 @@ template <int HEADS> struct shared_memory {
     alignas(16) unsigned char staged[2][HEADS == 64 ? 16 : N_STAGED_HEADS * 512];
     alignas(16) unsigned char scales[N_STREAMS][N_ROW_PLACES][KEYS * SCALE_BYTES];
     uint64_t rows[N_STREAMS][N_ROW_PLACES][KEYS]; /* addresses; bit 0: a list names the row */
-    uint32_t slots[2][KEYS];                      /* indices of the next two blocks to find */
+    uint32_t slots[2][KEYS];                      /* indices of the block to find and the next */
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];
     float rescale[N_STREAMS][HEADS]; /* of values so far, when needs_rescale */

@@ -89,13 +89,14 @@ __device__ __forceinline__ void free_place(uint64_t *barrier)
 
 /* ---- partial states ---- */
 
-/* A head's sum over the key warps. */
+/* A head's sum over the key warps; the same whichever stream had the part's first block. */
 template <int HEADS>
 __device__ __forceinline__ float add_warps(const float (&sums)[N_KEY_WARPS][HEADS], int head)
 {
     float sum = 0.0f;
 #pragma unroll
-    for (int w = 0; w < N_KEY_WARPS; w++) sum += sums[w][head];
+    for (int w = 0; w < N_KEY_WARPS / 2; w++)
+        sum += sums[w][head] + sums[w + N_KEY_WARPS / 2][head];
     return sum;
 }
 
@@ -473,8 +474,9 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
             wgmma_wait<1>();
             free_place(&s.empty[place][0]);
             wgmma_wait<0>();
-            free_place(&s.empty[place][1]);
+            /* first, so that a stream that has seen its place empty waits for the right probabilities */
             if (shared_memory<HEADS>::n_probs == 1) free_place(&s.probs_empty);
+            free_place(&s.empty[place][1]);
             find_rows<HEADS>(a, finder, s);
         }
         const attn_part p = read_part(a, rank); /* only now: the loop needs the registers */

@@ -400,7 +400,8 @@ static void check_fixed(totals *t)
         const replay_shape shape = {.cuda_kernel = kernels[i % 2],
                                     .fixed_split = 1,
                                     .n_heads = n_heads[i / 2],
-                                    .n_requests = 33,
+                                    /* with 64 heads and more: several parts a thread block */
+                                    .n_requests = i / 2 == 0 ? 33 : 300,
                                     .n_queries = 1 + (int64_t)(i / 2 % 2),
                                     .n_pages = {16, 64}};
         run r;
