@@ -126,13 +126,6 @@ template <int HEADS, int KEYS> struct query_operands {
     uint32_t w[HEADS / 8][division<HEADS, KEYS>::n_groups * 4][2];
 };
 
-__device__ static __noinline__ uint4 load_unaligned16(const char *source)
-{
-    const uint16_t *s = (const uint16_t *)source;
-    return make_uint4(s[0] | (uint32_t)s[1] << 16, s[2] | (uint32_t)s[3] << 16,
-                      s[4] | (uint32_t)s[5] << 16, s[6] | (uint32_t)s[7] << 16);
-}
-
 /* As they lie in memory, zeros behind the last head; order_query puts them in the keys' order. */
 template <int HEADS, int KEYS>
 __device__ __forceinline__ void load_query(const attn_args &a, const attn_part &p,

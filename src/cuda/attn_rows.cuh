@@ -30,7 +30,7 @@ enum {
 #define LOG2_E      1.4426950408889634f
 #define LN_2        0.6931471805599453f
 
-/* What keys that lists do not name are read from: not one row for all, since all would wait for its place in the cache. */
+/* What keys that lists do not name are read from. Not one row for all: all would wait for one place in the cache. */
 enum { N_ZERO_ROWS = 64 };
 __device__ static const uint4 zero_rows[N_ZERO_ROWS][ROW_BYTES / 16] = {};
 
@@ -75,6 +75,14 @@ __device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part
     const int lane = threadIdx.x % 32;
     if (lane == 0 && p.first_slot >= 0) prefetch_l2(&a.counters[p.first_slot]);
     if (a.sink != NULL && lane * 32 < a.n_heads) prefetch_l2(a.sink + lane * 32);
+}
+
+/* Eight bf16 of a query; any alignment that they can have. */
+__device__ static __noinline__ uint4 load_unaligned16(const char *source)
+{
+    const uint16_t *s = (const uint16_t *)source;
+    return make_uint4(s[0] | (uint32_t)s[1] << 16, s[2] | (uint32_t)s[3] << 16,
+                      s[4] | (uint32_t)s[5] << 16, s[6] | (uint32_t)s[7] << 16);
 }
 
 /* ---- lists ---- */

@@ -22,16 +22,6 @@ struct query_piece {
     uint4 low, high;
 };
 
-__device__ static __noinline__ uint4 load_unaligned16(const char *source)
-{
-    uint32_t w[4];
-    for (int k = 0; k < 4; k++) {
-        w[k] = ((const uint16_t *)source)[2 * k] | (uint32_t)((const uint16_t *)source)[2 * k + 1]
-                                                       << 16;
-    }
-    return make_uint4(w[0], w[1], w[2], w[3]);
-}
-
 /*
  * A warp's 16 dimensions of eight heads a thread, to rows of 128 bytes: chunk 2j gets values 1 and 3 of each four at
  * word j, chunk 2j + 1 values 0 and 2; of rotated ones, words j of the low and of the high half. rows: shared address
@@ -198,7 +188,7 @@ __device__ __forceinline__ void multiply_group(key_pair &keys, row_queue<HEADS> 
     uint32_t first[8], second[8];
     convert_words(keys, GROUP, low, first);
     if (GROUP % 4 == 0)
-        barrier_wait(shared_address(&s.empty[to.stream][GROUP / 4]), to.number & 1 ^ 1);
+        barrier_wait(shared_address(&s.empty[to.stream][GROUP / 4]), (to.number & 1) ^ 1);
     store_half(to.values, GROUP, 0, first);
     multiply_keys<HEADS>(scores, first, queries);
     wgmma_wait<1>(); /* the operands before may change */
@@ -448,7 +438,8 @@ __device__ __forceinline__ void weigh_keys(int stream, uint32_t b, uint32_t part
         set_reference<HEADS>(scores, scale_log2, stream, part, sums, s);
     }
     barrier_arrive(shared_address(&s.weighed[stream]));
-    if (shared_memory<HEADS>::n_probs == 1) barrier_wait(shared_address(&s.probs_empty), b & 1 ^ 1);
+    if (shared_memory<HEADS>::n_probs == 1)
+        barrier_wait(shared_address(&s.probs_empty), (b & 1) ^ 1);
     store_probs<HEADS>(probs, shared_address(s.probs[stream % shared_memory<HEADS>::n_probs]));
     fence_async_shared();
     barrier_arrive(shared_address(&s.full[stream]));

@@ -4,8 +4,8 @@
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
  * The value warps, which have time, walk through the lists four blocks ahead: they find the rows, bring them to the
- * second-level cache and leave their addresses for the streams. Indices come by asynchronous copies, a block before they
- * are used: a register that waits for memory would make its warp wait with everything that shares its scoreboard.
+ * second-level cache and leave their addresses for the streams. Indices come by asynchronous copies, a block ahead: a
+ * register that waits for memory would make its warp wait with everything that shares its scoreboard.
  *
  * Every thread of a stream brings what it alone will convert: of two rows of a block, 16 bytes of each 64 (a chunk), by
  * asynchronous copies into its own places of a short queue in shared memory. So rows need neither barriers nor

@@ -57,10 +57,9 @@ template <int HEADS> struct shared_memory {
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];
     float rescale[N_STREAMS][HEADS]; /* of values so far, when needs_rescale */
-    float
-        sum_rescale[N_STREAMS]
-                   [HEADS]; /* of the stream's sums, when the other one has moved the references */
-    float part_ref[HEADS];  /* of the part that ended */
+    /* of the stream's sums, when the other one has moved the references */
+    float sum_rescale[N_STREAMS][HEADS];
+    float part_ref[HEADS]; /* of the part that ended */
     float part_sum[N_KEY_WARPS][HEADS];
     int needs_rescale[N_STREAMS];
     uint32_t needs_sum_rescale[N_STREAMS]; /* the part for which it does, counted from 1 */
