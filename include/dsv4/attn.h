@@ -45,9 +45,9 @@ extern "C" {
  * AUTO); queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the
  * workspace must be zero before its first use and every decode leaves it ready for the next. A plan cannot be looked
  * at by the host, so that one of other shapes or options, or one that was never built, is refused on the device: decode
- * returns OK, and all of out and lse is NaN (FP8: codes 0x7f, scales 0xff). Shapes are n_requests, n_queries, n_heads and
- * n_indices of both scopes, options fixed_split and what cuda_kernel, group_heads, out_dtype and the device make of the
- * choice of kernel and heads; what such a plan would have named is not touched, nor is the workspace.
+ * returns OK, and all of out and lse is NaN (FP8: codes 0x7f, scales 0xff). Shapes are n_requests, n_queries, n_heads
+ * and n_indices of both scopes, options fixed_split and what cuda_kernel, group_heads, out_dtype and the device make of
+ * the choice of kernel and heads; what such a plan would have named is not touched, nor is the workspace.
  */
 enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
 

@@ -2,7 +2,7 @@
  * attn.c - the decode attention as callers see it: choice of kernel, plan, decode, merge.
  *
  * Place: attn; checks are in attn_check.c, arithmetic in src/ref and src/cpu. A plan starts with a header
- * that records what it was built for, so that a plan of other shapes is refused; on CUDA src/cuda and the kernels see to it.
+ * that records what it was built for, so that a plan of other shapes is refused; on CUDA the kernels see to it.
  */
 #include "dsv4/attn.h"
 

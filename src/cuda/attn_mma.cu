@@ -514,6 +514,14 @@ run_step(const attn_args &a, mma_thread &t, const query_operands<HEADS, KEYS> &q
     if (division<HEADS, KEYS>::n_buffers == 1) __syncthreads();
 }
 
+/* Brings what the end of a part reads to the second-level cache; one warp calls it. */
+__device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part &p)
+{
+    const int lane = threadIdx.x % 32;
+    if (lane == 0 && p.first_slot >= 0) prefetch_l2(&a.counters[p.first_slot]);
+    if (a.sink != NULL && lane * 32 < a.n_heads) prefetch_l2(a.sink + lane * 32);
+}
+
 template <int HEADS, int KEYS>
 __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_constant__ attn_args a)
 {

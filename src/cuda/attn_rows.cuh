@@ -69,14 +69,6 @@ __device__ __forceinline__ int32_t part_first_head(const attn_part &p, int group
     return (p.query_group & 0xff) * group_heads;
 }
 
-/* Brings what the end of a part reads to the second-level cache; one warp calls it. */
-__device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part &p)
-{
-    const int lane = threadIdx.x % 32;
-    if (lane == 0 && p.first_slot >= 0) prefetch_l2(&a.counters[p.first_slot]);
-    if (a.sink != NULL && lane * 32 < a.n_heads) prefetch_l2(a.sink + lane * 32);
-}
-
 /* Eight bf16 of a query; any alignment that they can have. */
 __device__ static __noinline__ uint4 load_unaligned16(const char *source)
 {

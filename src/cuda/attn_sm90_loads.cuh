@@ -69,8 +69,7 @@ __device__ __forceinline__ void find_rows(const attn_args &a, row_finder &f,
         copy_async_arrive(barrier);
     }
     copy_async_commit();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+    barrier_arrive_warp(barrier);
 }
 
 template <int HEADS>

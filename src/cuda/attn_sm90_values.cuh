@@ -80,13 +80,6 @@ __device__ __forceinline__ void add_block(value_sums<HEADS> &sums, uint32_t prob
     wgmma_commit();
 }
 
-/* A warp has multiplied what others will overwrite. */
-__device__ __forceinline__ void free_place(uint64_t *barrier)
-{
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
-}
-
 /* ---- partial states ---- */
 
 /* A head's sum over the key warps; the same whichever stream had the part's first block. */
@@ -472,11 +465,12 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
             add_block<HEADS, 0>(sums, probs, values, half, adds);
             add_block<HEADS, 2>(sums, probs, values, half, adds);
             wgmma_wait<1>();
-            free_place(&s.empty[place][0]);
+            barrier_arrive_warp(shared_address(&s.empty[place][0]));
             wgmma_wait<0>();
             /* first, so that a stream that has seen its place empty waits for the right probabilities */
-            if (shared_memory<HEADS>::n_probs == 1) free_place(&s.probs_empty);
-            free_place(&s.empty[place][1]);
+            if (shared_memory<HEADS>::n_probs == 1)
+                barrier_arrive_warp(shared_address(&s.probs_empty));
+            barrier_arrive_warp(shared_address(&s.empty[place][1]));
             find_rows<HEADS>(a, finder, s);
         }
         const attn_part p = read_part(a, rank); /* only now: the loop needs the registers */

@@ -28,6 +28,13 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
 
+/* One arrival for a warp, when all its lanes have come here. */
+__device__ __forceinline__ void barrier_arrive_warp(uint32_t barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+}
+
 /* Waits until the barrier's phase of this parity has ended; parity 1 of a fresh barrier has. */
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
 {

@@ -71,8 +71,8 @@ bool attn_run_case_f32(attn_case *c, const attn_config *config, attn_result *res
 void attn_config_apply(const attn_config *config, dsv4_attn_params *params);
 
 /*
- * CUDA, params with a config: decodes with a plan that is not its own but was built for `planned`, or is zeros when that
- * is NULL, and then with its own in the same workspace.
+ * CUDA, params with a config: decodes with a plan that is not its own but was built for `planned`, or is zeros when
+ * that is NULL, and then with its own in the same workspace.
  */
 bool attn_run_refused(const dsv4_attn_params *params, const dsv4_attn_params *planned,
                       attn_outputs *outputs, attn_result *refused, attn_result *own, char *text);
