@@ -7,7 +7,8 @@ For each variant the one file is copied and changed, the sources concerned are c
 flags of compile_commands.json (warnings off), a fresh test program is linked with these objects in
 front of the static library, and run: it must fail. Before that, every test must pass unchanged.
 Fails when a variant passes its test, when its old text is not in the file exactly once, when it
-does not compile, and when its test hangs. variants.txt describes its own format.
+does not compile, when a source compiled for it does not include the changed file, and when its test
+hangs. variants.txt describes its own format.
 """
 import argparse
 import concurrent.futures
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 
+HEADERS = (".h", ".cuh")
 LEVELS = ["v2", "avx2", "avx512", "avx512bf16"]  # DSV4_CPU_LEVEL_*, from 1
 
 
@@ -39,7 +41,7 @@ class Variant:
             if getattr(self, key) is None:
                 raise Broken(f"line {self.line}: {self.name}: no {key}")
         if not self.compile:
-            if self.file.endswith((".h", ".cuh")):
+            if self.file.endswith(HEADERS):
                 raise Broken(f"line {self.line}: {self.name}: a header needs compile lines")
             self.compile = [self.file]
         if self.level not in LEVELS:
@@ -104,7 +106,8 @@ class Runner:
             raise Broken(f"{what}:\n{done.stdout}")
 
     def compile(self, path, folder):
-        """Compiles the copy folder/path like the original, its own folder first. -> object file"""
+        """Compiles the copy folder/path like the original, its own folder first.
+        -> object file, files that were read for it"""
         entry = self.commands.get(os.path.realpath(self.source(path)))
         if entry is None:
             raise Broken(f"{path} is not compiled by this build")
@@ -112,13 +115,16 @@ class Runner:
         for option in ("-o", "-c"):
             at = words.index(option)
             del words[at:at + 2]
-        target = os.path.join(folder, path + ".o")
+        target, depends = (os.path.join(folder, path + end) for end in (".o", ".d"))
         words[1:1] = ["-I" + os.path.join(folder, "src")]
         beside = "-I" if path.endswith(".cu") else "-iquote"  # nvcc knows only the first
         words += ["-w", beside, os.path.dirname(self.source(path)),
-                  "-o", target, "-c", os.path.join(folder, path)]
+                  "-MD", "-MF", depends, "-o", target, "-c", os.path.join(folder, path)]
         self.run(words, "does not compile", cwd=entry["directory"])
-        return target
+        with open(depends, encoding="utf-8") as file:
+            read = {os.path.realpath(os.path.join(entry["directory"], word))
+                    for word in shlex.split(file.read().replace("\\\n", " "))}
+        return target, read
 
     def link(self, test, objects, folder):
         """-> the command that runs this test's program with these objects in it"""
@@ -173,12 +179,31 @@ class Runner:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "w", encoding="utf-8") as file:
                 file.write(text)
+        if variant.file.endswith(HEADERS):
+            self.copy_neighbours(variant.file, folder)
+
+    def copy_neighbours(self, header, folder):
+        """A header that includes the changed one from its own directory has to lie beside it."""
+        place = os.path.dirname(header)
+        for name in os.listdir(self.source(place)):
+            target = os.path.join(folder, place, name)
+            if name.endswith(HEADERS) and not os.path.exists(target):
+                shutil.copy(self.source(os.path.join(place, name)), target)
+
+    def compile_changed(self, path, variant, folder):
+        """-> object file, of a source that has the changed file and not the original"""
+        target, read = self.compile(path, folder)
+        if os.path.realpath(os.path.join(folder, variant.file)) not in read:
+            raise Broken(f"{path} does not include the changed {variant.file}")
+        if os.path.realpath(self.source(variant.file)) in read:
+            raise Broken(f"{path} includes the unchanged {variant.file}")
+        return target
 
     def build(self, variant):
         """-> the command that has to fail"""
         folder = self.fresh_folder(variant.name)
         self.write_changed(variant, folder)
-        objects = [self.compile(path, folder) for path in variant.compile]
+        objects = [self.compile_changed(path, variant, folder) for path in variant.compile]
         return self.link(variant.test, objects, folder)
 
     def keep_variant(self, variant, folder):

@@ -10,7 +10,8 @@ import sys
 import tempfile
 
 SOURCES = {
-    "src/num/twice.h": "int dsv4_twice(int x);\nstatic inline int two(void) { return 2; }\n",
+    "src/num/two.h": "static inline int two(void) { return 2; }\n",
+    "src/num/twice.h": '#include "two.h"\nint dsv4_twice(int x);\n',
     "src/num/twice.c": '#include "twice.h"\nint dsv4_twice(int x) { return two() * x; }\n'
                        "/* same */\n/* same */\n",
     "src/num/level.c": "int dsv4_cpu_level(void) { return 2; }\n",
@@ -21,6 +22,7 @@ SOURCES = {
 
 C = "file src/num/twice.c\n"
 H = "file src/num/twice.h\ncompile src/num/twice.c\n"
+NESTED = "file src/num/two.h\ncompile src/num/twice.c\n"
 T = "test test_twice\n"
 
 # name, lines, what run_variants.py prints of it
@@ -29,7 +31,12 @@ CASES = [
      "noticed  wrong-product"),
     ("crash", C + T + "<<<<\nreturn two()\n====\nreturn *(volatile int *)0 +\n   two()\n>>>>\n",
      "noticed  crash"),
-    ("in-header", H + T + "<<<<\nreturn 2;\n====\nreturn 3;\n>>>>\n", "noticed  in-header"),
+    ("in-header", H + T + "<<<<\nint dsv4_twice(int x);\n====\nint dsv4_twice(int x);\n"
+     "#define two() 3\n>>>>\n", "noticed  in-header"),
+    ("in-nested", NESTED + T + "<<<<\nreturn 2;\n====\nreturn 3;\n>>>>\n", "noticed  in-nested"),
+    ("elsewhere", "file src/num/two.h\ncompile src/num/level.c\n" + T +
+     "<<<<\nreturn 2;\n====\nreturn 3;\n>>>>\n",
+     "BROKEN   elsewhere: src/num/level.c does not include the changed src/num/two.h"),
     ("in-test", "file src/num/twice.h\ncompile tests/test_twice.c\n" + T +
      "<<<<\nint dsv4_twice(int x);\n====\n#define dsv4_twice(x) 9\n>>>>\n", "noticed  in-test"),
     ("deleted-lines", C + T + "<<<<\n/* same */\n/* same */\n====\n>>>>\n",
