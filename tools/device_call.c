@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "dsv4/cache.h"
 
 enum { MAX_COPIES = 16, ALIGN_BYTES = 256, GUARD_BYTES = 256, GUARD_BYTE = 0xc9 };
 
@@ -45,15 +46,19 @@ static void *device_copy(device_memory *m, const void *host, int64_t n_bytes)
     return block;
 }
 
+/* Without what lies between pages: after the last one it need not be memory. The device has NaN there. */
 static void copy_scope(device_memory *m, dsv4_attn_scope *scope, int64_t n_requests,
                        int64_t n_queries)
 {
     if (scope->n_pages == 0) return;
     const int64_t stride = (scope->page_stride_bytes + 15) / 16 * 16;
+    const int64_t row_bytes =
+        scope->row_format == DSV4_ATTN_ROWS_F32 ? DSV4_ATTN_DIM * 4 : DSV4_CACHE_RECORD_BYTES;
     unsigned char *pages = device_alloc(m, (size_t)(scope->n_pages * stride));
     if (pages == NULL) return;
+    note(m, cudaMemset(pages, 0xff, (size_t)(scope->n_pages * stride)));
     note(m, cudaMemcpy2D(pages, (size_t)stride, scope->cache, (size_t)scope->page_stride_bytes,
-                         (size_t)scope->page_stride_bytes, (size_t)scope->n_pages,
+                         (size_t)(scope->page_rows * row_bytes), (size_t)scope->n_pages,
                          cudaMemcpyHostToDevice));
     scope->cache = pages;
     scope->page_stride_bytes = stride;

@@ -43,9 +43,7 @@ void *attn_alloc(int64_t n_bytes)
 
 static void *case_alloc(attn_case *c, int64_t n_bytes)
 {
-    void *memory = attn_alloc(n_bytes);
-    c->blocks[c->n_blocks++] = memory;
-    return memory;
+    return attn_fenced_alloc(&c->blocks[c->n_blocks++], n_bytes);
 }
 
 void attn_spec_print(const attn_spec *spec)
@@ -656,6 +654,6 @@ void attn_case_make(attn_case *c, const attn_spec *spec)
 
 void attn_case_free(attn_case *c)
 {
-    for (int32_t i = 0; i < c->n_blocks; i++) free(c->blocks[i]);
+    for (int32_t i = 0; i < c->n_blocks; i++) attn_fenced_free(&c->blocks[i]);
     attn_outputs_free(&c->outputs);
 }

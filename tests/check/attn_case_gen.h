@@ -3,14 +3,15 @@
  *
  * Place: tests. A spec is a list of switches drawn from a case number; a case is that spec made
  * real: tensors with hostile surroundings. Invariants of a case:
- *   - every input block ends where its last needed byte ends, so that a sanitizer sees a read past
- *     it; what lies between strided rows is NaN, or names a slot that holds NaN;
+ *   - every input block ends where its last needed byte ends, and what follows cannot be read
+ *     (attn_fence.h); what lies between strided rows is NaN, or names a slot that holds NaN;
  *   - slots that no list names are NaN bytes, in either format of rows;
  *   - the expectation of NaN in row_is_nan comes from the lists, not from any implementation.
  */
 #ifndef DSV4_TESTS_ATTN_CASE_GEN_H
 #define DSV4_TESTS_ATTN_CASE_GEN_H
 
+#include "attn_fence.h"
 #include "attn_rng.h"
 
 #include "dsv4/attn.h"
@@ -119,10 +120,10 @@ typedef struct attn_case {
     attn_spec spec;
     dsv4_attn_params params; /* complete but for backend, math and level */
     attn_outputs outputs;
-    bool *row_is_nan;                   /* [n_requests * n_queries] */
-    double key_norm[ATTN_SCORE_GROUPS]; /* largest norm of each group over the named rows */
-    int64_t n_keys_max;                 /* keys of the longest list pair */
-    void *blocks[ATTN_CASE_MAX_BLOCKS]; /* all else that is freed with the case */
+    bool *row_is_nan;                         /* [n_requests * n_queries] */
+    double key_norm[ATTN_SCORE_GROUPS];       /* largest norm of each group over the named rows */
+    int64_t n_keys_max;                       /* keys of the longest list pair */
+    attn_fenced blocks[ATTN_CASE_MAX_BLOCKS]; /* all else that is freed with the case */
     int32_t n_blocks;
 } attn_case;
 

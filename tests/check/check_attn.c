@@ -281,7 +281,8 @@ int main(int argc, char **argv)
 {
     run_options options;
     attn_config configs[ATTN_MAX_CONFIGS];
-    int64_t totals[2] = {0, 0}; /* passed, failed */
+    int64_t totals[2] = {0, 0};       /* passed, failed */
+    setvbuf(stdout, NULL, _IOLBF, 0); /* a crash must not take along what was said before it */
     if (!options_parse(argc, argv, &options)) {
         fprintf(stderr,
                 "usage: check_attn [--long | --threads] [--cuda] [--fail-fast] [--group NAME] "
