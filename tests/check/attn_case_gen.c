@@ -117,15 +117,54 @@ void attn_tensor_make(attn_tensor *tensor, attn_rng *rng, attn_layout layout, bo
     tensor->data = tensor->block + lead_bytes;
 }
 
-/* Element i of the poison; the block starts aligned, so elements fall on whole patterns. */
-static void poison_write(uint8_t *bytes, int64_t n_bytes, int64_t element_bytes)
+enum { POISON_BYTES = 4 }; /* whole elements */
+
+/* What poisoned memory repeats; a block starts aligned, so that elements fall on whole patterns. */
+static uint32_t poison_of(int64_t element_bytes)
 {
-    static const uint8_t nan_bf16[2] = {0x8b, 0x7f};
-    static const uint8_t nan_f32[4] = {0xad, 0x0b, 0x8b, 0x7f};
-    static const uint8_t byte[1] = {0xff};
+    static const uint8_t nan_bf16[POISON_BYTES] = {0x8b, 0x7f, 0x8b, 0x7f};
+    static const uint8_t nan_f32[POISON_BYTES] = {0xad, 0x0b, 0x8b, 0x7f};
+    static const uint8_t byte[POISON_BYTES] = {0xff, 0xff, 0xff, 0xff};
     const uint8_t *pattern = element_bytes == 2 ? nan_bf16 : nan_f32;
     if (element_bytes == 1) pattern = byte;
-    for (int64_t i = 0; i < n_bytes; i++) bytes[i] = pattern[i % element_bytes];
+    uint32_t bits;
+    memcpy(&bits, pattern, sizeof bits);
+    return bits;
+}
+
+static void poison_write(uint8_t *bytes, int64_t n_bytes, int64_t element_bytes)
+{
+    const uint32_t poison = poison_of(element_bytes);
+    int64_t i = 0;
+    for (; i + POISON_BYTES <= n_bytes; i += POISON_BYTES) memcpy(bytes + i, &poison, POISON_BYTES);
+    memcpy(bytes + i, &poison, (size_t)(n_bytes - i));
+}
+
+/* Whether a whole block, of POISON_BYTES or more, is poison: its start is, and all else is as what lies before it. */
+static bool is_poison(const uint8_t *bytes, int64_t n_bytes, int64_t element_bytes)
+{
+    const uint32_t poison = poison_of(element_bytes);
+    return memcmp(bytes, &poison, POISON_BYTES) == 0 &&
+           memcmp(bytes + POISON_BYTES, bytes, (size_t)(n_bytes - POISON_BYTES)) == 0;
+}
+
+/* Whether no element is poison. Counted without a branch, so that the compiler makes vectors of it. */
+static bool row_is_written(const uint8_t *row, int64_t row_bytes, int64_t element_bytes)
+{
+    const uint32_t poison = poison_of(element_bytes);
+    const uint16_t half = (uint16_t)poison; /* of two elements of two bytes */
+    int32_t n_left = 0;
+    for (int64_t i = 0; element_bytes == 2 && i < row_bytes; i += 2) {
+        uint16_t bits;
+        memcpy(&bits, row + i, sizeof bits);
+        n_left += bits == half;
+    }
+    for (int64_t i = 0; element_bytes == 4 && i < row_bytes; i += 4) {
+        uint32_t bits;
+        memcpy(&bits, row + i, sizeof bits);
+        n_left += bits == poison;
+    }
+    return n_left == 0;
 }
 
 void attn_tensor_poison(attn_tensor *tensor)
@@ -135,14 +174,8 @@ void attn_tensor_poison(attn_tensor *tensor)
 
 static bool row_collect(attn_tensor *tensor, uint8_t *row, uint8_t *dense)
 {
-    uint8_t poison[4];
-    poison_write(poison, tensor->element_bytes, tensor->element_bytes);
-    bool is_written = true;
+    const bool is_written = row_is_written(row, tensor->row_bytes, tensor->element_bytes);
     memcpy(dense, row, (size_t)tensor->row_bytes);
-    for (int64_t i = 0; tensor->element_bytes > 1 && i < tensor->row_bytes;
-         i += tensor->element_bytes) {
-        if (memcmp(row + i, poison, (size_t)tensor->element_bytes) == 0) is_written = false;
-    }
     poison_write(row, tensor->row_bytes, tensor->element_bytes);
     return is_written;
 }
@@ -160,12 +193,7 @@ bool attn_tensor_collect(attn_tensor *tensor, uint8_t *dense)
             }
         }
     }
-    uint8_t poison[4];
-    poison_write(poison, tensor->element_bytes, tensor->element_bytes);
-    for (int64_t i = 0; i < tensor->block_bytes; i++) {
-        if (tensor->block[i] != poison[i % tensor->element_bytes]) is_good = false;
-    }
-    return is_good;
+    return is_poison(tensor->block, tensor->block_bytes, tensor->element_bytes) && is_good;
 }
 
 int64_t attn_dtype_bytes(int32_t dtype)

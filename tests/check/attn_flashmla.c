@@ -128,10 +128,11 @@ typedef struct sums {
 static bool add_element(const tolerance *allowed, double got, double want, sums *s)
 {
     if (isnan(want) || isinf(want)) return isnan(want) ? isnan(got) : got == want;
-    double error = fabs(got - want), quotient = error / (fabs(want) + 1e-6);
+    double error = fabs(got - want);
     s->error += error * error;
     s->total += got * got + want * want;
     if (error < allowed->absolute) return true;
+    double quotient = error / (fabs(want) + 1e-6);
     if (quotient > s->quotient) s->quotient = quotient;
     return quotient < allowed->relative; /* false for NaN */
 }

@@ -43,9 +43,9 @@ static inline double attn_rng_uniform(attn_rng *rng)
 static inline float attn_rng_normal(attn_rng *rng)
 {
     uint64_t bits = attn_rng_next(rng);
-    double sum = 0;
-    for (int i = 0; i < 4; i++) sum += (double)((bits >> (16 * i)) & 0xffff);
-    return (float)((sum * 0x1p-16 - 2.0) * 1.7320508075688772);
+    uint32_t sum = 0;
+    for (int i = 0; i < 4; i++) sum += (uint32_t)(bits >> (16 * i) & 0xffff);
+    return (float)(((double)sum * 0x1p-16 - 2.0) * 1.7320508075688772);
 }
 
 #endif

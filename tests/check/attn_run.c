@@ -305,19 +305,6 @@ bool attn_result_equal(const attn_result *a, const attn_result *b)
     return !a->lse || memcmp(a->lse, b->lse, (size_t)a->n_lse * 4) == 0;
 }
 
-double attn_out_value(const uint8_t *out, int32_t dtype, int64_t i)
-{
-    uint32_t bits = 0;
-    float value;
-    if (dtype == DSV4_DTYPE_BF16) {
-        memcpy((uint8_t *)&bits + 2, out + 2 * i, 2);
-    } else {
-        memcpy(&bits, out + 4 * i, 4);
-    }
-    memcpy(&value, &bits, sizeof value);
-    return (double)value;
-}
-
 void attn_answer_make(attn_answer *answer, int64_t n_heads_total)
 {
     answer->out = attn_alloc(n_heads_total * DSV4_ATTN_DIM * (int64_t)sizeof *answer->out);

@@ -9,6 +9,8 @@
 
 #include "attn_case_gen.h"
 
+#include <string.h>
+
 enum { ATTN_TEXT_BYTES = 640 };
 
 /* One way to compute. */
@@ -102,7 +104,18 @@ typedef struct attn_worst {
 } attn_worst;
 
 /* Element i of a result's out. */
-double attn_out_value(const uint8_t *out, int32_t dtype, int64_t i);
+static inline double attn_out_value(const uint8_t *out, int32_t dtype, int64_t i)
+{
+    uint32_t bits = 0;
+    float value;
+    if (dtype == DSV4_DTYPE_BF16) {
+        memcpy((uint8_t *)&bits + 2, out + 2 * i, 2);
+    } else {
+        memcpy(&bits, out + 4 * i, 4);
+    }
+    memcpy(&value, &bits, sizeof value);
+    return (double)value;
+}
 
 /*
  * Compares a result on the case's out_dtype with the answer.
