@@ -17,6 +17,10 @@ dsv4_test(structure.layers_selftest ${DSV4_PYTHON} ${scripts}/test_check_layers.
 dsv4_test(structure.headers_gcc sh ${scripts}/check_headers.sh ${include_dir} ${DSV4_GCC} ${DSV4_GXX})
 dsv4_test(structure.headers_clang sh ${scripts}/check_headers.sh ${include_dir} ${DSV4_CLANG}
   ${DSV4_CLANGXX})
+if(DSV4_CUDA)
+  dsv4_test(structure.clang_cuda ${DSV4_PYTHON} ${scripts}/check_clang.py
+    ${CMAKE_BINARY_DIR}/compile_commands.json ${DSV4_CLANG})
+endif()
 dsv4_test(structure.symbols sh ${scripts}/check_symbols.sh $<TARGET_FILE:dsv4_shared>
   $<TARGET_FILE:dsv4_static> ${scripts}/symbols.txt ${include_dir})
 set(newer_objects attn_avx2.c.o attn_avx512.c.o attn_avx512bf16.c.o
