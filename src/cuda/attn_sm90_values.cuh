@@ -1,5 +1,5 @@
 /*
- * attn_sm90_values.cuh - the value warps: probabilities times values, partial states, output.
+ * attn_sm90_values.cuh - the value warps: probabilities times values, output.
  *
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
@@ -11,12 +11,7 @@
 #define DSV4_CUDA_ATTN_SM90_VALUES_CUH
 
 #include "attn_sm90_loads.cuh"
-#include "formats.cuh"
-
-/* A thread's share of the sums: of four groups of dimensions, group_of. */
-template <int HEADS> struct value_sums {
-    float v[2 * HEADS];
-};
+#include "attn_sm90_sums.cuh"
 
 /*
  * Group i of a warpgroup's four: two of the first half of all groups and two of the second, so that half of a place is
@@ -27,24 +22,23 @@ __device__ __forceinline__ int group_of(int warpgroup, int i)
     return i / 2 * 4 + warpgroup * 2 + i % 2;
 }
 
-/* The head, counted from the group's first, of this thread's value i. */
-template <int HEADS> __device__ __forceinline__ int head_of(int i)
-{
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    if (HEADS == 64) return 16 * warp + lane / 4 + 8 * (i / 2 % 2);
-    return 8 * (i / 4 % (HEADS / 8)) + 2 * (lane % 4) + i % 2;
-}
+/* Whose a thread's values are: 64 heads are on the rows of the product, fewer on its columns. */
+template <int HEADS> struct own_heads : column_heads<HEADS> {
+};
 
-/* Different heads of a thread, and the value that belongs to one; index of a value's head among them. */
-template <int HEADS> struct own_heads {
-    static constexpr int n = HEADS == 64 ? 2 : HEADS / 4;
+template <> struct own_heads<64> {
+    static constexpr int n = 2;
     __device__ static constexpr int value(int own)
     {
-        return HEADS == 64 ? 2 * own : 4 * (own / 2) + own % 2;
+        return 2 * own;
     }
     __device__ static constexpr int of(int i)
     {
-        return HEADS == 64 ? i / 2 % 2 : i / 4 % (HEADS / 8) * 2 + i % 2;
+        return i / 2 % 2;
+    }
+    __device__ static __forceinline__ int head(int i)
+    {
+        return 16 * (threadIdx.x / 32 % 4) + threadIdx.x % 32 / 4 + 8 * (i / 2 % 2);
     }
 };
 
@@ -80,110 +74,7 @@ __device__ __forceinline__ void add_block(value_sums<HEADS> &sums, uint32_t prob
     wgmma_commit();
 }
 
-/* ---- partial states ---- */
-
-/* A head's sum over the key warps; the same whichever stream had the part's first block. */
-template <int HEADS>
-__device__ __forceinline__ float add_warps(const float (&sums)[N_KEY_WARPS][HEADS], int head)
-{
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < N_KEY_WARPS / 2; w++)
-        sum += sums[w][head] + sums[w + N_KEY_WARPS / 2][head];
-    return sum;
-}
-
-/* Leaves this part's state in its slot; true for every thread when all parts of the task have arrived. */
-template <int HEADS>
-__device__ static bool leave_state(const attn_args &a, const attn_part &p,
-                                   const value_sums<HEADS> &sums, shared_memory<HEADS> &s)
-{
-    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
-    unsigned char *state = a.states + (int64_t)(p.first_slot + (p.part_of >> 16)) * a.state_bytes;
-    float *heads = (float *)state;
-    float4 *values = (float4 *)(state + ATTN_STATE_BYTES);
-    if (thread < HEADS) {
-        heads[thread] = s.part_ref[thread];
-        heads[ATTN_MAX_GROUP + thread] = add_warps(s.part_sum, thread);
-    }
-#pragma unroll
-    for (int i = 0; i < HEADS / 2; i++) {
-        values[i * N_VALUE_THREADS + thread] =
-            make_float4(sums.v[4 * i], sums.v[4 * i + 1], sums.v[4 * i + 2], sums.v[4 * i + 3]);
-    }
-    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
-    if (thread == 0) {
-        bool is_last = add_acquire_release(&a.counters[p.first_slot], 1) == n_parts - 1;
-        if (is_last) a.counters[p.first_slot] = 0;
-        s.is_last_arriver = is_last;
-    }
-    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
-    return s.is_last_arriver != 0;
-}
-
-/* The sum of all parts in their order, so that it does not depend on who came last. */
-template <int HEADS>
-__device__ static void merge_states(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums,
-                                    shared_memory<HEADS> &s)
-{
-    typedef own_heads<HEADS> own;
-    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
-    const unsigned char *states = a.states + (int64_t)p.first_slot * a.state_bytes;
-    if (thread < HEADS) {
-        float ref = FIRST_REF, sum = 0.0f;
-#pragma unroll 8
-        for (int k = 0; k < n_parts; k++) {
-            ref = fmaxf(ref, __ldcg((const float *)(states + k * a.state_bytes) + thread));
-        }
-#pragma unroll 8
-        for (int k = 0; k < n_parts; k++) {
-            const float *heads = (const float *)(states + k * a.state_bytes);
-            sum += __ldcg(&heads[ATTN_MAX_GROUP + thread]) * exp2f(__ldcg(&heads[thread]) - ref);
-        }
-        s.part_ref[thread] = ref;
-        s.part_sum[0][thread] = sum;
-        for (int w = 1; w < N_KEY_WARPS; w++) s.part_sum[w][thread] = 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
-    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
-#pragma unroll(HEADS <= 16 ? 4 : 1)
-    for (int k = 0; k < n_parts; k++) {
-        const float *heads = (const float *)(states + k * a.state_bytes);
-        const float4 *values = (const float4 *)(states + k * a.state_bytes + ATTN_STATE_BYTES);
-        float weights[own::n];
-#pragma unroll
-        for (int i = 0; i < own::n; i++) {
-            int h = head_of<HEADS>(own::value(i));
-            weights[i] = exp2f(__ldcg(&heads[h]) - s.part_ref[h]);
-        }
-#pragma unroll
-        for (int i = 0; i < HEADS / 2; i++) {
-            float4 v = __ldcg(&values[i * N_VALUE_THREADS + thread]);
-            sums.v[4 * i] += weights[own::of(4 * i)] * v.x;
-            sums.v[4 * i + 1] += weights[own::of(4 * i + 1)] * v.y;
-            sums.v[4 * i + 2] += weights[own::of(4 * i + 2)] * v.z;
-            sums.v[4 * i + 3] += weights[own::of(4 * i + 3)] * v.w;
-        }
-    }
-}
-
 /* ---- output ---- */
-
-__device__ __forceinline__ char *part_out(const attn_args &a, const attn_part &p)
-{
-    return a.out + p.request * a.out_request_stride_bytes +
-           part_query(p) * a.out_query_stride_bytes;
-}
-
-/* cos and sin of this part's query for pair i, NaN outside the table. */
-__device__ __forceinline__ float2 rope_pair(const attn_args &a, const attn_part &p, int i)
-{
-    int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + part_query(p)];
-    if (row < 0 || row >= a.n_rope_rows) return make_float2(NAN, NAN);
-    const float *table = a.rope_table + (int64_t)row * 64;
-    return make_float2(table[i], table[32 + i]);
-}
 
 /*
  * The dimension of this thread's value i. Heads on rows: thread c of four holds, of each group of 64 dimensions, the 16
@@ -203,6 +94,13 @@ template <int HEADS> __device__ __forceinline__ int dim_of(int half, int i)
                              : 16 * quarter + 4 * (tile / 2) + 2 * odd + 1 - tile % 2);
 }
 
+template <int HEADS> struct value_layout : own_heads<HEADS> {
+    __device__ static __forceinline__ int dim(int half, int i)
+    {
+        return dim_of<HEADS>(half, i);
+    }
+};
+
 /* Turns the rotated group back by the query's position; `half` is 1. */
 template <int HEADS>
 __device__ static void turn_back(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums)
@@ -215,33 +113,8 @@ __device__ static void turn_back(const attn_args &a, const attn_part &p, value_s
             sums.v[i] = x * turn.x + y * turn.y;
             sums.v[i + 1] = y * turn.x - x * turn.y;
         }
-    } else { /* and two rows of neighbouring threads */
-#pragma unroll
-        for (int i = 3 * HEADS / 2; i < 2 * HEADS; i++) {
-            const int dim = dim_of<HEADS>(1, i) - (DIM - 64);
-            float2 turn = rope_pair(a, p, dim / 2);
-            float v = sums.v[i], other = __shfl_xor_sync(0xffffffffu, v, 4);
-            sums.v[i] = dim % 2 == 0 ? v * turn.x + other * turn.y : v * turn.x - other * turn.y;
-        }
-    }
-}
-
-/* Any dtype and alignment, one value at a time. */
-template <int HEADS>
-__device__ __forceinline__ void write_values(const attn_args &a, const attn_part &p,
-                                             const value_sums<HEADS> &sums, int half)
-{
-#pragma unroll
-    for (int i = 0; i < 2 * HEADS; i++) {
-        const int head = part_first_head(p, HEADS) + head_of<HEADS>(i),
-                  dim = dim_of<HEADS>(half, i);
-        char *head_out = part_out(a, p) + head * a.out_head_stride_bytes;
-        if (head >= a.n_heads) continue;
-        if (a.out_is_f32) {
-            ((float *)head_out)[dim] = sums.v[i];
-        } else {
-            ((uint16_t *)head_out)[dim] = (uint16_t)to_bf16_pair(sums.v[i], 0.0f);
-        }
+    } else {
+        turn_rows_back<value_layout<HEADS>>(a, p, sums);
     }
 }
 
@@ -275,7 +148,7 @@ __device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &
     const int lane = threadIdx.x % 4;
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-        const int head = part_first_head(p, 64) + head_of<64>(2 * row);
+        const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
         const bool is_real = head < a.n_heads;
         char *out = part_out(a, p) + head * a.out_head_stride_bytes;
 #pragma unroll
@@ -339,9 +212,9 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
                 low = odd ? other : high;
                 high = odd ? sums.v[i + 2 + e] : other;
             }
-            store_shared4(
-                stage_address(stage, head_of<HEADS>(i + e) - FIRST_HEAD, 128 * group + byte),
-                to_bf16_pair(low, high));
+            store_shared4(stage_address(stage, own_heads<HEADS>::head(i + e) - FIRST_HEAD,
+                                        128 * group + byte),
+                          to_bf16_pair(low, high));
         }
     }
 }
@@ -371,7 +244,7 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
     float inverse[own::n];
 #pragma unroll
     for (int i = 0; i < own::n; i++) {
-        const int h = head_of<HEADS>(own::value(i)), head = part_first_head(p, HEADS) + h;
+        const int h = own::head(own::value(i)), head = part_first_head(p, HEADS) + h;
         const float sum = add_warps(s.part_sum, h);
         const bool is_real = head < a.n_heads;
         const float sink =
@@ -387,7 +260,7 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
     scale_values<HEADS>(sums, inverse);
     if (half == 1 && a.rope_table != NULL) turn_back<HEADS>(a, p, sums);
     if (a.out_is_f32 || !a.out_is_aligned) {
-        write_values<HEADS>(a, p, sums, half);
+        write_values<value_layout<HEADS>>(a, p, sums, half);
         return;
     }
     if constexpr (HEADS == 64) {
@@ -408,20 +281,6 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
     }
 }
 
-/* Brings the next part's queries to the second-level cache. */
-template <int HEADS>
-__device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t n_ranks)
-{
-    if (rank >= n_ranks) return;
-    attn_part p = read_part(a, rank);
-    const char *q =
-        a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
-    const int head =
-        part_first_head(p, HEADS) + (threadIdx.x - N_KEY_THREADS) / (N_VALUE_THREADS / HEADS);
-    if (a.q_is_aligned && threadIdx.x % (N_VALUE_THREADS / HEADS) == 0 && head < a.n_heads)
-        prefetch_bytes_l2(q + head * a.q_head_stride_bytes, DIM * (uint32_t)sizeof(uint16_t));
-}
-
 /* To the reference that the key warps have set with this block. */
 template <int HEADS>
 __device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const float *rescale)
@@ -429,14 +288,8 @@ __device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const fl
     typedef own_heads<HEADS> own;
     float factors[own::n];
 #pragma unroll
-    for (int i = 0; i < own::n; i++) factors[i] = rescale[head_of<HEADS>(own::value(i))];
+    for (int i = 0; i < own::n; i++) factors[i] = rescale[own::head(own::value(i))];
     scale_values<HEADS>(sums, factors);
-}
-
-__device__ __forceinline__ uint32_t count_part_blocks(const attn_args &a, int32_t rank)
-{
-    const attn_part p = read_part(a, rank);
-    return (uint32_t)(p.end_block - p.first_block);
 }
 
 template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
@@ -477,8 +330,8 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
         bool is_complete = true;
         if (p.first_slot >= 0) {
-            is_complete = leave_state<HEADS>(a, p, sums, s);
-            if (is_complete) merge_states<HEADS>(a, p, sums, s);
+            is_complete = leave_state(a, p, sums, s);
+            if (is_complete) merge_states<value_layout<HEADS>>(a, p, sums, s);
         }
         if (is_complete) finish_values<HEADS>(a, p, sums, half, s);
         barrier_arrive(shared_address(&s.part_empty));
