@@ -39,11 +39,9 @@ static const dsv4_option_choice isa_choices[] = {
 };
 
 static const dsv4_option_choice math_choices[] = {
-    {"auto", DSV4_ATTN_MATH_AUTO},
-    {"exact", DSV4_ATTN_MATH_EXACT},
-    {"bf16", DSV4_ATTN_MATH_BF16},
-    {"official", DSV4_ATTN_MATH_OFFICIAL},
-    {NULL, 0},
+    {"auto", DSV4_ATTN_MATH_AUTO}, {"exact", DSV4_ATTN_MATH_EXACT},
+    {"bf16", DSV4_ATTN_MATH_BF16}, {"official", DSV4_ATTN_MATH_OFFICIAL},
+    {"fp8", DSV4_ATTN_MATH_FP8},   {NULL, 0},
 };
 
 static const dsv4_option_choice task_choices[] = {

@@ -110,8 +110,17 @@ static const char *math_name(int32_t math)
     switch (math) {
     case DSV4_ATTN_MATH_BF16: return "bf16";
     case DSV4_ATTN_MATH_OFFICIAL: return "official";
+    case DSV4_ATTN_MATH_FP8: return "fp8";
     default: return "exact";
     }
+}
+
+static dsv4_status refuse_fp8(const char *backend, dsv4_error *error)
+{
+    return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                          "math: fp8, but the backend %s has no FP8 products: expected the backend "
+                          "cuda",
+                          backend);
 }
 
 static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
@@ -122,6 +131,7 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
                               "cpu_level: %s, but this CPU has no more than %s",
                               dsv4_cpu_level_name(level), dsv4_cpu_level_name(best));
     }
+    if (params->math == DSV4_ATTN_MATH_FP8) return refuse_fp8("cpu", error);
     bool level_asked = level != DSV4_CPU_LEVEL_AUTO;
     if (!level_asked) level = best;
     if (params->math == DSV4_ATTN_MATH_BF16 && level < DSV4_CPU_LEVEL_AVX512BF16) {
@@ -155,14 +165,14 @@ static dsv4_status choose_cuda(const dsv4_attn_params *params, choice *chosen, d
             "backend: cuda, but the query or the cache is f32: expected bf16 queries and "
             "FP8 rows");
     }
-    if (params->math != DSV4_ATTN_MATH_AUTO && params->math != DSV4_ATTN_MATH_BF16) {
+    if (params->math == DSV4_ATTN_MATH_EXACT || params->math == DSV4_ATTN_MATH_OFFICIAL) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "math: %s, but the backend cuda computes bf16",
+                              "math: %s, but the backend cuda computes bf16 or fp8",
                               math_name(params->math));
     }
     DSV4_TRY(dsv4_attn_cuda_choose(params, &chosen->device, &chosen->kernel, error));
     chosen->backend = DSV4_BACKEND_CUDA;
-    chosen->math = DSV4_ATTN_MATH_BF16;
+    chosen->math = params->math == DSV4_ATTN_MATH_FP8 ? DSV4_ATTN_MATH_FP8 : DSV4_ATTN_MATH_BF16;
     chosen->reason = "the best kernel of this device";
     return DSV4_OK;
 }
@@ -171,6 +181,7 @@ static dsv4_status resolve_choice(const dsv4_attn_params *params, choice *chosen
 {
     if (params->backend == DSV4_BACKEND_CUDA) return choose_cuda(params, chosen, error);
     if (params->backend != DSV4_BACKEND_REF) return choose_cpu(params, chosen, error);
+    if (params->math == DSV4_ATTN_MATH_FP8) return refuse_fp8("ref", error);
     if (params->math == DSV4_ATTN_MATH_BF16) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
                               "math: bf16, but the backend ref computes exact or official");

@@ -112,8 +112,7 @@ static dsv4_status check_out_dtype(int32_t dtype, dsv4_error *error)
 static dsv4_status check_kernel_options(const dsv4_attn_params *params, dsv4_error *error)
 {
     DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CUDA, error));
-    DSV4_TRY(
-        check_range("math", params->math, DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_OFFICIAL, error));
+    DSV4_TRY(check_range("math", params->math, DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_FP8, error));
     return check_range("cpu_level", params->cpu_level, DSV4_CPU_LEVEL_AUTO,
                        DSV4_CPU_LEVEL_AVX512BF16, error);
 }

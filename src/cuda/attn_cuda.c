@@ -34,16 +34,21 @@ typedef struct dsv4_attn_cuda_way {
     float block;              /* of 64 keys, all thread blocks busy */
     float split_fixed, split; /* of cutting a task into parts, and for each of them */
     int32_t n_streams;        /* blocks that a part computes at once */
+    int32_t math;             /* DSV4_ATTN_MATH_BF16 or _FP8 */
     bool is_default; /* else only when its kernel is asked for, or no other runs on the device */
 } way;
 
+enum { BF16 = DSV4_ATTN_MATH_BF16, FP8 = DSV4_ATTN_MATH_FP8 };
+
 static const way ways[] = {
-    {DSV4_CUDA_KERNEL_MMA, 8, 64, 3.8f, 3.4f, 3.4f, 0.35f, 1, true},
-    {DSV4_CUDA_KERNEL_MMA, 8, 32, 3.8f, 3.6f, 3.4f, 0.35f, 1, false},
-    {DSV4_CUDA_KERNEL_MMA, 16, 32, 5.3f, 4.9f, 4.5f, 0.5f, 1, false},
-    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.5f, 1.85f, 2.6f, 0.26f, 2, true},
-    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.13f, 3.5f, 0.4f, 2, true},
-    {DSV4_CUDA_KERNEL_SM90, 64, 64, 9.7f, 2.71f, 5.0f, 0.8f, 2, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 64, 3.8f, 3.4f, 3.4f, 0.35f, 1, BF16, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 32, 3.8f, 3.6f, 3.4f, 0.35f, 1, BF16, false},
+    {DSV4_CUDA_KERNEL_MMA, 16, 32, 5.3f, 4.9f, 4.5f, 0.5f, 1, BF16, false},
+    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.5f, 1.85f, 2.6f, 0.26f, 2, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 8.0f, 2.13f, 3.5f, 0.4f, 2, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 9.7f, 2.71f, 5.0f, 0.8f, 2, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 9.5f, 1.75f, 3.5f, 0.4f, 1, FP8, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 11.8f, 2.02f, 5.0f, 0.8f, 1, FP8, true},
 };
 
 enum { N_WAYS = sizeof ways / sizeof ways[0] };
@@ -92,6 +97,7 @@ static dsv4_status read_device(device *d, dsv4_error *error)
 static int32_t choose_kernel(const dsv4_attn_params *params, const device *d)
 {
     bool has_sm90 = d->major == 9 && d->minor == 0;
+    if (params->math == DSV4_ATTN_MATH_FP8) return DSV4_CUDA_KERNEL_SM90;
     if (params->out_dtype == DSV4_DTYPE_FP8 || !has_sm90) return DSV4_CUDA_KERNEL_MMA;
     return params->cuda_kernel;
 }
@@ -145,7 +151,7 @@ static const way *choose_way(const dsv4_attn_params *params, const device *d)
             kernel == DSV4_CUDA_KERNEL_AUTO
                 ? w->is_default
                 : w->kernel == kernel && (kernel != DSV4_CUDA_KERNEL_MMA || w->step_keys == 32);
-        if (!is_open) continue;
+        if (!is_open || (w->math == FP8) != (params->math == FP8)) continue;
         if (params->group_heads != 0) {
             if (best == NULL || w->heads <= params->group_heads) best = w;
             continue;
@@ -185,6 +191,7 @@ static uint64_t fingerprint_shape(const dsv4_attn_params *params, const shape *s
                               used_indices(&params->extra),
                               params->fixed_split,
                               s->way->kernel,
+                              s->way->math,
                               s->way->heads,
                               s->way->step_keys,
                               s->n_thread_blocks};
@@ -215,6 +222,25 @@ dsv4_status dsv4_attn_cuda_describe(const dsv4_attn_params *params, const device
     return DSV4_OK;
 }
 
+/* FP8 products have one kernel, for one kind of device, and that does not quantize its output. */
+static dsv4_status check_fp8(const dsv4_attn_params *params, const device *d, dsv4_error *error)
+{
+    if (d->major != 9 || d->minor != 0) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: fp8, but the device is sm_%d%d: expected sm_90", d->major,
+                              d->minor);
+    }
+    if (params->cuda_kernel == DSV4_CUDA_KERNEL_MMA) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: fp8, but cuda_kernel is mma: expected auto or sm90");
+    }
+    if (params->out_dtype == DSV4_DTYPE_FP8) {
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "math: fp8, but out_dtype is FP8: expected bf16 or f32");
+    }
+    return DSV4_OK;
+}
+
 dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, device *d, const char **kernel,
                                   dsv4_error *error)
 {
@@ -231,6 +257,7 @@ dsv4_status dsv4_attn_cuda_choose(const dsv4_attn_params *params, device *d, con
                               "backend: cuda, but the device is sm_%d%d: expected sm_80 or later",
                               d->major, d->minor);
     }
+    if (params->math == DSV4_ATTN_MATH_FP8) DSV4_TRY(check_fp8(params, d, error));
     int32_t chosen = choose_kernel(params, d);
     if (params->cuda_kernel == DSV4_CUDA_KERNEL_SM90 && chosen != DSV4_CUDA_KERNEL_SM90) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
@@ -344,6 +371,8 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
         s->way->kernel == DSV4_CUDA_KERNEL_MMA
             ? dsv4_attn_mma_launch(&args, s->way->heads, s->way->step_keys, s->n_thread_blocks,
                                    stream)
+        : s->way->math == FP8
+            ? dsv4_attn_fp8_launch(&args, s->way->heads, s->n_thread_blocks, stream)
             : dsv4_attn_sm90_launch(&args, s->way->heads, s->n_thread_blocks, stream);
     return check_cuda(launched, "attention kernel", error);
 }
