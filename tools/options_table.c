@@ -487,7 +487,8 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .commands = ATTN_ALL,
             .choices = math_choices,
             .help = "arithmetic of products: exact is f32; auto is bf16 where the hardware has it, "
-                    "else exact; official rounds where DeepSeek's own code does",
+                    "else exact; official rounds where DeepSeek's own code does; fp8 is faster and "
+                    "rougher, on Hopper GPUs alone",
         },
     [DSV4_OPTION_THREADS] =
         {

@@ -41,13 +41,13 @@ extern "C" {
 /*
  * Where to compute. AUTO takes the best CPU kernel that this machine can run. CUDA: the calling thread's current
  * device; every pointer of params, plan and workspace is device memory, calls enqueue work on `stream` (a cudaStream_t)
- * and return, allocate nothing, wait for nothing and can be captured in a graph. Differences: math is BF16 (or
- * AUTO); queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the
+ * and return, allocate nothing, wait for nothing and can be captured in a graph. Differences: math is BF16, which AUTO
+ * takes, or on Hopper FP8; queries are bf16, rows FP8; caches and page strides are multiples of 16 bytes; the
  * workspace must be zero before its first use and every decode leaves it ready for the next. A plan cannot be looked
  * at by the host, so that one of other shapes or options, or one that was never built, is refused on the device: decode
  * returns OK, and all of out and lse is NaN (FP8: codes 0x7f, scales 0xff). Shapes are n_requests, n_queries, n_heads
- * and n_indices of both scopes, options fixed_split and what cuda_kernel, group_heads, out_dtype and the device make of
- * the choice of kernel and heads; what such a plan would have named is not touched, nor is the workspace.
+ * and n_indices of both scopes, options fixed_split and what math, cuda_kernel, group_heads, out_dtype and the device
+ * make of the choice of kernel and heads; what such a plan would have named is not touched, nor is the workspace.
  */
 enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
 
@@ -58,6 +58,21 @@ enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_B
  * OFFICIAL: the roundings of DeepSeek's own code: probabilities relative to the maximum over all of a
  * query's keys are rounded to bf16 before they multiply the values, and their sum is of the unrounded
  * ones; two passes over the keys, for agreement with that code rather than for speed.
+ *
+ * FP8: faster and rougher, never taken unless asked for; backend CUDA on Hopper (sm_90), kernel SM90, out_dtype BF16 or
+ * F32; anything else is UNSUPPORTED. Both products read the cache's own codes:
+ *   queries        2^k of a head is the power of two with max |q[0..447]| / 2^k in (224, 448], the maximum taken as at
+ *                  least 2^-90; q[0..447] / 2^k is rounded to e4m3 (nearest, ties to even), so that what is below 2^-19
+ *                  of the head's largest becomes 0. q[448..511] stay bf16, but what is below 2^-126 * 2^k may become 0.
+ *                  An infinite q[0..447] makes the head's out and lse NaN.
+ *   scores         sums over 64 dims hold about 14 bits of the largest product; everything after that is f32
+ *   probabilities  each, times the row's scale of a group of 64 dims, is rounded to e4m3 (3 bits of mantissa): off by
+ *                  up to 2^-4 of itself, and 0 below about 2^-15 of the largest such product of the heads that are
+ *                  computed together. For dims 448..511 it is rounded to bf16. Their sum, and with it lse, is of
+ *                  unrounded ones.
+ * The relative norm error of out is about 2^-5.6 (2 %) from probabilities; queries add as much as their own error moves
+ * scores: 2.4 % of the standard deviation of a query's scores, in natural-log units. That also is lse's error for a
+ * query with few keys; for the rounded query it is a few 2^-12 of the scores.
  */
 enum {
     DSV4_ATTN_MATH_AUTO = 0,
@@ -123,14 +138,14 @@ typedef struct dsv4_attn_params {
     int64_t n_heads;     /* 1 .. 128, all of one key head */
     float softmax_scale; /* finite, > 0 */
     int32_t backend;     /* DSV4_BACKEND_* */
-    int32_t math;        /* DSV4_ATTN_MATH_* */
+    int32_t math;        /* DSV4_ATTN_MATH_*; CUDA: AUTO, BF16 or FP8 */
     int32_t cpu_level;   /* DSV4_CPU_LEVEL_*: AUTO, or a level to use instead of the best one */
     int32_t n_threads;   /* CPU threads, 1 .. 1024; 0: as many as OpenMP would use */
     int32_t out_dtype;   /* DSV4_DTYPE_BF16, _F32 or _FP8 */
     int32_t q_dtype;     /* DSV4_DTYPE_BF16 or _F32; F32 with exact math only */
     int32_t fixed_split; /* CUDA: 1: bit-equal whatever the batch, slower when it is small; 0 */
     int32_t group_heads; /* CUDA: heads computed together, 8, 16, 32 or 64, or what the kernel has
-                            nearest; 0: the fastest */
+                            nearest (FP8 math: 32 or 64); 0: the fastest */
     int32_t cuda_kernel; /* DSV4_CUDA_KERNEL_*: AUTO, or one to use instead of the best one */
 
     const void *q; /* [n_requests, n_queries, n_heads, 512] q_dtype, unit stride inside a head */
@@ -224,11 +239,14 @@ DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *para
 typedef struct dsv4_attn_choice {
     const char *backend; /* "ref", "cpu", "cuda" */
     const char *kernel;  /* "scalar", a CPU level name, "mma" or "sm90" */
-    const char *math;    /* "exact", "bf16", "official" */
+    const char *math;    /* "exact", "bf16", "official" or "fp8" */
     const char *reason;  /* why this one */
 } dsv4_attn_choice;
 
-/* Reads backend, math, cpu_level, q_dtype, out_dtype and row_format only. Errors as dsv4_attn_plan_size. */
+/*
+ * Reads backend, math, cpu_level, cuda_kernel, q_dtype, out_dtype and row_format only. Errors as
+ * dsv4_attn_plan_size.
+ */
 DSV4_API dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *choice,
                                       dsv4_error *error);
 

@@ -417,8 +417,8 @@ static bool has_f32_input(const dsv4_attn_params *params)
     return has_f32;
 }
 
-/* On exact memories; the tensors are small. Rounded math takes no f32 input. */
-static void decode_run(const dsv4_attn_params *params)
+/* On exact memories; the tensors are small. Rounded math takes no f32 input. Returns what plan_size says. */
+static dsv4_status decode_run(const dsv4_attn_params *params)
 {
     size_t plan_bytes, workspace_bytes;
     dsv4_error error;
@@ -426,8 +426,8 @@ static void decode_run(const dsv4_attn_params *params)
     shape out = shape_of_out(params), lse = shape_of_lse(params), scales = shape_of_scales(params);
     dsv4_status sized = dsv4_attn_plan_size(params, &plan_bytes, &workspace_bytes, &error);
     if (params->math >= DSV4_ATTN_MATH_BF16 && has_f32_input(params)) require(sized != DSV4_OK);
-    if (sized != DSV4_OK) return;
-    if (plan_bytes > MAX_WORKSPACE || workspace_bytes > MAX_WORKSPACE) return;
+    if (sized != DSV4_OK) return sized;
+    if (plan_bytes > MAX_WORKSPACE || workspace_bytes > MAX_WORKSPACE) return sized;
     require(posix_memalign(&plan, 64, plan_bytes) == 0);
     require(posix_memalign(&workspace, 64, workspace_bytes) == 0);
     memset(plan, 0xff, plan_bytes);
@@ -445,6 +445,7 @@ static void decode_run(const dsv4_attn_params *params)
     if (params->out_scales) written_check(&scales, params->out_scales, status == DSV4_OK);
     free(plan);
     free(workspace);
+    return sized;
 }
 
 static void fuzz_decode(reader *r)
@@ -475,6 +476,8 @@ static void fuzz_decode(reader *r)
         decode_run(&params);
         params.math = DSV4_ATTN_MATH_OFFICIAL;
         decode_run(&params);
+        params.math = DSV4_ATTN_MATH_FP8; /* which no CPU has */
+        require(decode_run(&params) == DSV4_ERROR_UNSUPPORTED);
     }
     arena_free(&a);
 }

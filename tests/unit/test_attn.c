@@ -701,7 +701,7 @@ static void choice_names_what_will_run(void **state)
     assert_int_equal(dsv4_attn_choose(&params, NULL, &error), DSV4_ERROR_INVALID_ARGUMENT);
     params.math = 9;
     assert_int_equal(dsv4_attn_choose(&params, &choice, &error), DSV4_ERROR_INVALID_ARGUMENT);
-    assert_string_equal(error.text, "math: 9, expected 0 .. 3");
+    assert_string_equal(error.text, "math: 9, expected 0 .. 4");
 }
 
 static void assert_unsupported(small_call *call, int32_t backend, int32_t math, int32_t level,

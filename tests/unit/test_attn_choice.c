@@ -132,6 +132,78 @@ static void official_math_is_chosen_everywhere(void **state)
     }
 }
 
+static void assert_text(const dsv4_error *error, const char *expected)
+{
+    assert_int_equal(error->status, DSV4_ERROR_UNSUPPORTED);
+    assert_string_equal(error->text, expected);
+}
+
+/* By every level, and before what is wrong with the inputs or the output. */
+static void fp8_math_is_refused_by_the_cpu(void **state)
+{
+    static const char by_cpu[] =
+        "math: fp8, but the backend cpu has no FP8 products: expected the backend cuda";
+    static const char by_ref[] =
+        "math: fp8, but the backend ref has no FP8 products: expected the backend cuda";
+    (void)state;
+    for (int32_t level = DSV4_CPU_LEVEL_AUTO; level <= dsv4_cpu_level(); level++) {
+        dsv4_attn_params params;
+        dsv4_attn_choice choice;
+        dsv4_error error = {0};
+        size_t n_bytes;
+        dsv4_attn_params_default(&params);
+        params.n_requests = params.n_heads = 1;
+        dsv4_attn_params_set_dense(&params);
+        params.math = DSV4_ATTN_MATH_FP8;
+        params.cpu_level = level;
+        for (int32_t backend = DSV4_BACKEND_AUTO; backend <= DSV4_BACKEND_CPU; backend++) {
+            params.backend = backend;
+            const char *expected = backend == DSV4_BACKEND_REF ? by_ref : by_cpu;
+            assert_int_equal(dsv4_attn_choose(&params, &choice, &error), DSV4_ERROR_UNSUPPORTED);
+            assert_text(&error, expected);
+            assert_int_equal(dsv4_attn_plan_size(&params, &n_bytes, &n_bytes, &error),
+                             DSV4_ERROR_UNSUPPORTED);
+            assert_text(&error, expected);
+        }
+    }
+}
+
+/*
+ * On the backend cuda: as bf16 where there is no device, else it is there or the text says what the device or the
+ * choice lacks.
+ */
+static void fp8_math_on_cuda_is_chosen_or_explained(void **state)
+{
+    (void)state;
+    dsv4_attn_params params;
+    dsv4_attn_choice choice = {0};
+    dsv4_error bf16 = {0}, fp8 = {0};
+    dsv4_attn_params_default(&params);
+    params.backend = DSV4_BACKEND_CUDA;
+    const dsv4_status status = dsv4_attn_choose(&params, &choice, &bf16);
+    params.math = DSV4_ATTN_MATH_FP8;
+    if (status != DSV4_OK) {
+        assert_int_equal(dsv4_attn_choose(&params, &choice, &fp8), status);
+        assert_string_equal(fp8.text, bf16.text);
+        return;
+    }
+    if (dsv4_attn_choose(&params, &choice, &fp8) != DSV4_OK) {
+        assert_non_null(strstr(fp8.text, "math: fp8, but the device is sm_"));
+        assert_non_null(strstr(fp8.text, "expected sm_90"));
+        return;
+    }
+    assert_string_equal(choice.kernel, "sm90");
+    assert_string_equal(choice.math, "fp8");
+    params.cuda_kernel = DSV4_CUDA_KERNEL_MMA;
+    assert_int_equal(dsv4_attn_choose(&params, &choice, &fp8), DSV4_ERROR_UNSUPPORTED);
+    assert_text(&fp8,
+                "math: fp8, but the kernel mma with it is not: expected cuda_kernel auto or sm90");
+    params.cuda_kernel = DSV4_CUDA_KERNEL_AUTO;
+    params.out_dtype = DSV4_DTYPE_FP8;
+    assert_int_equal(dsv4_attn_choose(&params, &choice, &fp8), DSV4_ERROR_UNSUPPORTED);
+    assert_text(&fp8, "math: fp8, but FP8 output of it is not: expected out_dtype bf16 or f32");
+}
+
 static void assert_cuda_refuses(const dsv4_attn_params *params, const char *field, const char *rule)
 {
     dsv4_error error;
@@ -208,6 +280,8 @@ int main(void)
         cmocka_unit_test(cuda_merges_values_of_16_bytes),
         cmocka_unit_test(absent_f32_scope_leaves_the_choice),
         cmocka_unit_test(official_math_is_chosen_everywhere),
+        cmocka_unit_test(fp8_math_is_refused_by_the_cpu),
+        cmocka_unit_test(fp8_math_on_cuda_is_chosen_or_explained),
     };
     return cmocka_run_group_tests_name("attn_choice", tests, NULL, NULL);
 }

@@ -165,6 +165,8 @@ static void values_are_read_in_each_form(void **state)
     assert_string_equal(p.options.arguments[0], "a");
     assert_string_equal(p.options.arguments[1], "b");
 
+    accept(&p, "attn", "check", "--math", "fp8", "a", NULL);
+    assert_int_equal(p.options.values[DSV4_OPTION_MATH], DSV4_ATTN_MATH_FP8);
     accept(&p, "attn", "run", "in", "-o", "out", NULL);
     assert_string_equal(p.options.texts[DSV4_OPTION_OUTPUT], "out");
     accept(&p, "attn", "run", "-oout=1", "in", NULL);
