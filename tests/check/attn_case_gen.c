@@ -14,6 +14,10 @@
 
 enum { SLOT_UNNAMED = 0, SLOT_NAMED = 1, SLOT_NAN = 2 };
 
+enum {
+    SCORE_GROUP = DSV4_CACHE_N_GROUPS - 1
+}; /* SCALES: it and the rotated tail make the scores */
+
 /* Scales that bring q . k to the size that the kind of values asks for. */
 typedef struct value_model {
     attn_values values;
@@ -393,6 +397,9 @@ static void row_write_codes(const value_model *model, attn_rng *rng, uint8_t *da
         int32_t byte = (int32_t)attn_rng_range(rng, 114, 120);
         if (model->values == ATTN_VALUES_SUBNORMAL) byte = (int32_t)attn_rng_range(rng, 130, 134);
         if (model->values == ATTN_VALUES_EXTREME) byte = model->scale_byte[g];
+        if (model->values == ATTN_VALUES_SCALES) {
+            byte = g == SCORE_GROUP ? 117 : (int32_t)attn_rng_range(rng, 100, 120);
+        }
         scales[g] = (uint8_t)byte;
     }
     for (int i = 0; i < DSV4_CACHE_ROPE_DIM; i++) {
@@ -425,7 +432,9 @@ static void key_norm_update(attn_case *c, const float *values)
         double sum = 0;
         for (int i = g * 64; i < g * 64 + 64; i++) sum += (double)values[i] * (double)values[i];
         if (sqrt(sum) > c->key_norm[g]) c->key_norm[g] = sqrt(sum);
+        c->key_square[g] += sum;
     }
+    c->n_rows_named++;
 }
 
 static float clamp_one(float value)
@@ -461,7 +470,7 @@ static void slot_write_fp8(attn_case *c, attn_rng *rng, const value_model *model
     uint8_t *data = page + row * DSV4_CACHE_DATA_BYTES;
     uint8_t *scales = page + page_rows * DSV4_CACHE_DATA_BYTES + row * 8;
     if (model->values == ATTN_VALUES_EXTREME || model->values == ATTN_VALUES_SUBNORMAL ||
-        model->values == ATTN_VALUES_CODES) {
+        model->values == ATTN_VALUES_CODES || model->values == ATTN_VALUES_SCALES) {
         row_write_codes(model, rng, data, scales);
     } else {
         for (int i = 0; i < DSV4_CACHE_DIM; i++) values[i] = value_draw(model, rng, slot, i);
@@ -529,7 +538,9 @@ static void value_model_draw(value_model *model, attn_values values, attn_rng *r
         model->q_scale[g] = 1.0f;
         if (values == ATTN_VALUES_FLAT) model->q_scale[g] = 1e-3f;
         if (values == ATTN_VALUES_PEAKY) model->q_scale[g] = 8.0f;
+        if (values == ATTN_VALUES_SCALES) model->q_scale[g] = g < SCORE_GROUP ? 0x1p-4f : 8.0f;
     }
+    if (values == ATTN_VALUES_SCALES) model->q_scale[SCORE_GROUP] = 64.0f;
     if (values != ATTN_VALUES_EXTREME) return;
     /* Two bytes in a case: a kernel may treat a row apart for the sake of one of its groups. */
     const int64_t pair[2] = {attn_rng_range(rng, 0, 9), attn_rng_range(rng, 0, 9)};

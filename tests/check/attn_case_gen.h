@@ -28,7 +28,8 @@ typedef enum attn_values {
     ATTN_VALUES_PEAKY,     /* scores tens apart */
     ATTN_VALUES_EXTREME,   /* scale bytes at the ends and next to 2^7, where binary16 ends */
     ATTN_VALUES_SUBNORMAL, /* e4m3 codes below the normal range */
-    ATTN_VALUES_CLAMPED    /* q of size 1, keys of 1/10, in -1 .. 1: FlashMLA's */
+    ATTN_VALUES_CLAMPED,   /* q of size 1, keys of 1/10, in -1 .. 1: FlashMLA's */
+    ATTN_VALUES_SCALES     /* scales of rows far apart, in groups that scores hardly depend on */
 } attn_values;
 
 typedef enum attn_list {
@@ -120,8 +121,10 @@ typedef struct attn_case {
     attn_spec spec;
     dsv4_attn_params params; /* complete but for backend, math and level */
     attn_outputs outputs;
-    bool *row_is_nan;                         /* [n_requests * n_queries] */
-    double key_norm[ATTN_SCORE_GROUPS];       /* largest norm of each group over the named rows */
+    bool *row_is_nan;                     /* [n_requests * n_queries] */
+    double key_norm[ATTN_SCORE_GROUPS];   /* largest norm of each group over the named rows */
+    double key_square[ATTN_SCORE_GROUPS]; /* sum of their squares */
+    int64_t n_rows_named;
     int64_t n_keys_max;                       /* keys of the longest list pair */
     attn_fenced blocks[ATTN_CASE_MAX_BLOCKS]; /* all else that is freed with the case */
     int32_t n_blocks;

@@ -110,6 +110,21 @@ static void draw_rope(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->rope = index % 2 == 0 ? ATTN_ROPE_INSIDE : ATTN_ROPE_OUTSIDE;
 }
 
+/*
+ * A row of little weight may have values that are 2^20 times as large as another's. Few keys: none hides another. Heads
+ * fill groups, since neighbours may share what values are rounded relative to.
+ */
+static void draw_scales(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    static const int64_t heads[] = {32, 64, 96, 128};
+    spec_draw(rng, spec, index % 4 == 3 ? 150 : 2 + index % 40);
+    spec->n_heads = heads[index % COUNT(heads)];
+    spec->has_scope[0] = true;
+    spec->values = ATTN_VALUES_SCALES;
+    spec->softmax_scale = 0.044194173824159216f;
+    spec->names_nan = false;
+}
+
 /* Many requests of every size, for the division of work. */
 static void draw_bits(attn_rng *rng, int64_t index, attn_spec *spec)
 {
@@ -308,6 +323,7 @@ const attn_group attn_groups[] = {
     {attn_group_flashmla, 112, 0, AUTO, INT64_MAX, draw_flashmla, NULL, true},
     /* A GPU's alone. */
     {"refused", 24, 0, AUTO, 10000000, draw_refused, attn_check_refused, false},
+    {"scales", 48, 0, AUTO, 30000000, draw_scales, NULL, false},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 

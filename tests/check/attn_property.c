@@ -7,6 +7,7 @@
 
 #include "attn_property.h"
 
+#include "attn_fp8.h"
 #include "attn_oracle.h"
 #include "device_call.h"
 #include "num/e4m3.h"
@@ -659,6 +660,8 @@ static bool merge_compare(attn_case *c, const attn_config *config, dsv4_attn_mer
                           attn_worst *worst, char *text)
 {
     const attn_config reference = attn_config_ref;
+    const bool rounds_queries = config->math == DSV4_ATTN_MATH_FP8;
+    attn_fp8_kept kept;
     attn_result merged, whole = {0};
     attn_answer answer = {0}, merged_answer;
     attn_answer_make(&merged_answer, params->n_rows * params->n_heads);
@@ -671,6 +674,7 @@ static bool merge_compare(attn_case *c, const attn_config *config, dsv4_attn_mer
     if (is_good && config->backend == DSV4_BACKEND_CUDA) {
         is_good = merge_check_device(c, params, &merged_answer, worst, text);
     }
+    if (rounds_queries) attn_fp8_queries_round(c, &kept);
     is_good = is_good && attn_run_case_f32(c, &reference, &whole, text);
     if (is_good) {
         /* The elements of bf16 parts are off by half an ulp, at most 2^-8 of each. */
@@ -678,6 +682,7 @@ static bool merge_compare(attn_case *c, const attn_config *config, dsv4_attn_mer
         attn_answer_from_result(&answer, &whole);
         is_good = attn_compare(c, config->math, &merged, &answer, part_error, worst, text);
     }
+    if (rounds_queries) attn_fp8_queries_restore(c, &kept);
     attn_result_free(&merged);
     attn_result_free(&whole);
     attn_answer_free(&answer);

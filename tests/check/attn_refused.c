@@ -19,6 +19,7 @@ typedef enum mistake {
     OTHER_EXTRA,
     OTHER_SPLIT,
     OTHER_GROUP,
+    OTHER_MATH,
     N_MISTAKES
 } mistake;
 
@@ -31,6 +32,7 @@ static const char *const mistake_names[] = {
     [OTHER_EXTRA] = "of another extra list",
     [OTHER_SPLIT] = "of another fixed_split",
     [OTHER_GROUP] = "of another group_heads",
+    [OTHER_MATH] = "of another math",
 };
 
 /* The shapes and options of a call, all that a plan is built from, without tensors. */
@@ -67,7 +69,15 @@ static bool make_mistake(mistake which, dsv4_attn_params *planned)
     case OTHER_SPLIT: planned->fixed_split = !planned->fixed_split; break;
     case OTHER_GROUP:
         if (planned->group_heads == 0) return false;
-        planned->group_heads = planned->group_heads == 8 ? 16 : 8; /* mma has both, AUTO too */
+        if (planned->math == DSV4_ATTN_MATH_FP8) {
+            planned->group_heads = planned->group_heads == 32 ? 64 : 32;
+        } else {
+            planned->group_heads = planned->group_heads == 8 ? 16 : 8; /* mma has both, AUTO too */
+        }
+        break;
+    case OTHER_MATH:
+        if (planned->math != DSV4_ATTN_MATH_FP8) return false; /* the device may have no other */
+        planned->math = DSV4_ATTN_MATH_BF16;
         break;
     default: break;
     }

@@ -33,23 +33,39 @@ int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS])
     return n_configs;
 }
 
+/* Hopper, whose other kernel has bf16 products. */
+static bool device_has_fp8(void)
+{
+    dsv4_attn_params params;
+    dsv4_attn_choice choice;
+    dsv4_attn_params_default(&params);
+    params.backend = DSV4_BACKEND_CUDA;
+    params.cuda_kernel = DSV4_CUDA_KERNEL_SM90;
+    return dsv4_attn_choose(&params, &choice, NULL) == DSV4_OK;
+}
+
 int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
 {
+    enum { ANY = DSV4_CUDA_KERNEL_AUTO, MMA = DSV4_CUDA_KERNEL_MMA };
+    enum { BF16 = DSV4_ATTN_MATH_BF16, FP8 = DSV4_ATTN_MATH_FP8 };
     static const struct {
         const char *name;
-        int32_t group_heads, fixed_split, kernel;
-    } kinds[] = {
-        {"cuda", 0, 0, DSV4_CUDA_KERNEL_AUTO},        {"cuda 8", 8, 0, DSV4_CUDA_KERNEL_AUTO},
-        {"cuda 16", 16, 0, DSV4_CUDA_KERNEL_AUTO},    {"cuda 32", 32, 0, DSV4_CUDA_KERNEL_AUTO},
-        {"cuda 64", 64, 0, DSV4_CUDA_KERNEL_AUTO},    {"cuda mma 8", 8, 0, DSV4_CUDA_KERNEL_MMA},
-        {"cuda mma 16", 16, 0, DSV4_CUDA_KERNEL_MMA}, {"cuda mma fix", 0, 1, DSV4_CUDA_KERNEL_MMA},
-        {"cuda fixed", 0, 1, DSV4_CUDA_KERNEL_AUTO}};
+        int32_t math, group_heads, fixed_split, kernel;
+    } kinds[] = {{"cuda", BF16, 0, 0, ANY},         {"cuda 8", BF16, 8, 0, ANY},
+                 {"cuda 16", BF16, 16, 0, ANY},     {"cuda 32", BF16, 32, 0, ANY},
+                 {"cuda 64", BF16, 64, 0, ANY},     {"cuda mma 8", BF16, 8, 0, MMA},
+                 {"cuda mma 16", BF16, 16, 0, MMA}, {"cuda mma fix", BF16, 0, 1, MMA},
+                 {"cuda fixed", BF16, 0, 1, ANY},   {"cuda fp8", FP8, 0, 0, ANY},
+                 {"cuda fp8 32", FP8, 32, 0, ANY},  {"cuda fp8 64", FP8, 64, 0, ANY},
+                 {"cuda fp8 fix", FP8, 0, 1, ANY}};
+    const bool has_fp8 = device_has_fp8();
     int32_t n_configs = 0;
     configs[n_configs++] = attn_config_ref;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (kinds[i].math == FP8 && !has_fp8) continue;
         configs[n_configs++] = (attn_config){.name = kinds[i].name,
                                              .backend = DSV4_BACKEND_CUDA,
-                                             .math = DSV4_ATTN_MATH_BF16,
+                                             .math = kinds[i].math,
                                              .group_heads = kinds[i].group_heads,
                                              .cuda_kernel = kinds[i].kernel,
                                              .fixed_split = kinds[i].fixed_split};
@@ -343,6 +359,10 @@ typedef struct group_sums {
  * walk of 512 steps of half an ulp of partial sums that are sqrt(512) times smaller than it). The
  * bf16 dot-product instruction, which OFFICIAL may use too, besides takes numbers below 2^-126 as
  * zero: up to 64 in a group.
+ *
+ * FP8 products of 64 dims are aligned to the largest of them and cut off 13 bits below it: each by up to 2^-12 of the
+ * largest where that is just above a power of two, in the root of the mean square by 2^-13.8, all 64 by 2^-10.8 of a
+ * product that is a tenth of the magnitude at most where numbers are of one size. 2^-12 of the magnitude is five times that.
  */
 static double score_error(const attn_case *c, int32_t math, int64_t request, int64_t query,
                           int64_t head)
@@ -350,7 +370,7 @@ static double score_error(const attn_case *c, int32_t math, int64_t request, int
     const dsv4_attn_params *params = &c->params;
     const uint8_t *q = (const uint8_t *)params->q + request * params->q_request_stride_bytes +
                        query * params->q_query_stride_bytes + head * params->q_head_stride_bytes;
-    double magnitude = 0, flushed = 0;
+    double magnitude = 0, of_codes = 0, flushed = 0;
     for (int g = 0; g < ATTN_SCORE_GROUPS; g++) {
         double square = 0;
         for (int d = g * 64; d < g * 64 + 64; d++) {
@@ -358,10 +378,18 @@ static double score_error(const attn_case *c, int32_t math, int64_t request, int
             square += value * value;
         }
         magnitude += sqrt(square) * c->key_norm[g];
+        if (g < ATTN_SCORE_GROUPS - 1) of_codes += sqrt(square) * c->key_norm[g];
         flushed += (sqrt(square) + c->key_norm[g]) * 8 * 0x1p-126;
     }
     double error = 4 * 0x1p-24 * magnitude + (math == DSV4_ATTN_MATH_EXACT ? 0.0 : flushed);
+    if (math == DSV4_ATTN_MATH_FP8) error += 0x1p-12 * of_codes;
     return error * (double)params->softmax_scale;
+}
+
+/* Probabilities that are rounded: one head of few keys may be far off, the norm over a query's heads is compared. */
+static bool is_by_query(int32_t math)
+{
+    return math == DSV4_ATTN_MATH_BF16 || math == DSV4_ATTN_MATH_FP8;
 }
 
 /*
@@ -405,6 +433,9 @@ void attn_answer_from_oracle(attn_answer *answer, const attn_case *c, int32_t ma
  * group of 64 dims is too few to be orthogonal in: it gets 2^-7, as a net for a wrong group and not
  * as a measure of accuracy.
  *
+ * FP8, for rounded queries. The same with 4 bits: at most 2^-4 of a probability, 2^-5.4 in the root of the mean square,
+ * and 2^-5.7 of the norm, since large ones are rounded by less; a group of 64 dims, which has codes of its own, 2^-3.
+ *
  * A bf16 output adds half an ulp: at most 2^-8 of each element, so of the norm.
  */
 static double tolerance(const attn_case *c, int32_t math, double off_by, bool is_group)
@@ -412,6 +443,8 @@ static double tolerance(const attn_case *c, int32_t math, double off_by, bool is
     double result = 2e-5 + off_by;
     if (math == DSV4_ATTN_MATH_BF16) {
         result += is_group ? 0x1p-7 : 0x1p-9 * (1 + 1 / sqrt((double)c->spec.n_heads));
+    } else if (math == DSV4_ATTN_MATH_FP8) {
+        result += is_group ? 0x1p-3 : 0x1p-5 * (1 + 1 / sqrt((double)c->spec.n_heads));
     }
     if (c->spec.out_dtype == DSV4_DTYPE_BF16) result += 0x1p-8;
     return result;
@@ -492,12 +525,13 @@ static bool sums_check(const attn_case *c, int32_t math, const group_sums *sums,
     return true;
 }
 
-/* lse has f32 accuracy in both kinds of arithmetic; the bf16 kernel may use a rougher exp. */
+/* lse has f32 accuracy in all kinds of arithmetic but FP8; the bf16 kernel may use a rougher exp. */
 static bool lse_check(double got, double expected, bool expects_nan, int32_t math, double off_by,
                       attn_worst *worst, char *text)
 {
     bool is_bf16 = math == DSV4_ATTN_MATH_BF16;
     double limit = (is_bf16 ? 1e-4 : 2e-5) + (is_bf16 ? 1e-5 : 2e-5) * fabs(expected) + off_by;
+    if (math == DSV4_ATTN_MATH_FP8) limit = 2e-3 + 1e-4 * fabs(expected) + off_by;
     if (expects_nan && isnan(got)) return true;
     if (!expects_nan && isinf(expected) && got == expected) return true;
     double error = fabs(got - expected);
@@ -532,7 +566,7 @@ static bool query_check(const attn_case *c, int32_t math, const attn_result *got
         bool is_zero =
             want->lse[at] == (double)INFINITY || (params->sink && params->sink[head] == INFINITY);
         if (!head_sums(c, got, want, at, is_zero, is_nan, &sums, text)) return false;
-        if (math != DSV4_ATTN_MATH_BF16 && !sums_check(c, math, &sums, &allowed, at, worst, text)) {
+        if (!is_by_query(math) && !sums_check(c, math, &sums, &allowed, at, worst, text)) {
             return false;
         }
         if (got->lse && !lse_check((double)got->lse[at], want->lse[at], c->row_is_nan[row], math,
@@ -545,7 +579,7 @@ static bool query_check(const attn_case *c, int32_t math, const attn_result *got
         }
         if (allowed.off_by > query_allowed.off_by) query_allowed.off_by = allowed.off_by;
     }
-    if (math != DSV4_ATTN_MATH_BF16) return true;
+    if (!is_by_query(math)) return true;
     return sums_check(c, math, &query_sums, &query_allowed, row, worst, text);
 }
 

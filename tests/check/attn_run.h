@@ -24,14 +24,14 @@ typedef struct attn_config {
     int32_t fixed_split; /* CUDA: bits do not depend on the batch */
 } attn_config;
 
-enum { ATTN_MAX_CONFIGS = 10 };
+enum { ATTN_MAX_CONFIGS = 14 };
 
 extern const attn_config attn_config_ref;
 
 /* Fills the reference (always first) and the CPU levels that this machine has; returns how many. */
 int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS]);
 
-/* The same with the ways of the GPU instead of CPU levels. */
+/* The same with the ways of the GPU instead of CPU levels; those with FP8 math only where the device has it. */
 int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS]);
 
 /* Plan and workspace of one call, each between guards and ending where it was asked to end. */
@@ -99,8 +99,9 @@ void attn_answer_free(attn_answer *answer);
 
 /* Largest errors seen. */
 typedef struct attn_worst {
-    double out; /* |error| / |expected| of one head (EXACT, OFFICIAL) or one query (BF16) */
+    double out; /* |error| / |expected| of one head (EXACT, OFFICIAL) or one query (BF16, FP8) */
     double lse; /* |error| / (1 + |expected|) */
+    double cosine_distance; /* FP8, of one case (attn_fp8.h) */
 } attn_worst;
 
 /* Element i of a result's out. */
@@ -118,7 +119,8 @@ static inline double attn_out_value(const uint8_t *out, int32_t dtype, int64_t i
 }
 
 /*
- * Compares a result on the case's out_dtype with the answer.
+ * Compares a result on the case's out_dtype with the answer. With FP8 math case and answer are of rounded queries
+ * (attn_fp8.h).
  *   extra_error  relative error of out that the answer itself may have
  */
 bool attn_compare(const attn_case *c, int32_t math, const attn_result *got, const attn_answer *want,

@@ -6,6 +6,7 @@
  * failing case prints its number and all its switches and runs again alone with --case.
  */
 #include "attn_flashmla.h"
+#include "attn_fp8.h"
 #include "attn_group.h"
 #include "attn_property.h"
 #include "device_call.h"
@@ -69,6 +70,36 @@ static bool reference_check(attn_case *c, const attn_config *config, double **sl
     return is_good;
 }
 
+/* The reference of large cases, and where the scalar one would be run once more. */
+static const attn_config exact_cpu = {
+    .name = "cpu exact", .backend = DSV4_BACKEND_CPU, .math = DSV4_ATTN_MATH_EXACT};
+
+static bool has_fp8_math(const attn_config *config)
+{
+    return config->math == DSV4_ATTN_MATH_FP8;
+}
+
+/* Results of FP8 math with the answer for rounded queries, and their cosine to `plain`, the answer for all others. */
+static void compare_fp8(attn_case *c, const attn_group *group, const attn_config *config,
+                        const attn_result *result, const attn_answer *plain, tally *t)
+{
+    char text[ATTN_TEXT_BYTES];
+    attn_fp8_kept kept;
+    attn_result wide;
+    attn_fp8_queries_round(c, &kept);
+    bool is_good = attn_run_case_f32(c, &exact_cpu, &wide, text);
+    if (is_good) {
+        attn_answer answer;
+        attn_answer_from_result(&answer, &wide);
+        is_good = attn_compare(c, config->math, result, &answer, 0, &t->worst, text);
+        attn_answer_free(&answer);
+    }
+    attn_fp8_queries_restore(c, &kept);
+    attn_result_free(&wide);
+    is_good = is_good && attn_fp8_cosine_check(c, result, plain, &t->worst, text);
+    if (!is_good) fail(t, group, config, &c->spec, text);
+}
+
 /* All levels first, each on poisoned memory, then the reference, then the comparison. */
 static void compare_levels(attn_case *c, const attn_group *group, const attn_config *configs,
                            int32_t n_configs, tally *tallies)
@@ -94,8 +125,10 @@ static void compare_levels(attn_case *c, const attn_group *group, const attn_con
     attn_answer_from_result(&answer, &wide);
     answer.slack = slack; /* of each of two computations, within the same steps */
     for (int32_t i = 1; i < n_configs; i++) {
-        if (has_result[i] &&
-            !attn_compare(c, configs[i].math, &results[i], &answer, 0, &tallies[i].worst, text)) {
+        if (has_result[i] && has_fp8_math(&configs[i])) {
+            compare_fp8(c, group, &configs[i], &results[i], &answer, &tallies[i]);
+        } else if (has_result[i] && !attn_compare(c, configs[i].math, &results[i], &answer, 0,
+                                                  &tallies[i].worst, text)) {
             fail(&tallies[i], group, &configs[i], &c->spec, text);
         }
         attn_result_free(&results[i]);
@@ -103,10 +136,6 @@ static void compare_levels(attn_case *c, const attn_group *group, const attn_con
     attn_answer_free(&answer);
     attn_result_free(&wide);
 }
-
-/* The reference of large cases. */
-static const attn_config exact_cpu = {
-    .name = "cpu exact", .backend = DSV4_BACKEND_CPU, .math = DSV4_ATTN_MATH_EXACT};
 
 /*
  * FlashMLA's tolerances. Of large cases the reference is the CPU's best exact kernel, which other groups compare
@@ -150,16 +179,18 @@ static void run_case(uint64_t id, const attn_config *all, int32_t n_configs, tal
     }
     attn_group_draw(id, &spec);
     attn_case_make(&c, &spec);
-    for (int32_t i = 0; i < n_configs && !group->as_flashmla; i++) tallies[i].n_cases++;
     if (group->as_flashmla) {
         compare_as_flashmla(&c, group, configs, n_configs, tallies);
     } else if (group->property) {
         for (int32_t i = 0; i < n_configs; i++) {
+            if (has_fp8_math(&configs[i]) && spec.out_dtype == DSV4_DTYPE_FP8) continue;
+            tallies[i].n_cases++;
             if (!group->property(&c, &configs[i], &tallies[i].worst, text)) {
                 fail(&tallies[i], group, &configs[i], &spec, text);
             }
         }
     } else {
+        for (int32_t i = 0; i < n_configs; i++) tallies[i].n_cases++;
         compare_levels(&c, group, configs, n_configs, tallies);
     }
     attn_case_free(&c);
@@ -182,6 +213,47 @@ static const char *cuda_skip(const attn_group *group)
     return NULL;
 }
 
+/* Whether a group is made for a way to compute. */
+static bool is_selected(const attn_group *group, const attn_config *config, bool for_cuda)
+{
+    const bool for_bits = for_cuda && group->property == attn_check_bits;
+    if (for_bits && config->fixed_split == 0) return false;
+    /* whose FP8 output and f32 output come from one kernel */
+    if (for_bits && strcmp(group->name, "fp8-output") == 0)
+        return config->cuda_kernel == DSV4_CUDA_KERNEL_MMA;
+    if (group->property == attn_check_refused) return config->backend == DSV4_BACKEND_CUDA;
+    return !group->as_flashmla || !has_fp8_math(config);
+}
+
+/* Returns how many of `all` there are in `selected`. */
+static int32_t select_configs(const attn_group *group, const attn_config *all, int32_t n_configs,
+                              bool for_cuda, attn_config selected[ATTN_MAX_CONFIGS])
+{
+    int32_t n_selected = 0, n_fp8_left = 0;
+    for (int32_t i = 0; i < n_configs; i++) {
+        if (is_selected(group, &all[i], for_cuda)) {
+            selected[n_selected++] = all[i];
+        } else if (group->as_flashmla && has_fp8_math(&all[i])) {
+            n_fp8_left++;
+        }
+    }
+    if (n_fp8_left > 0)
+        printf("%-12s cuda fp8    skipped: its tolerances are those of bf16 products\n",
+               group->name);
+    return n_selected;
+}
+
+/* One line of a group. */
+static void print_tally(const attn_group *group, const attn_config *config, const tally *t)
+{
+    char cosine[32] = "";
+    if (has_fp8_math(config) && t->worst.cosine_distance > 0)
+        (void)snprintf(cosine, sizeof cosine, "cosine %.5f  ", 1 - t->worst.cosine_distance);
+    printf("%-12s %-11s %5lld cases  worst out %8.2e  lse %8.2e  %s%s\n", group->name, config->name,
+           (long long)t->n_cases, t->worst.out, t->worst.lse, cosine,
+           t->n_failed == 0 ? "ok" : "FAILED");
+}
+
 static int64_t group_size(const attn_group *group, const run_options *options)
 {
     if (options->for_threads) return group->n_threads;
@@ -193,10 +265,11 @@ static int64_t group_size(const attn_group *group, const run_options *options)
 }
 
 /* Prints the group's lines and adds to the totals. */
-static void run_group(int64_t index, const run_options *options, const attn_config *configs,
+static void run_group(int64_t index, const run_options *options, const attn_config *all,
                       int32_t n_configs, int64_t totals[2])
 {
     const attn_group *group = &attn_groups[index];
+    attn_config configs[ATTN_MAX_CONFIGS];
     tally tallies[ATTN_MAX_CONFIGS] = {{0}};
     int64_t n_cases = group_size(group, options);
     if (n_cases == 0 || (options->group && strcmp(options->group, group->name) != 0)) return;
@@ -204,17 +277,7 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
         printf("%-12s cuda        skipped: %s\n", group->name, cuda_skip(group));
         return;
     }
-    if (options->for_cuda &&
-        group->property == attn_check_bits) { /* the last two ways are made for it */
-        configs = &configs[n_configs - 2];
-        n_configs = 2;
-        /* whose FP8 output and f32 output come from different kernels */
-        if (strcmp(group->name, "fp8-output") == 0) n_configs = 1;
-    }
-    if (group->property == attn_check_refused) { /* all but the reference */
-        configs++;
-        n_configs--;
-    }
+    n_configs = select_configs(group, all, n_configs, options->for_cuda, configs);
     if (group->as_flashmla) {
         printf("%-12s %lld cases of FlashMLA's %d in shard %lld of %lld; larger ones are compared "
                "with %s\n",
@@ -227,9 +290,7 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
     }
     for (int32_t i = 0; i < n_configs; i++) {
         const tally *t = &tallies[i];
-        printf("%-12s %-11s %5lld cases  worst out %8.2e  lse %8.2e  %s\n", group->name,
-               configs[i].name, (long long)t->n_cases, t->worst.out, t->worst.lse,
-               t->n_failed == 0 ? "ok" : "FAILED");
+        print_tally(group, &configs[i], t);
         totals[0] += t->n_cases - t->n_failed;
         totals[1] += t->n_failed;
     }
@@ -296,14 +357,19 @@ int main(int argc, char **argv)
     }
     const int32_t n_configs =
         options.for_cuda ? attn_config_list_cuda(configs) : attn_config_list(configs);
+    if (options.for_cuda && !has_fp8_math(&configs[n_configs - 1]))
+        printf("%-12s cuda fp8    skipped: the device is not sm_90\n", "all groups");
     if (options.has_case) {
         tally tallies[ATTN_MAX_CONFIGS] = {{0}};
+        attn_config selected[ATTN_MAX_CONFIGS];
         attn_spec spec;
         attn_group_draw(options.case_id, &spec);
         attn_spec_print(&spec);
-        run_case(options.case_id, configs, n_configs, tallies);
-        totals[1] = count_failed(tallies, n_configs);
-        totals[0] = n_configs - totals[1];
+        const int32_t n_selected = select_configs(&attn_groups[options.case_id / ATTN_GROUP_CASES],
+                                                  configs, n_configs, options.for_cuda, selected);
+        run_case(options.case_id, selected, n_selected, tallies);
+        totals[1] = count_failed(tallies, n_selected);
+        totals[0] = n_selected - totals[1];
     }
     for (int64_t i = 0; !options.has_case && i < attn_n_groups; i++) {
         run_group(i, &options, configs, n_configs, totals);
