@@ -578,8 +578,11 @@ static void case_make_q(attn_case *c, attn_rng *rng, const value_model *model)
         int64_t request = i / sizes[2] / sizes[1];
         uint8_t *row =
             block + lead_bytes + request * strides[0] + query * strides[1] + head * strides[2];
+        attn_rng common = {c->spec.id + (uint64_t)(i / sizes[2])};
         for (int d = 0; d < DSV4_ATTN_DIM; d++) {
             float value = attn_rng_normal(rng) * model->q_scale[d / 64];
+            if (model->values == ATTN_VALUES_SCALES)
+                value = attn_rng_normal(&common) * model->q_scale[d / 64] + value / 16.0f;
             if (model->values == ATTN_VALUES_CLAMPED) value = clamp_one(value);
             uint16_t bits = bf16_cut(value);
             memcpy(row + value_bytes * d, value_bytes == 4 ? (const void *)&value : &bits,

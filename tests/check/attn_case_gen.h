@@ -29,7 +29,7 @@ typedef enum attn_values {
     ATTN_VALUES_EXTREME,   /* scale bytes at the ends and next to 2^7, where binary16 ends */
     ATTN_VALUES_SUBNORMAL, /* e4m3 codes below the normal range */
     ATTN_VALUES_CLAMPED,   /* q of size 1, keys of 1/10, in -1 .. 1: FlashMLA's */
-    ATTN_VALUES_SCALES     /* scales of rows far apart, in groups that scores hardly depend on */
+    ATTN_VALUES_SCALES /* scales of rows far apart, in groups that scores hardly depend on; heads much alike */
 } attn_values;
 
 typedef enum attn_list {

@@ -111,8 +111,9 @@ static void draw_rope(attn_rng *rng, int64_t index, attn_spec *spec)
 }
 
 /*
- * A row of little weight may have values that are 2^20 times as large as another's. Few keys: none hides another. Heads
- * fill groups, since neighbours may share what values are rounded relative to.
+ * A row of little weight may have values that are 2^20 times as large as another's, as tokens that only take up weight
+ * make the others. Few keys: none hides another. Heads fill groups, since what values are rounded relative to may be
+ * the same for all heads of one.
  */
 static void draw_scales(attn_rng *rng, int64_t index, attn_spec *spec)
 {

@@ -238,7 +238,7 @@ static int32_t select_configs(const attn_group *group, const attn_config *all, i
         }
     }
     if (n_fp8_left > 0)
-        printf("%-12s cuda fp8    skipped: its tolerances are those of bf16 products\n",
+        printf("%-12s cuda fp8     skipped: its tolerances are those of bf16 products\n",
                group->name);
     return n_selected;
 }
@@ -249,7 +249,7 @@ static void print_tally(const attn_group *group, const attn_config *config, cons
     char cosine[32] = "";
     if (has_fp8_math(config) && t->worst.cosine_distance > 0)
         (void)snprintf(cosine, sizeof cosine, "cosine %.5f  ", 1 - t->worst.cosine_distance);
-    printf("%-12s %-11s %5lld cases  worst out %8.2e  lse %8.2e  %s%s\n", group->name, config->name,
+    printf("%-12s %-12s %5lld cases  worst out %8.2e  lse %8.2e  %s%s\n", group->name, config->name,
            (long long)t->n_cases, t->worst.out, t->worst.lse, cosine,
            t->n_failed == 0 ? "ok" : "FAILED");
 }
@@ -274,7 +274,7 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
     int64_t n_cases = group_size(group, options);
     if (n_cases == 0 || (options->group && strcmp(options->group, group->name) != 0)) return;
     if (options->for_cuda && cuda_skip(group) != NULL) {
-        printf("%-12s cuda        skipped: %s\n", group->name, cuda_skip(group));
+        printf("%-12s cuda         skipped: %s\n", group->name, cuda_skip(group));
         return;
     }
     n_configs = select_configs(group, all, n_configs, options->for_cuda, configs);
@@ -358,7 +358,7 @@ int main(int argc, char **argv)
     const int32_t n_configs =
         options.for_cuda ? attn_config_list_cuda(configs) : attn_config_list(configs);
     if (options.for_cuda && !has_fp8_math(&configs[n_configs - 1]))
-        printf("%-12s cuda fp8    skipped: the device is not sm_90\n", "all groups");
+        printf("%-12s cuda fp8     skipped: the device is not sm_90\n", "all groups");
     if (options.has_case) {
         tally tallies[ATTN_MAX_CONFIGS] = {{0}};
         attn_config selected[ATTN_MAX_CONFIGS];
