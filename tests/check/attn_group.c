@@ -126,6 +126,25 @@ static void draw_scales(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->names_nan = false;
 }
 
+/* One key, and blocks later many: what probabilities and values are relative to has to grow, for every group of heads. */
+static void draw_growth(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    draw_scales(rng, index, spec);
+    spec->n_requests = spec->n_queries = 1;
+    for (int i = 0; i < 2; i++) {
+        spec->has_scope[i] = true;
+        scope_draw(rng, &spec->scope[i], i == 0 ? 64 * (1 + index % 4) : 64 + index % 150);
+        spec->scope[i].list = i == 0 ? ATTN_LIST_LAST : ATTN_LIST_REPEAT;
+        spec->scope[i].lengths = ATTN_LENGTHS_NONE;
+    }
+    spec->varies_length = false;
+    if (index % 3 == 0) spec->values = ATTN_VALUES_PEAKY;
+    if (index % 3 == 1) { /* the first key still counts */
+        spec->values = ATTN_VALUES_CODES;
+        spec->scope[1].n_indices = 2 + index;
+    }
+}
+
 /* Many requests of every size, for the division of work. */
 static void draw_bits(attn_rng *rng, int64_t index, attn_spec *spec)
 {
@@ -325,6 +344,7 @@ const attn_group attn_groups[] = {
     /* A GPU's alone. */
     {"refused", 24, 0, AUTO, 10000000, draw_refused, attn_check_refused, false},
     {"scales", 48, 0, AUTO, 30000000, draw_scales, NULL, false},
+    {"growth", 24, 0, AUTO, 60000000, draw_growth, NULL, false},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 
