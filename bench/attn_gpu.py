@@ -8,8 +8,10 @@ the rate of a large copy, the operations at the rate of a large bf16 matrix prod
 Heads that FlashMLA does not take (below 64) are padded to 64 for it, as its callers do.
 
 usage: bench/attn_gpu.py [--library build/libdsv4.so] [--json FILE] [--heads 8,64] [--keys 128+512]
-                         [--batch 1,256] [--queries 1] [--groups 8,16,32,64] [--no-peer]
-Needs torch. --groups times our kernel once for each forced size of head group.
+                         [--batch 1,256] [--queries 1] [--groups 8,16,32,64] [--math bf16|fp8] [--no-peer]
+Needs torch. --groups times our kernel once for each forced size of head group. --math fp8 times FP8 products (Hopper):
+rougher than FlashMLA's tolerances, so that its result is held to a cosine of 0.999, and lse to 0.02, instead; FlashMLA
+beside it and the floor are as with bf16.
 """
 import argparse
 import ctypes
@@ -25,6 +27,9 @@ ROWS_PER_REQUEST = (4096, 8192)  # window, extra: enough to name none twice
 WINDOW_PAGE, EXTRA_PAGE = 256, 64
 SLEEP_CYCLES = 200_000           # what a replay waits behind, so that enqueuing it is not in its time
 BACKEND_CUDA = 3
+MATHS = {"bf16": 0, "fp8": 4}    # bf16 is what AUTO takes
+MAX_DISTANCE = {"bf16": 5e-6, "fp8": 1e-3}
+MAX_LSE_ERROR = 0.02             # fp8: rounded queries move scores, which deviate by 0.05 here, by 2.4 % of that
 SCALE = 512**-0.55
 
 
@@ -132,11 +137,11 @@ class Case:
 
 
 class Ours:
-    def __init__(self, library, case, group_heads=0):
+    def __init__(self, library, case, group_heads=0, math="bf16"):
         self.library, p = library, Params()
         library.lib.dsv4_attn_params_default(ctypes.byref(p))
         p.n_requests, p.n_queries, p.n_heads = case.n_requests, case.n_queries, case.n_heads
-        p.softmax_scale, p.backend, p.group_heads = SCALE, BACKEND_CUDA, group_heads
+        p.softmax_scale, p.backend, p.group_heads, p.math = SCALE, BACKEND_CUDA, group_heads, MATHS[math]
         for scope, pages, rows, indices in ((p.window, case.pools[0], WINDOW_PAGE, case.indices[0]),
                                             (p.extra, case.pools[1], EXTRA_PAGE, case.indices[1])):
             if indices is None:
@@ -195,21 +200,27 @@ class Peer:
         return self.out[request, :, :n].float(), self.lse[request, :n].transpose(0, 1)
 
 
-def check(runner, case):
-    """Largest violation of FlashMLA's own tolerances over some requests; 1 is the limit."""
+def check(runner, case, math="bf16"):
+    """Largest violation of FlashMLA's own tolerances (fp8: of looser ones) over some requests, 1 being the limit, and the
+    smallest cosine."""
     runner()
     torch.cuda.synchronize()
-    worst = 0.0
+    worst, cosine = 0.0, 1.0
     for request in sorted({0, case.n_requests // 2, case.n_requests - 1}):
         out, lse = runner.answer(request)
         want, want_lse = case.reference(request)
         allowed = torch.maximum(torch.full_like(want, 1e-3), want.abs() * 2.01 / 128)
         distance = 1 - torch.nn.functional.cosine_similarity(out.double().flatten(), want.double().flatten(), 0)
         allowed_lse = torch.maximum(torch.full_like(want_lse, 1e-6), want_lse.abs() * 8.01 / 65536)
-        for value in (((out - want).abs() / allowed).max(), distance / 5e-6,
-                      ((lse - want_lse).abs() / allowed_lse).max()):
+        cosine = min(cosine, 1 - distance.item()) if distance == distance else float("nan")
+        values = [distance / MAX_DISTANCE[math]]
+        if math == "bf16":
+            values += [((out - want).abs() / allowed).max(), ((lse - want_lse).abs() / allowed_lse).max()]
+        else:
+            values += [(lse - want_lse).abs().max() / MAX_LSE_ERROR]
+        for value in values:
             worst = max(worst, value.item()) if value == value else float("nan")
-    return worst
+    return worst, cosine
 
 
 def replay_times(runner, flush, n_replays=30):
@@ -276,6 +287,7 @@ def main():
     parser.add_argument("--batch", type=numbers, default=[1, 8, 32, 64, 128, 256])
     parser.add_argument("--queries", type=numbers, default=[1, 2])
     parser.add_argument("--groups", type=numbers, default=[0])
+    parser.add_argument("--math", choices=MATHS, default="bf16")
     parser.add_argument("--no-peer", action="store_true")
     args = parser.parse_args()
     library = Library(args.library)
@@ -308,21 +320,23 @@ def main():
                     shape = (max(n_heads, 64), keys, n_requests, n_queries)
                     if has_peer and shape not in peer_times:
                         peer = Peer(case)
-                        peer_times[shape] = (check(peer, case), *replay_times(peer, flush))
+                        peer_times[shape] = (check(peer, case)[0], *replay_times(peer, flush))
                     for group in args.groups:
-                        runner = Ours(library, case, group)
-                        worst = check(runner, case)
+                        runner = Ours(library, case, group, args.math)
+                        worst, cosine = check(runner, case, args.math)
                         cold, warm = replay_times(runner, flush)
                         is_good = is_good and worst <= 1
                         line = {"heads": n_heads, "keys": keys, "requests": n_requests, "queries": n_queries,
-                                "group": group, "worst": worst, "cold_us": cold, "warm_us": warm,
-                                "floor_us": floor, "tflop_s": case.n_flop() / cold / 1e6}
+                                "group": group, "math": args.math, "worst": worst, "cosine": cosine,
+                                "cold_us": cold, "warm_us": warm, "floor_us": floor, "tflop_s": case.n_flop() / cold / 1e6}
                         text = (f"{n_heads:5} {keys:>9} {n_requests:4} {n_queries:2} {group:6} {worst:6.2f} "
                                 f"{cold:9.1f} {warm:8.1f} {line['tflop_s']:8.0f} {floor:9.1f} {floor / cold:11.2f}")
                         if has_peer:
                             line["peer_worst"], line["peer_cold_us"], line["peer_warm_us"] = peer_times[shape]
                             text += (f" {line['peer_cold_us']:10.1f} {line['peer_warm_us']:5.1f} "
                                      f"{line['peer_cold_us'] / cold:10.2f}")
+                        if args.math != "bf16":
+                            text += f"  cosine {cosine:.6f}"
                         lines.append(line)
                         print(text, flush=True)
                     del case
