@@ -113,8 +113,8 @@ static bool run_open(run *r, const replay_shape *shape, const char *check, uint6
 {
     memset(r, 0, sizeof *r);
     (void)snprintf(r->name, sizeof r->name, "%-7s %-8s %3d heads b %2d s_q %d", check,
-                   kernel_name(shape->cuda_kernel), (int)shape->n_heads, (int)shape->n_requests,
-                   (int)shape->n_queries);
+                   shape->math == DSV4_ATTN_MATH_FP8 ? "fp8" : kernel_name(shape->cuda_kernel),
+                   (int)shape->n_heads, (int)shape->n_requests, (int)shape->n_queries);
     replay_case_make(&r->c, shape, seed);
     replay_device_open(&r->d, r->name);
     place_tensors(r);
@@ -305,6 +305,16 @@ static void check_shape(totals *t, const replay_shape *shape, int64_t n_replays,
     run_close(&r);
 }
 
+static bool has_fp8(void)
+{
+    dsv4_attn_params params;
+    dsv4_attn_choice choice;
+    dsv4_attn_params_default(&params);
+    params.backend = DSV4_BACKEND_CUDA;
+    params.math = DSV4_ATTN_MATH_FP8;
+    return dsv4_attn_choose(&params, &choice, NULL) == DSV4_OK;
+}
+
 /* Batches and queries by turns; both kernels; what a step chooses for each differs. */
 static void check_shapes(totals *t, int64_t n_replays)
 {
@@ -322,6 +332,12 @@ static void check_shapes(totals *t, int64_t n_replays)
             check_shape(t, &shape, n_replays, 1000 * k + i);
         }
     }
+    const replay_shape fp8 = {.math = DSV4_ATTN_MATH_FP8,
+                              .n_heads = 64,
+                              .n_requests = 33,
+                              .n_queries = 2,
+                              .n_pages = {16, 64}};
+    if (has_fp8()) check_shape(t, &fp8, n_replays, 8000);
 }
 
 /* ---- fixed split ---- */

@@ -20,6 +20,7 @@ enum {
 
 typedef struct replay_shape {
     int32_t cuda_kernel; /* DSV4_CUDA_KERNEL_* */
+    int32_t math;        /* DSV4_ATTN_MATH_* */
     int32_t fixed_split;
     int64_t n_heads, n_requests, n_queries;
     int64_t n_pages[2]; /* window, extra */
@@ -66,7 +67,8 @@ void replay_set_whole_lengths(replay_case *c);
 /*
  * Compares with the CPU in exact math: each query's out (bf16) within 2^-8 of its norm, lse within 1e-4 + 1e-5 |lse|; a
  * query without keys is 0 and +inf. 2^-8 is what dsv4/attn.h promises of bf16 math, and holds the rounding of out too,
- * since that and those of probabilities are independent: 2^-9 / sqrt(3) of the norm each.
+ * since that and those of probabilities are independent: 2^-9 / sqrt(3) of the norm each. FP8 math rounds queries too
+ * (check_attn measures its accuracy): 2^-4, and 0.2.
  */
 bool replay_compare(const replay_case *c, const uint16_t *out, const float *lse,
                     replay_worst *worst, char text[REPLAY_TEXT_BYTES]);
