@@ -477,7 +477,7 @@ static void fuzz_decode(reader *r)
         params.math = DSV4_ATTN_MATH_OFFICIAL;
         decode_run(&params);
         params.math = DSV4_ATTN_MATH_FP8; /* which no CPU has */
-        require(decode_run(&params) == DSV4_ERROR_UNSUPPORTED);
+        require(decode_run(&params) != DSV4_OK);
     }
     arena_free(&a);
 }
