@@ -201,8 +201,8 @@ class Peer:
 
 
 def check(runner, case, math="bf16"):
-    """Largest violation of FlashMLA's own tolerances (fp8: of looser ones) over some requests, 1 being the limit, and the
-    smallest cosine."""
+    """Largest violation of FlashMLA's own tolerances (fp8: of looser ones) over some requests, 1 being the limit,
+    and the smallest cosine."""
     runner()
     torch.cuda.synchronize()
     worst, cosine = 0.0, 1.0
@@ -328,7 +328,8 @@ def main():
                         is_good = is_good and worst <= 1
                         line = {"heads": n_heads, "keys": keys, "requests": n_requests, "queries": n_queries,
                                 "group": group, "math": args.math, "worst": worst, "cosine": cosine,
-                                "cold_us": cold, "warm_us": warm, "floor_us": floor, "tflop_s": case.n_flop() / cold / 1e6}
+                                "cold_us": cold, "warm_us": warm, "floor_us": floor,
+                                "tflop_s": case.n_flop() / cold / 1e6}
                         text = (f"{n_heads:5} {keys:>9} {n_requests:4} {n_queries:2} {group:6} {worst:6.2f} "
                                 f"{cold:9.1f} {warm:8.1f} {line['tflop_s']:8.0f} {floor:9.1f} {floor / cold:11.2f}")
                         if has_peer:
