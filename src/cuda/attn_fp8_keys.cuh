@@ -31,10 +31,12 @@ __device__ __forceinline__ uint32_t codes_of(uint32_t first, uint32_t second, fl
 
 /*
  * A head's scale, a power of two that brings its largest code to 224 .. 448, and what a sum of products has to be
- * multiplied by. A head with infinite values gets NaN.
+ * multiplied by. A head with infinite values gets NaN. One that is not real gets a reference above every score: its
+ * probabilities are zero and do not count where those of all heads do.
  */
 template <int HEADS>
-__device__ __forceinline__ void set_query_scale(int head, float scale_log2, fp8_memory<HEADS> &s)
+__device__ __forceinline__ void set_query_scale(int head, bool is_real, float scale_log2,
+                                                fp8_memory<HEADS> &s)
 {
     float amax = 0x1p-90f;
 #pragma unroll
@@ -43,7 +45,8 @@ __device__ __forceinline__ void set_query_scale(int head, float scale_log2, fp8_
     const uint32_t exponent = (bits >> 23) + ((bits & 0x7fffffu) != 0u);
     s.q_inverse[head] =
         exponent >= 254u ? __uint_as_float(0x7fc00000u) : __uint_as_float((254u - exponent) << 23);
-    s.ref[head] = make_float2(scale_log2 * __uint_as_float(exponent << 23), FIRST_REF);
+    s.ref[head] =
+        make_float2(scale_log2 * __uint_as_float(exponent << 23), is_real ? FIRST_REF : -FIRST_REF);
 }
 
 /* 16 dimensions of a head: eight and eight more. */
@@ -113,10 +116,13 @@ __device__ __forceinline__ void store_query_piece(code_piece piece, int i, fp8_m
 }
 
 template <int HEADS>
-__device__ __forceinline__ void find_query_scales(const attn_args &a, fp8_memory<HEADS> &s)
+__device__ __forceinline__ void find_query_scales(const attn_args &a, const attn_part &p,
+                                                  fp8_memory<HEADS> &s)
 {
+    const int head = threadIdx.x;
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
-    if (threadIdx.x < HEADS) set_query_scale<HEADS>(threadIdx.x, a.scale_log2, s);
+    if (head < HEADS)
+        set_query_scale<HEADS>(head, part_first_head(p, HEADS) + head < a.n_heads, a.scale_log2, s);
     named_barrier(BARRIER_KEYS, N_KEY_THREADS);
 }
 
@@ -132,14 +138,14 @@ __device__ static void load_query_codes(const attn_args &a, const attn_part &p,
         for (int i = 0; i < N; i++) pieces[i] = read_query_piece<HEADS, true>(a, p, i);
 #pragma unroll
         for (int i = 0; i < N; i++) leave_largest<HEADS>(pieces[i], i, s);
-        find_query_scales<HEADS>(a, s);
+        find_query_scales<HEADS>(a, p, s);
 #pragma unroll
         for (int i = 0; i < N; i++) store_query_piece<HEADS>(pieces[i], i, s);
     } else {
 #pragma unroll 1
         for (int i = 0; i < N; i++)
             leave_largest<HEADS>(read_query_piece<HEADS, false>(a, p, i), i, s);
-        find_query_scales<HEADS>(a, s);
+        find_query_scales<HEADS>(a, p, s);
 #pragma unroll 1
         for (int i = 0; i < N; i++)
             store_query_piece<HEADS>(read_query_piece<HEADS, false>(a, p, i), i, s);
@@ -313,6 +319,12 @@ __device__ __forceinline__ float largest_shift(uint2 scales, uint2 scale_ref)
     return __uint_as_float((uint32_t)(127 + min(shift, 127)) << 23);
 }
 
+__device__ __forceinline__ float2 largest_shifts(const code_rows &rows, uint2 scale_ref)
+{
+    return make_float2(largest_shift(rows.scales[0], scale_ref),
+                       largest_shift(rows.scales[1], scale_ref));
+}
+
 /* Bytes of a row's scales times its largest probability, rounded up to a power of two; at least 0. */
 __device__ __forceinline__ uint2 weigh_scales(uint2 scales, float largest)
 {
@@ -387,7 +399,10 @@ __device__ static void set_head_references(const float (&scores)[HEADS / 4], int
     scale_key_sums<H>(sums, &s.rescale[place][half * H]);
 }
 
-/* 2^(scale - reference + PROB_EXPONENT) in f16 for both rows; 0 below its range. */
+/*
+ * 2^(scale - reference + PROB_EXPONENT) in f16 for both rows; 0 below its range. Nothing is above it where no scale is
+ * above its reference by more than LARGEST_SHIFT.
+ */
 __device__ __forceinline__ uint32_t prob_factors(const code_rows &rows, uint2 scale_ref, int group)
 {
     uint32_t pair = 0;
@@ -474,6 +489,41 @@ __device__ __forceinline__ void store_code_probs(const code_rows &rows, uint2 sc
     }
 }
 
+/*
+ * The same from scores, for rows whose scales are above the reference by more than f16 has room for: their
+ * probabilities are small, but not what they are multiplied to.
+ */
+template <int HEADS>
+__device__ __forceinline__ void store_wide_probs(const code_rows &rows, uint2 scale_ref,
+                                                 const float (&scores)[HEADS / 4],
+                                                 const float2 *ref, uint32_t address)
+{
+    enum { H = HEADS / 2, N_TILES = H / 8 };
+    const uint32_t thread = read_thread(), lane = thread % 32, warp = thread / 32 % 4;
+    const uint32_t to = address + lane % H * 64 + ((warp ^ (lane % 8 / 2)) << 4);
+#pragma unroll 1
+    for (int g = 0; g < N_CODE_GROUPS; g++) {
+        float factors[2];
+        uint32_t codes[N_TILES];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int32_t exponent = (int32_t)byte_of(rows.scales[r], g) -
+                                     (int32_t)byte_of(scale_ref, g) + PROB_EXPONENT;
+            factors[r] = exp2f((float)min(exponent, 127));
+        }
+#pragma unroll
+        for (int t = 0; t < N_TILES; t++) {
+            const float4 at = *(const float4 *)&ref[8 * t + lane % 4 * 2];
+            codes[t] = to_e4m3_four(exp2_fast(fmaf(scores[4 * t], at.x, -at.y)) * factors[0],
+                                    exp2_fast(fmaf(scores[4 * t + 2], at.x, -at.y)) * factors[1],
+                                    exp2_fast(fmaf(scores[4 * t + 1], at.z, -at.w)) * factors[0],
+                                    exp2_fast(fmaf(scores[4 * t + 3], at.z, -at.w)) * factors[1]);
+        }
+        store_matrix4_transposed(to + g * HEADS * GROUP_DIMS, codes[0], codes[1],
+                                 codes[2 % N_TILES], codes[3 % N_TILES]);
+    }
+}
+
 /* From complete scores to probabilities for the value warps, in a free place. */
 template <int HEADS>
 __device__ __forceinline__ void weigh_codes(int half, int place, const code_rows &rows,
@@ -483,24 +533,32 @@ __device__ __forceinline__ void weigh_codes(int half, int place, const code_rows
     enum { H = HEADS / 2 };
     code_probs<H> probs;
     float block_sums[H / 8];
-    bool moves = false;
+    bool moves = false, is_wide;
 #pragma unroll 1
     for (int pass = 0;; pass++) { /* the second time by the same code, which has been fetched */
         make_code_probs<H>(scores, &s.ref[half * H], probs, block_sums);
         if (pass > 0) break;
-        const uint2 scale_ref = s.scale_ref[half];
+        const float2 shifts = largest_shifts(rows, s.scale_ref[half]);
         const bool fits =
-            fmaxf(probs.largest[0] * largest_shift(rows.scales[0], scale_ref),
-                  probs.largest[1] * largest_shift(rows.scales[1], scale_ref)) <= LARGEST_PROB;
+            fmaxf(probs.largest[0] * shifts.x, probs.largest[1] * shifts.y) <= LARGEST_PROB;
+        is_wide = fmaxf(shifts.x, shifts.y) > LARGEST_SHIFT;
         moves = named_barrier_any(BARRIER_STREAM + half, WARPGROUP, !fits);
         if (!moves) break;
         set_head_references<HEADS>(scores, half, place, sums, s);
     }
-    if (moves) set_scale_reference<HEADS>(rows, probs.largest, half, place, s);
+    if (moves) {
+        set_scale_reference<HEADS>(rows, probs.largest, half, place, s);
+        const float2 shifts = largest_shifts(rows, s.scale_ref[half]);
+        is_wide = fmaxf(shifts.x, shifts.y) > LARGEST_SHIFT;
+    }
     if (threadIdx.x % WARPGROUP == 0) s.needs_rescale[place][half] = moves;
-    const uint32_t to = shared_address(s.probs[place]);
+    const uint32_t to = shared_address(s.probs[place]), codes = to + half * H * GROUP_DIMS;
     store_bf16_probs<H>(probs, to + N_CODE_GROUPS * HEADS * GROUP_DIMS + half * H * 128);
-    store_code_probs<HEADS>(rows, s.scale_ref[half], probs, to + half * H * GROUP_DIMS);
+    if (__any_sync(0xffffffffu, is_wide)) {
+        store_wide_probs<HEADS>(rows, s.scale_ref[half], scores, &s.ref[half * H], codes);
+    } else {
+        store_code_probs<HEADS>(rows, s.scale_ref[half], probs, codes);
+    }
     fence_async_shared();
     barrier_arrive(shared_address(&s.full[place]));
     const head_sums added = add_threads<H>(block_sums);

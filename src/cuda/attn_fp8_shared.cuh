@@ -30,7 +30,8 @@ enum {
     PROB_EXPONENT = 6, /* a probability of 1 at the reference of scales has the code of 2^6 */
 };
 
-#define LARGEST_PROB 7.0f /* times 2^PROB_EXPONENT it is e4m3's largest number */
+#define LARGEST_PROB  7.0f   /* times 2^PROB_EXPONENT it is e4m3's largest number */
+#define LARGEST_SHIFT 512.0f /* times 2^PROB_EXPONENT it is f16's largest power of two */
 
 template <int HEADS> struct fp8_memory {
     static constexpr int n_slots = HEADS == 64 ? 3 : 4, n_half = HEADS / N_HALVES;
