@@ -391,7 +391,7 @@ __device__ static void set_head_references(const float (&scores)[HEADS / 4], int
         const float *m = &s.block_max[half][0][thread];
         const float all = fmaxf(fmaxf(m[0], m[H]), fmaxf(m[2 * H], m[3 * H]));
         const float2 ref = s.ref[head];
-        const float now = fmaxf(ref.y, all * ref.x);
+        const float now = fmaxf(ref.y, __fmul_ru(all, ref.x)); /* no probability is above 1 */
         s.ref[head].y = now;
         s.rescale[place][head] = exp2_fast(ref.y - now);
     }
