@@ -277,7 +277,7 @@ __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
 {
     const int half = __shfl_sync(0xffffffffu, read_thread() / WARPGROUP, 0) - N_STREAMS;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
-    uint32_t b = 0, n_parts_done = 0;
+    uint32_t b = 0, n_parts_done = 0, slot_parity = 0;
     int slot = 0;
     value_sums<HEADS> sums;
     prefetch_query<HEADS>(a, rank_of_round(0), n_ranks);
@@ -293,6 +293,8 @@ __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
         for (; b < end; b++) {
             const int place = b % N_PROBS;
             barrier_wait(shared_address(&s.full[place]), b / N_PROBS & 1);
+            barrier_wait(shared_address(&s.loaded[slot]),
+                         slot_parity);           /* long since, as the key warps have read them */
             if (half == 1) fence_async_shared(); /* rotated values came by ordinary copies */
             const bool adds = b > begin;
             if (adds && s.needs_rescale[place][0])
@@ -305,6 +307,7 @@ __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
             if (b + 1 < end) barrier_arrive_warp(shared_address(&s.probs_empty[place]));
             load_code_rows<HEADS>(a, loader, s);
             slot = next_place(slot, fp8_memory<HEADS>::n_slots);
+            if (slot == 0) slot_parity ^= 1;
         }
         const attn_part p = read_part(a, rank); /* only now: the loop needs the registers */
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
