@@ -67,7 +67,7 @@ enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_B
  *                  An infinite q[0..447] makes the head's out and lse NaN.
  *   scores         sums over 64 dims hold about 14 bits of the largest product; everything after that is f32
  *   probabilities  each, times the row's scale of a group of 64 dims, is rounded to e4m3 (3 bits of mantissa): off by
- *                  up to 2^-4 of itself, and 0 below about 2^-15 of the largest such product of the heads that are
+ *                  up to 2^-4 of itself, and 0 below about 2^-16 of the largest such product of the heads that are
  *                  computed together. For dims 448..511 it is rounded to bf16. Their sum, and with it lse, is of
  *                  unrounded ones.
  *   values         sums over keys hold about 14 bits, and what is cut off has one sign: where all values have it too, out

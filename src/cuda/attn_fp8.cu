@@ -15,7 +15,7 @@
  * it after each group. Probabilities: relative to a reference per head, which follows the largest score; times 2^(scale
  * of the row's group - reference of the group), so that codes of all keys can be added. A block in which such a product
  * passes LARGEST_PROB (the first one always does) sets new references and makes the value warps rescale. What is below
- * 2^-15 of the references vanishes.
+ * 2^-16 of the references vanishes.
  */
 #include "attn_fp8_keys.cuh"
 #include "attn_fp8_values.cuh"

@@ -41,12 +41,10 @@ __device__ __forceinline__ void set_query_scale(int head, bool is_real, float sc
     float amax = 0x1p-90f;
 #pragma unroll
     for (int g = 0; g < N_CODE_GROUPS; g++) amax = fmaxf(amax, s.q_max[g][head]);
-    const uint32_t bits = __float_as_uint(amax * (1.0f / 448.0f));
-    const uint32_t exponent = (bits >> 23) + ((bits & 0x7fffffu) != 0u);
-    s.q_inverse[head] =
-        exponent >= 254u ? __uint_as_float(0x7fc00000u) : __uint_as_float((254u - exponent) << 23);
+    const uint32_t code = scale_code(amax);
+    s.q_inverse[head] = code >= 254u ? __uint_as_float(0x7fc00000u) : inverse_scale(code);
     s.ref[head] =
-        make_float2(scale_log2 * __uint_as_float(exponent << 23), is_real ? FIRST_REF : -FIRST_REF);
+        make_float2(scale_log2 * __uint_as_float(code << 23), is_real ? FIRST_REF : -FIRST_REF);
 }
 
 /* 16 dimensions of a head: eight and eight more. */

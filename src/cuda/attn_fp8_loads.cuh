@@ -20,7 +20,10 @@ struct code_loader {
     uint32_t parity;          /* of its barrier */
 };
 
-/* Asks for the thread's index of one of the next N_FOUND blocks. */
+/*
+ * Asks for the thread's index of one of the next N_FOUND blocks. Not by find_entry: where its pointer was kept across
+ * the loop, the kernel (nvcc 13.0) read at the pointer's upper half.
+ */
 template <int HEADS>
 __device__ __forceinline__ void read_code_indices(const attn_args &a, code_loader &l,
                                                   fp8_memory<HEADS> &s)

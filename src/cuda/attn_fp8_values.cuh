@@ -293,8 +293,8 @@ __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
         for (; b < end; b++) {
             const int place = b % N_PROBS;
             barrier_wait(shared_address(&s.full[place]), b / N_PROBS & 1);
-            barrier_wait(shared_address(&s.loaded[slot]),
-                         slot_parity);           /* long since, as the key warps have read them */
+            /* not waited for: the key warps have read them */
+            barrier_wait(shared_address(&s.loaded[slot]), slot_parity);
             if (half == 1) fence_async_shared(); /* rotated values came by ordinary copies */
             const bool adds = b > begin;
             if (adds && s.needs_rescale[place][0])

@@ -75,11 +75,17 @@ __device__ __forceinline__ float scale_to_f32(uint32_t code)
     return __uint_as_float(code == 255u ? 0x7fc00000u : code << 23);
 }
 
+/* amax / 448 rounded up to a power of two, as a ue8m0 code; 255 and more if it is not finite. */
+__device__ __forceinline__ uint32_t scale_code(float amax)
+{
+    const uint32_t bits = __float_as_uint(amax * (1.0f / 448.0f));
+    return (bits >> 23) + ((bits & 0x7fffffu) != 0u);
+}
+
 /* The ue8m0 code of a group, as dsv4_ue8m0_group_scale(amax, 448, 1e-4). */
 __device__ __forceinline__ uint32_t group_scale(float amax)
 {
-    const uint32_t bits = __float_as_uint(fmaxf(amax, 1e-4f) * (1.0f / 448.0f));
-    const uint32_t code = (bits >> 23) + ((bits & 0x7fffffu) != 0u);
+    const uint32_t code = scale_code(fmaxf(amax, 1e-4f));
     return code > 254u ? 254u : code;
 }
 

@@ -190,19 +190,6 @@ __device__ __forceinline__ void wgmma_ss_ta(float (&d)[32], uint64_t a, uint64_t
 
 /* ---- e4m3 ---- */
 
-/* d [64, 16] f32 (+)= a [64, 32] e4m3 in registers x b [32, 16] e4m3, b K-major. */
-__device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[8], const uint32_t (&a)[4], uint64_t b,
-                                              int adds)
-{
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %13, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n16k32.f32.e4m3.e4m3 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7 "
-                 "}, {%8, %9, %10, %11}, %12, p, 1, 1;\n}\n"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                   "+f"(d[6]), "+f"(d[7])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds));
-}
-
 /* d [64, 32] f32 (+)= a [64, 32] e4m3 in registers x b [32, 32] e4m3, b K-major. */
 __device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[16], const uint32_t (&a)[4], uint64_t b,
                                               int adds)

@@ -7,6 +7,7 @@
 
 #include "attn_oracle.h"
 #include "device_call.h"
+#include "device_kind.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -33,17 +34,6 @@ int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS])
     return n_configs;
 }
 
-/* Hopper, whose other kernel has bf16 products. */
-static bool device_has_fp8(void)
-{
-    dsv4_attn_params params;
-    dsv4_attn_choice choice;
-    dsv4_attn_params_default(&params);
-    params.backend = DSV4_BACKEND_CUDA;
-    params.cuda_kernel = DSV4_CUDA_KERNEL_SM90;
-    return dsv4_attn_choose(&params, &choice, NULL) == DSV4_OK;
-}
-
 int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
 {
     enum { ANY = DSV4_CUDA_KERNEL_AUTO, MMA = DSV4_CUDA_KERNEL_MMA };
@@ -58,7 +48,7 @@ int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
                  {"cuda fixed", BF16, 0, 1, ANY},   {"cuda fp8", FP8, 0, 0, ANY},
                  {"cuda fp8 32", FP8, 32, 0, ANY},  {"cuda fp8 64", FP8, 64, 0, ANY},
                  {"cuda fp8 fix", FP8, 0, 1, ANY}};
-    const bool has_fp8 = device_has_fp8();
+    const bool has_fp8 = device_is_hopper();
     int32_t n_configs = 0;
     configs[n_configs++] = attn_config_ref;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device_kind.h"
 #include "dsv4/cache.h"
 #include "replay_device.h"
 
@@ -305,16 +306,6 @@ static void check_shape(totals *t, const replay_shape *shape, int64_t n_replays,
     run_close(&r);
 }
 
-static bool has_fp8(void)
-{
-    dsv4_attn_params params;
-    dsv4_attn_choice choice;
-    dsv4_attn_params_default(&params);
-    params.backend = DSV4_BACKEND_CUDA;
-    params.math = DSV4_ATTN_MATH_FP8;
-    return dsv4_attn_choose(&params, &choice, NULL) == DSV4_OK;
-}
-
 /* Batches and queries by turns; both kernels; what a step chooses for each differs. */
 static void check_shapes(totals *t, int64_t n_replays)
 {
@@ -337,7 +328,7 @@ static void check_shapes(totals *t, int64_t n_replays)
                               .n_requests = 33,
                               .n_queries = 2,
                               .n_pages = {16, 64}};
-    if (has_fp8()) check_shape(t, &fp8, n_replays, 8000);
+    if (device_is_hopper()) check_shape(t, &fp8, n_replays, 8000);
 }
 
 /* ---- fixed split ---- */
