@@ -9,7 +9,7 @@ CTEST   = ctest --test-dir $(BUILD) --output-on-failure --no-label-summary -j $(
 
 C_FILES = $(shell find $(wildcard include src tools tests examples bench) -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: all run test test-long test-gpu bench bench-gpu format format-check layers install clean help
+.PHONY: all run test test-long test-gpu test-hip bench bench-gpu format format-check layers install clean help
 
 all: $(BUILD)/build.ninja
 	cmake --build $(BUILD)
@@ -24,14 +24,14 @@ run: all
 test:
 	scripts/install-deps.sh test
 	CUDACXX="$$(scripts/find-nvcc.sh --install)" cmake --preset release -B $(BUILD) -DDSV4_CUDA=ON \
-	    -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
+	    -DDSV4_HIP=ON -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
 	cmake --build $(BUILD)
 	$(CTEST)
 
 test-long:
 	scripts/install-deps.sh test
 	CUDACXX="$$(scripts/find-nvcc.sh --install)" cmake --preset release -B $(BUILD) -DDSV4_CUDA=ON \
-	    -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
+	    -DDSV4_HIP=ON -DDSV4_BUILD_TESTS=ON -DDSV4_TEST_RINGS=ON
 	cmake --build $(BUILD)
 	$(CTEST) -C long -L long
 
@@ -41,6 +41,13 @@ test-gpu:
 	cmake --preset release -B $(BUILD) -DDSV4_CUDA=ON -DDSV4_BUILD_TESTS=ON
 	cmake --build $(BUILD)
 	tests/scripts/test_gpu.sh $(BUILD)
+
+# On a machine with an AMD GPU and ROCm: the same, and a table of times (docs/hip.md).
+test-hip:
+	scripts/install-deps.sh hip
+	cmake --preset release -B $(BUILD) -DDSV4_HIP=ON -DDSV4_BUILD_TESTS=ON
+	cmake --build $(BUILD)
+	tests/scripts/test_hip.sh $(BUILD)
 
 bench-gpu: all
 	bench/attn_gpu.py --library $(BUILD)/libdsv4.so --json bench/results/attn-h200.jsonl
@@ -71,6 +78,7 @@ help:
 	@echo 'make bench         the full benchmarks: attention, matrices, layers'
 	@echo 'make test          the whole proof: all tests, compilers, sanitizers and fuzzers'
 	@echo 'make test-gpu      on a machine with a GPU: its kernels against the reference'
+	@echo 'make test-hip      on a machine with an AMD GPU: the same there, and a table of times'
 	@echo 'make bench-gpu     on a machine with a GPU and torch: the attention, and FlashMLA when it is there'
 	@echo 'make test-long     longer: five minutes of each fuzzer, the long kernel check'
 	@echo 'make format        format the C files; format-check only reports'

@@ -1,20 +1,25 @@
 #!/bin/sh
-# Install the Debian packages that building (run) or testing (test) needs and this machine lacks.
+# Install the Debian packages that building (run), testing (test) or testing on an AMD GPU (hip) needs and this machine
+# lacks.
 #
-# usage: install-deps.sh {run|test}
+# usage: install-deps.sh {run|test|hip}
 # As root, or where sudo asks no password, missing packages are installed; otherwise the one command
 # to type is printed and the exit status is 1. Without dpkg nothing is checked: configuring names
 # whatever is missing.
 set -eu
 
 run="cmake ninja-build gcc libc6-dev pkg-config libjansson-dev libpcre2-dev libedit-dev"
-test="$run make g++ binutils clang clang-format libclang-rt-14-dev llvm libomp-dev libcmocka-dev
+test="$run clang-22 lld-22 llvm-22 make g++ binutils clang clang-format libclang-rt-14-dev llvm libomp-dev libcmocka-dev
     python3 python3-numpy python3-venv"
 case "${1-}" in
 run) packages=$run ;;
 test) packages=$test ;;
+hip) # ROCm's own compiler will do
+    packages="$run libcmocka-dev"
+    [ -x /opt/rocm/llvm/bin/clang ] || packages="$packages clang-22 lld-22"
+    ;;
 *)
-    echo "usage: install-deps.sh {run|test}" >&2
+    echo "usage: install-deps.sh {run|test|hip}" >&2
     exit 2
     ;;
 esac

@@ -71,6 +71,11 @@ dsv4_status dsv4_attn_call_choose(const dsv4_options *options, dsv4_attn_params 
     return dsv4_error_set(error, status, "%s%.360s", given, cause.text);
 }
 
+static bool on_gpu(const dsv4_attn_params *params)
+{
+    return params->backend == DSV4_BACKEND_CUDA || params->backend == DSV4_BACKEND_HIP;
+}
+
 /* Allocates dense results and points params at them. */
 static dsv4_status open_results(dsv4_attn_call *call, dsv4_error *error)
 {
@@ -111,7 +116,7 @@ dsv4_status dsv4_attn_call_open(dsv4_attn_call *call, const dsv4_attn_params *pa
 {
     *call = (dsv4_attn_call){.params = *params};
     DSV4_TRY(open_results(call, error));
-    if (params->backend == DSV4_BACKEND_CUDA) return DSV4_OK; /* device_call.h makes the rest */
+    if (on_gpu(params)) return DSV4_OK; /* device_call.h makes the rest */
     size_t plan_bytes, workspace_bytes;
     DSV4_TRY(dsv4_attn_plan_size(&call->params, &plan_bytes, &workspace_bytes, error));
     DSV4_TRY(guarded_open(&call->plan, "plan", plan_bytes, error));
@@ -121,7 +126,7 @@ dsv4_status dsv4_attn_call_open(dsv4_attn_call *call, const dsv4_attn_params *pa
 
 dsv4_status dsv4_attn_call_decode(dsv4_attn_call *call, dsv4_error *error)
 {
-    if (call->params.backend == DSV4_BACKEND_CUDA) {
+    if (on_gpu(&call->params)) {
         const dsv4_device_span written[DSV4_DEVICE_WRITTEN] = {
             {call->out.bytes, call->out.len_bytes},
             {call->lse.bytes, call->lse.len_bytes},
@@ -139,7 +144,7 @@ const char *dsv4_attn_call_damaged(const dsv4_attn_call *call)
     if (call->out_scales.allocation != NULL && !guarded_is_whole(&call->out_scales)) {
         return "out_scales";
     }
-    if (call->params.backend == DSV4_BACKEND_CUDA) return NULL;
+    if (on_gpu(&call->params)) return NULL;
     if (!guarded_is_whole(&call->plan)) return "plan";
     if (!guarded_is_whole(&call->workspace)) return "workspace";
     return NULL;

@@ -2,7 +2,7 @@
  * attn_call.h - the memory around one attention call: results, plan and workspace.
  *
  * Place: program; check, run and bench use it. Each buffer is filled with NaN bytes and stands
- * between guard bytes, so that what was not written and what was written outside both show. With backend CUDA tensors
+ * between guard bytes, so that what was not written and what was written outside both show. On a GPU tensors
  * are in host memory all the same and the call copies them (device_call.h).
  */
 #ifndef DSV4_TOOLS_ATTN_CALL_H

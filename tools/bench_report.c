@@ -81,3 +81,51 @@ dsv4_status dsv4_bench_print_json(const dsv4_bench_setup *setup, const dsv4_benc
         "n_requests", (json_int_t)shape->n_requests, "result", result_json(result));
     return dsv4_bench_print_json_line(line, error);
 }
+
+/* ---- on a GPU ---- */
+
+void dsv4_bench_print_gpu_header(const dsv4_bench_setup *setup, const dsv4_bench_gpu *gpu)
+{
+    dsv4_bench_print_machine();
+    printf("device    %s\n", gpu->device);
+    printf(
+        "measured  backend %s, kernel %s, math %s; graphs of one plan and %d decodes, time of one "
+        "decode, median of %d\n",
+        setup->choice.backend, setup->choice.kernel, setup->choice.math, DSV4_BENCH_GPU_DECODES,
+        DSV4_BENCH_GPU_ROUNDS);
+    printf("cache     two pools of %" PRId64 " rows; %s\n\n", setup->n_pool_rows * gpu->n_copies,
+           gpu->flush_bytes > 0 ? "rows come from memory"
+                                : "small ones, which caches may hold (--quick)");
+    printf("%-20s %12s %12s %12s %9s %8s\n", "shape", "time", "least", "most", "GFLOP/s", "GB/s");
+    (void)fflush(stdout);
+}
+
+void dsv4_bench_print_gpu_row(const dsv4_bench_result *result, const dsv4_bench_gpu_time *time)
+{
+    printf("%-20s", result->shape.name);
+    print_time(time->median_s);
+    print_time(time->least_s);
+    print_time(time->most_s);
+    printf(" %9.1f %8.2f\n", result->flop / time->median_s * 1e-9,
+           result->bytes / time->median_s * 1e-9);
+    (void)fflush(stdout);
+}
+
+dsv4_status dsv4_bench_print_gpu_json(const dsv4_bench_setup *setup, const dsv4_bench_gpu *gpu,
+                                      const dsv4_bench_result *result,
+                                      const dsv4_bench_gpu_time *time, dsv4_error *error)
+{
+    const dsv4_bench_shape *shape = &result->shape;
+    json_t *line = json_pack(
+        "{s:s, s:s, s:o, s:s, s:s, s:s, s:s, s:I, s:b, s:s, s:{s:I, s:I, s:I, s:I}, "
+        "s:{s:f, s:f, s:f, s:I, s:I}}",
+        "bench", "attn-gpu", "version", dsv4_version(), "machine", dsv4_bench_machine_json(),
+        "device", gpu->device, "backend", setup->choice.backend, "kernel", setup->choice.kernel,
+        "math", setup->choice.math, "n_pool_rows", (json_int_t)(setup->n_pool_rows * gpu->n_copies),
+        "rows_from_memory", (int)(gpu->flush_bytes > 0), "shape", shape->name, "sizes", "n_heads",
+        (json_int_t)shape->n_heads, "n_window", (json_int_t)shape->n_window, "n_extra",
+        (json_int_t)shape->n_extra, "n_requests", (json_int_t)shape->n_requests, "result", "time_s",
+        time->median_s, "least_s", time->least_s, "most_s", time->most_s, "flop",
+        (json_int_t)result->flop, "bytes", (json_int_t)result->bytes);
+    return dsv4_bench_print_json_line(line, error);
+}

@@ -7,6 +7,7 @@
 #ifndef DSV4_TOOLS_BENCH_REPORT_H
 #define DSV4_TOOLS_BENCH_REPORT_H
 
+#include "attn_bench_gpu.h"
 #include "bench_ceiling.h"
 
 #include "dsv4/attn.h"
@@ -36,6 +37,14 @@ typedef struct dsv4_bench_result {
 
 void dsv4_bench_print_header(const dsv4_bench_setup *setup);
 void dsv4_bench_print_row(const dsv4_bench_setup *setup, const dsv4_bench_result *result);
+
+/* On a GPU: of a result shape, flop and bytes. */
+void dsv4_bench_print_gpu_header(const dsv4_bench_setup *setup, const dsv4_bench_gpu *gpu);
+void dsv4_bench_print_gpu_row(const dsv4_bench_result *result, const dsv4_bench_gpu_time *time);
+/* Errors: OUT_OF_MEMORY. */
+dsv4_status dsv4_bench_print_gpu_json(const dsv4_bench_setup *setup, const dsv4_bench_gpu *gpu,
+                                      const dsv4_bench_result *result,
+                                      const dsv4_bench_gpu_time *time, dsv4_error *error);
 
 /* Errors: OUT_OF_MEMORY. */
 dsv4_status dsv4_bench_print_json(const dsv4_bench_setup *setup, const dsv4_bench_result *result,

@@ -1,5 +1,5 @@
 /*
- * cmd_attn_bench.c - `dsv4 attn bench`: the attention's speed against this machine's ceilings.
+ * cmd_attn_bench.c - `dsv4 attn bench`: the attention's speed against this machine's ceilings, or on a GPU.
  *
  * Place: program, bench. The ceiling that binds a shape is the longer of two times: its FLOP at the
  * measured multiply-add rate, its bytes at the measured read rate. FLOP: two products of 512 per
@@ -7,6 +7,7 @@
  * and the binding ceiling take turns, round by round; ratios are made within a round and the median
  * round counts, since a shared machine is not the same from one second to the next.
  */
+#include "attn_bench_gpu.h"
 #include "attn_call.h"
 #include "bench_ceiling.h"
 #include "bench_clock.h"
@@ -48,7 +49,8 @@ static const char *const quick_names[] = {
 typedef struct bench {
     dsv4_attn_params params; /* the options, scale, queries and sink */
     dsv4_bench_setup setup;
-    dsv4_bench_gauge gauge;
+    dsv4_bench_gauge gauge; /* of the CPU */
+    dsv4_bench_gpu gpu;     /* with a backend that is one */
     double budget_s;
     dsv4_bench_pool window, extra;
     uint16_t *q;                                   /* [MAX_REQUESTS, 1, MAX_HEADS, 512] bf16 */
@@ -168,6 +170,7 @@ static void count_work(const dsv4_bench_setup *setup, dsv4_bench_result *result)
     result->bytes =
         n_rows * n_keys * (DSV4_CACHE_RECORD_BYTES + sizeof(int32_t)) + /* rows, lists */
         n_values * 2 * sizeof(uint16_t);                                /* q, out */
+    if (setup->ceilings.flop_per_s == 0) return; /* a GPU: they are not measured */
     result->flop_binds = result->flop / setup->ceilings.flop_per_s >=
                          result->bytes / setup->ceilings.read_bytes_per_s;
 }
@@ -233,6 +236,11 @@ static int32_t kernel_level(const char *kernel)
     return DSV4_CPU_LEVEL_V2;
 }
 
+static bool is_on_gpu(const bench *b)
+{
+    return b->params.backend == DSV4_BACKEND_CUDA || b->params.backend == DSV4_BACKEND_HIP;
+}
+
 static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error *error)
 {
     *b = (bench){.budget_s = options->given[DSV4_OPTION_QUICK] ? 0.1 : 0.3};
@@ -255,6 +263,11 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
     b->params.sink = b->sink;
     DSV4_TRY(dsv4_bench_pool_open(&b->window, POOL_SLOTS, 3, error));
     DSV4_TRY(dsv4_bench_pool_open(&b->extra, POOL_SLOTS, 4, error));
+    if (is_on_gpu(b)) {
+        return dsv4_bench_gpu_open(&b->gpu, b->params.backend, options->given[DSV4_OPTION_QUICK],
+                                   &b->window, &b->extra, b->q, n_queries, b->sink, MAX_HEADS,
+                                   error);
+    }
     int32_t level = kernel_level(setup->choice.kernel);
     bool uses_bf16 = level == DSV4_CPU_LEVEL_AVX512BF16; /* with bf16 and with official math */
     DSV4_TRY(
@@ -265,6 +278,7 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
 
 static void bench_close(bench *b)
 {
+    dsv4_bench_gpu_close(&b->gpu);
     dsv4_bench_gauge_close(&b->gauge);
     dsv4_bench_pool_close(&b->window);
     dsv4_bench_pool_close(&b->extra);
@@ -273,10 +287,38 @@ static void bench_close(bench *b)
     free(b->samples_s);
 }
 
+static dsv4_status measure_gpu(bench *b, int32_t i, bool is_json, dsv4_error *error)
+{
+    dsv4_bench_result result = {.shape = make_shape(i)};
+    const dsv4_bench_shape *shape = &result.shape;
+    dsv4_attn_params params = b->params;
+    dsv4_bench_gpu_time time;
+    count_work(&b->setup, &result);
+    params.n_requests = shape->n_requests;
+    params.n_heads = shape->n_heads;
+    dsv4_bench_pool_scope(&b->window, shape->n_window, &params.window);
+    if (shape->n_extra > 0) dsv4_bench_pool_scope(&b->extra, shape->n_extra, &params.extra);
+    DSV4_TRY(dsv4_bench_gpu_measure(&b->gpu, &params, &time, error));
+    if (is_json) return dsv4_bench_print_gpu_json(&b->setup, &b->gpu, &result, &time, error);
+    dsv4_bench_print_gpu_row(&result, &time);
+    return DSV4_OK;
+}
+
+static dsv4_status run_gpu(bench *b, const dsv4_options *options, dsv4_error *error)
+{
+    bool is_json = options->given[DSV4_OPTION_JSON];
+    if (!is_json) dsv4_bench_print_gpu_header(&b->setup, &b->gpu);
+    for (int32_t i = 0; i < N_SHAPES; i++) {
+        if (is_selected(make_shape(i).name, options)) DSV4_TRY(measure_gpu(b, i, is_json, error));
+    }
+    return DSV4_OK;
+}
+
 static dsv4_status run(bench *b, const dsv4_options *options, dsv4_error *error)
 {
     bool is_json = options->given[DSV4_OPTION_JSON];
     DSV4_TRY(bench_open(b, options, error));
+    if (is_on_gpu(b)) return run_gpu(b, options, error);
     if (!is_json) dsv4_bench_print_header(&b->setup);
     for (int32_t i = 0; i < N_SHAPES; i++) {
         if (!is_selected(make_shape(i).name, options)) continue;

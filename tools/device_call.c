@@ -5,32 +5,33 @@
  */
 #include "device_call.h"
 
-#include <cuda_runtime_api.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
 #include "dsv4/cache.h"
+#include "gpu_runtime.h"
 
 enum { MAX_COPIES = 16, ALIGN_BYTES = 256, GUARD_BYTES = 256, GUARD_BYTE = 0xc9 };
 
 /* Device memory of one run. */
 typedef struct device_memory {
+    const dsv4_gpu_runtime *gpu;
     void *blocks[MAX_COPIES];
     int32_t n_blocks;
-    cudaError_t status; /* the first failure */
+    int status; /* the first failure */
 } device_memory;
 
-static void note(device_memory *m, cudaError_t status)
+static void note(device_memory *m, int status)
 {
-    if (m->status == cudaSuccess) m->status = status;
+    if (m->status == 0) m->status = status;
 }
 
 static void *device_alloc(device_memory *m, size_t n_bytes)
 {
     void *block = NULL;
-    note(m, m->n_blocks < MAX_COPIES ? cudaMalloc(&block, n_bytes + 2 * ALIGN_BYTES)
-                                     : cudaErrorMemoryAllocation);
+    note(m, m->n_blocks < MAX_COPIES ? m->gpu->alloc(&block, n_bytes + 2 * ALIGN_BYTES)
+                                     : GPU_OUT_OF_MEMORY);
     if (block != NULL) m->blocks[m->n_blocks++] = block;
     return block;
 }
@@ -42,7 +43,7 @@ static void *device_copy(device_memory *m, const void *host, int64_t n_bytes)
     unsigned char *block = device_alloc(m, (size_t)n_bytes);
     if (block == NULL) return NULL;
     block += (uintptr_t)host % ALIGN_BYTES;
-    note(m, cudaMemcpy(block, host, (size_t)n_bytes, cudaMemcpyHostToDevice));
+    note(m, m->gpu->put(block, host, (size_t)n_bytes));
     return block;
 }
 
@@ -56,10 +57,9 @@ static void copy_scope(device_memory *m, dsv4_attn_scope *scope, int64_t n_reque
         scope->row_format == DSV4_ATTN_ROWS_F32 ? DSV4_ATTN_DIM * 4 : DSV4_CACHE_RECORD_BYTES;
     unsigned char *pages = device_alloc(m, (size_t)(scope->n_pages * stride));
     if (pages == NULL) return;
-    note(m, cudaMemset(pages, 0xff, (size_t)(scope->n_pages * stride)));
-    note(m, cudaMemcpy2D(pages, (size_t)stride, scope->cache, (size_t)scope->page_stride_bytes,
-                         (size_t)(scope->page_rows * row_bytes), (size_t)scope->n_pages,
-                         cudaMemcpyHostToDevice));
+    note(m, m->gpu->fill(pages, 0xff, (size_t)(scope->n_pages * stride)));
+    note(m, m->gpu->put_rows(pages, (size_t)stride, scope->cache, (size_t)scope->page_stride_bytes,
+                             (size_t)(scope->page_rows * row_bytes), (size_t)scope->n_pages));
     scope->cache = pages;
     scope->page_stride_bytes = stride;
     if (scope->n_indices > 0) {
@@ -96,8 +96,8 @@ static unsigned char *guarded(device_memory *m, size_t n_bytes, int fill)
 {
     unsigned char *block = device_alloc(m, n_bytes + 2 * GUARD_BYTES);
     if (block == NULL) return NULL;
-    note(m, cudaMemset(block, GUARD_BYTE, n_bytes + 2 * GUARD_BYTES));
-    note(m, cudaMemset(block + GUARD_BYTES, fill, n_bytes));
+    note(m, m->gpu->fill(block, GUARD_BYTE, n_bytes + 2 * GUARD_BYTES));
+    note(m, m->gpu->fill(block + GUARD_BYTES, fill, n_bytes));
     return block + GUARD_BYTES;
 }
 
@@ -105,8 +105,8 @@ static bool guards_hold(device_memory *m, const unsigned char *data, size_t n_by
 {
     unsigned char guards[2 * GUARD_BYTES];
     if (data == NULL) return false;
-    note(m, cudaMemcpy(guards, data - GUARD_BYTES, GUARD_BYTES, cudaMemcpyDeviceToHost));
-    note(m, cudaMemcpy(guards + GUARD_BYTES, data + n_bytes, GUARD_BYTES, cudaMemcpyDeviceToHost));
+    note(m, m->gpu->get(guards, data - GUARD_BYTES, GUARD_BYTES));
+    note(m, m->gpu->get(guards + GUARD_BYTES, data + n_bytes, GUARD_BYTES));
     bool holds = true;
     for (size_t i = 0; i < sizeof guards; i++) holds &= guards[i] == GUARD_BYTE;
     return holds;
@@ -114,8 +114,8 @@ static bool guards_hold(device_memory *m, const unsigned char *data, size_t n_by
 
 static dsv4_status device_status(const device_memory *m, dsv4_error *error)
 {
-    if (m->status == cudaSuccess) return DSV4_OK;
-    return dsv4_error_set(error, DSV4_ERROR_DEVICE, "device: %s", cudaGetErrorString(m->status));
+    if (m->status == 0) return DSV4_OK;
+    return dsv4_error_set(error, DSV4_ERROR_DEVICE, "device: %s", m->gpu->error_text(m->status));
 }
 
 /* Plan and workspace of a decode. */
@@ -145,7 +145,7 @@ static dsv4_status decode_step(device_memory *m, const dsv4_attn_params *params,
 {
     DSV4_TRY(dsv4_attn_decode(NULL, params, step->plan, step->plan_bytes, step->workspace,
                               step->workspace_bytes, error));
-    note(m, cudaDeviceSynchronize());
+    note(m, m->gpu->wait());
     DSV4_TRY(device_status(m, error));
     if (guards_hold(m, step->plan, step->plan_bytes) &&
         guards_hold(m, step->workspace, step->workspace_bytes))
@@ -183,8 +183,7 @@ static dsv4_status fetch_written(device_memory *m, const dsv4_device_span *writt
 {
     for (int i = 0; i < n_written; i++) {
         if (written[i].len_bytes == 0) continue;
-        note(m,
-             cudaMemcpy(written[i].bytes, blocks[i], written[i].len_bytes, cudaMemcpyDeviceToHost));
+        note(m, m->gpu->get(written[i].bytes, blocks[i], written[i].len_bytes));
         DSV4_TRY(device_status(m, error));
     }
     return DSV4_OK;
@@ -196,7 +195,7 @@ static dsv4_status finish_call(device_memory *m, dsv4_status status,
                                unsigned char *const *blocks, dsv4_error *error)
 {
     if (status == DSV4_OK) status = fetch_written(m, written, n_written, blocks, error);
-    for (int32_t i = 0; i < m->n_blocks; i++) (void)cudaFree(m->blocks[i]);
+    for (int32_t i = 0; i < m->n_blocks; i++) (void)m->gpu->release(m->blocks[i]);
     return status;
 }
 
@@ -220,9 +219,10 @@ dsv4_status dsv4_device_call_decode(const dsv4_attn_params *params,
                                     const dsv4_device_span written[DSV4_DEVICE_WRITTEN],
                                     dsv4_error *error)
 {
-    device_memory m = {.status = cudaSuccess};
+    device_memory m = {0};
     dsv4_attn_params p;
     unsigned char *blocks[DSV4_DEVICE_WRITTEN];
+    DSV4_TRY(dsv4_gpu_runtime_find(params->backend, &m.gpu, error));
     dsv4_status status = copy_decode(&m, params, written, blocks, &p, error);
     if (status == DSV4_OK) status = decode(&m, &p, error);
     return finish_call(&m, status, written, DSV4_DEVICE_WRITTEN, blocks, error);
@@ -249,9 +249,10 @@ dsv4_status dsv4_device_call_refused(const dsv4_attn_params *params,
                                      const dsv4_device_span after[DSV4_DEVICE_WRITTEN],
                                      dsv4_error *error)
 {
-    device_memory m = {.status = cudaSuccess};
+    device_memory m = {0};
     dsv4_attn_params p;
     unsigned char *blocks[DSV4_DEVICE_WRITTEN];
+    DSV4_TRY(dsv4_gpu_runtime_find(params->backend, &m.gpu, error));
     dsv4_status status = copy_decode(&m, params, written, blocks, &p, error);
     if (status == DSV4_OK) status = decode_twice(&m, &p, planned, written, blocks, error);
     return finish_call(&m, status, after, DSV4_DEVICE_WRITTEN, blocks, error);
@@ -260,13 +261,13 @@ dsv4_status dsv4_device_call_refused(const dsv4_attn_params *params,
 dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
                                    const dsv4_device_span written[2], dsv4_error *error)
 {
-    device_memory m = {.status = cudaSuccess};
+    device_memory m = {0};
     dsv4_attn_merge_params p = *params;
     unsigned char *blocks[2];
     const int64_t n_heads = p.n_parts * p.n_rows * p.n_heads;
     const int64_t value_bytes = p.part_dtype == DSV4_DTYPE_F32 ? 4 : 2;
+    DSV4_TRY(dsv4_gpu_runtime_find(params->backend, &m.gpu, error));
     copy_written(&m, written, 2, blocks);
-    p.backend = DSV4_BACKEND_CUDA;
     p.out_parts = device_copy(&m, p.out_parts, n_heads * DSV4_ATTN_DIM * value_bytes);
     p.lse_parts = device_copy(&m, p.lse_parts, n_heads * 4);
     p.sink = device_copy(&m, p.sink, p.n_heads * 4);
@@ -277,17 +278,8 @@ dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
         status = dsv4_attn_merge(NULL, &p, error);
     }
     if (status == DSV4_OK) {
-        note(&m, cudaDeviceSynchronize());
+        note(&m, m.gpu->wait());
         status = device_status(&m, error);
     }
     return finish_call(&m, status, written, 2, blocks, error);
-}
-
-dsv4_status dsv4_device_call_find(dsv4_error *error)
-{
-    int n_devices = 0;
-    cudaError_t status = cudaGetDeviceCount(&n_devices);
-    if (status == cudaSuccess && n_devices > 0) return DSV4_OK;
-    return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED, "no CUDA device: %s",
-                          cudaGetErrorString(status));
 }

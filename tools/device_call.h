@@ -14,13 +14,10 @@ typedef struct dsv4_device_span {
     size_t len_bytes;
 } dsv4_device_span;
 
-/* Whether there is a device. Errors: UNSUPPORTED. */
-dsv4_status dsv4_device_call_find(dsv4_error *error);
-
 enum { DSV4_DEVICE_WRITTEN = 3 };
 
 /*
- * As plan_build and decode with backend CUDA, of params whose tensors are in host memory. out lies in written[0], lse,
+ * As plan_build and decode with backend CUDA or HIP, of params whose tensors are in host memory. out lies in written[0], lse,
  * if there is one, in written[1], out_scales of an FP8 output in written[2]; all are copied there as they are and back, so that bytes
  * between and around elements can be looked at. Caches are moved to multiples of 16 bytes, which the device wants; plan
  * and workspace are made here, between guards. Errors: those of the calls, DEVICE.
@@ -40,7 +37,7 @@ dsv4_status dsv4_device_call_refused(const dsv4_attn_params *params,
                                      const dsv4_device_span after[DSV4_DEVICE_WRITTEN],
                                      dsv4_error *error);
 
-/* As dsv4_attn_merge with backend CUDA, of params whose tensors are in host memory; out and lse lie in written. */
+/* As dsv4_attn_merge with backend CUDA or HIP, of params whose tensors are in host memory; out and lse lie in written. */
 dsv4_status dsv4_device_call_merge(const dsv4_attn_merge_params *params,
                                    const dsv4_device_span written[2], dsv4_error *error);
 

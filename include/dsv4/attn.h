@@ -18,7 +18,7 @@
  *   - A query without keys gives out = 0 and lse = +inf. sink = +inf gives out = 0, sink = -inf
  *     nothing. lse is the natural log and never includes the sink.
  *   - Results are bit-equal whatever the batch around a request, the order of requests and the
- *     number of threads; on CUDA only with fixed_split. There too, the same call twice gives the same bits.
+ *     number of threads; on GPUs only with fixed_split. There too, the same call twice gives the same bits.
  *
  * Use: fill dsv4_attn_params (start from dsv4_attn_params_default), ask dsv4_attn_plan_size for the
  * two memories, call dsv4_attn_plan_build once per step and dsv4_attn_decode once per layer.
@@ -48,8 +48,20 @@ extern "C" {
  * returns OK, and all of out and lse is NaN (FP8: codes 0x7f, scales 0xff). Shapes are n_requests, n_queries, n_heads
  * and n_indices of both scopes, options fixed_split and what math, cuda_kernel, group_heads, out_dtype and the device
  * make of the choice of kernel and heads; what such a plan would have named is not touched, nor is the workspace.
+ *
+ * HIP: the same on an AMD GPU, gfx950 or gfx942; `stream` is a hipStream_t. AMD's runtime (libamdhip64, HIP 6.0 or
+ * later) is opened by the first call that names this backend, and the kernels are loaded by the first one on each
+ * device: dsv4_attn_choose or dsv4_attn_plan_size, so that this is done before a graph is captured. cuda_kernel is
+ * ignored. Kernels are compiled and ISA-checked for gfx950 and gfx942, functionally tested without hardware, never run on an
+ * MI355X (docs/hip.md).
  */
-enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_BACKEND_CUDA = 3 };
+enum {
+    DSV4_BACKEND_AUTO = 0,
+    DSV4_BACKEND_REF = 1,
+    DSV4_BACKEND_CPU = 2,
+    DSV4_BACKEND_CUDA = 3,
+    DSV4_BACKEND_HIP = 4
+};
 
 /*
  * Arithmetic. EXACT: f32 products and sums. BF16: bf16 products, f32 sums, probabilities rounded to
@@ -59,8 +71,9 @@ enum { DSV4_BACKEND_AUTO = 0, DSV4_BACKEND_REF = 1, DSV4_BACKEND_CPU = 2, DSV4_B
  * query's keys are rounded to bf16 before they multiply the values, and their sum is of the unrounded
  * ones; two passes over the keys, for agreement with that code rather than for speed.
  *
- * FP8: rougher, faster for many requests, never taken unless asked for; backend CUDA on Hopper (sm_90), kernel SM90, out_dtype BF16 or
- * F32; anything else is UNSUPPORTED. Both products read the cache's own codes:
+ * FP8: rougher, faster for many requests, never taken unless asked for; backend CUDA on Hopper (sm_90), kernel SM90, or
+ * backend HIP on gfx950, out_dtype BF16 or F32; anything else is UNSUPPORTED. Both products, on HIP the scores alone,
+ * read the cache's own codes; what follows of probabilities and values is CUDA's, on HIP they are as with BF16:
  *   queries        2^k of a head is the power of two with max |q[0..447]| / 2^k in (224, 448], the maximum taken as at
  *                  least 2^-90; q[0..447] / 2^k is rounded to e4m3 (nearest, ties to even), so that what is below 2^-19
  *                  of the head's largest becomes 0. q[448..511] stay bf16, but what is below 2^-126 * 2^k may become 0.
@@ -85,7 +98,7 @@ enum {
 };
 
 /*
- * FP8 is for the output of a decode on the CPU alone: e4m3 codes in `out`, and in `out_scales` one ue8m0 scale for
+ * FP8 is for the output of a decode alone: e4m3 codes in `out`, and in `out_scales` one ue8m0 scale for
  * each 128 values of a head, as the model quantizes what its FP8 matrix products read:
  *
  *   scale = 2^ceil(log2(max(amax, 1e-4) / 448))    amax = max |x| of the 128 f32 results, NaN not counted
@@ -140,13 +153,13 @@ typedef struct dsv4_attn_params {
     int64_t n_heads;     /* 1 .. 128, all of one key head */
     float softmax_scale; /* finite, > 0 */
     int32_t backend;     /* DSV4_BACKEND_* */
-    int32_t math;        /* DSV4_ATTN_MATH_*; CUDA: AUTO, BF16 or FP8 */
+    int32_t math;        /* DSV4_ATTN_MATH_*; GPUs: AUTO, BF16 or FP8 */
     int32_t cpu_level;   /* DSV4_CPU_LEVEL_*: AUTO, or a level to use instead of the best one */
     int32_t n_threads;   /* CPU threads, 1 .. 1024; 0: as many as OpenMP would use */
     int32_t out_dtype;   /* DSV4_DTYPE_BF16, _F32 or _FP8 */
     int32_t q_dtype;     /* DSV4_DTYPE_BF16 or _F32; F32 with exact math only */
-    int32_t fixed_split; /* CUDA: 1: bit-equal whatever the batch, slower when it is small; 0 */
-    int32_t group_heads; /* CUDA: heads computed together, 8, 16, 32 or 64, or what the kernel has
+    int32_t fixed_split; /* GPUs: 1: bit-equal whatever the batch, slower when it is small; 0 */
+    int32_t group_heads; /* GPUs: heads computed together, 8, 16, 32 or 64, or what the kernel has
                             nearest (FP8 math: 32 or 64); 0: the fastest */
     int32_t cuda_kernel; /* DSV4_CUDA_KERNEL_*: AUTO, or one to use instead of the best one */
 
@@ -217,7 +230,7 @@ DSV4_API dsv4_status dsv4_attn_plan_size(const dsv4_attn_params *params, size_t 
 /*
  * Builds the plan for one step: how lists are split over threads, from shapes and lengths (indices
  * are not read). Every later decode with the same shapes and the same lengths may share it, from
- * several threads at once; when lengths change, build it again (on CUDA that is a kernel, so a captured graph that
+ * several threads at once; when lengths change, build it again (on a GPU that is a kernel, so a captured graph that
  * begins with it follows lengths in device memory).
  *   stream      must be NULL on the CPU
  *   plan        plan_bytes of caller memory, at least what dsv4_attn_plan_size said, 64-byte aligned
@@ -228,9 +241,9 @@ DSV4_API dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *
 /*
  * Computes out and lse. Allocates nothing; starts OpenMP threads on the CPU when n_threads > 1 allows.
  *   plan        from dsv4_attn_plan_build with the same shapes, backend, math, level and n_threads: another one is
- *               refused, on CUDA by NaN (DSV4_BACKEND_CUDA); not written
+ *               refused, on a GPU by NaN (DSV4_BACKEND_CUDA); not written
  *   workspace   workspace_bytes of caller memory, at least what dsv4_attn_plan_size said, 64-byte aligned, contents
- *               without meaning before and after (not on CUDA); not shared by concurrent calls
+ *               without meaning before and after (not on a GPU); not shared by concurrent calls
  * Errors as dsv4_attn_plan_size; then nothing was written.
  */
 DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params,
@@ -239,8 +252,8 @@ DSV4_API dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *para
 
 /* What decode will run with these params: static strings for a person to read. */
 typedef struct dsv4_attn_choice {
-    const char *backend; /* "ref", "cpu", "cuda" */
-    const char *kernel;  /* "scalar", a CPU level name, "mma" or "sm90" */
+    const char *backend; /* "ref", "cpu", "cuda", "hip" */
+    const char *kernel;  /* "scalar", a CPU level name, "mma", "sm90", "gfx950" or "gfx942" */
     const char *math;    /* "exact", "bf16", "official" or "fp8" */
     const char *reason;  /* why this one */
 } dsv4_attn_choice;
@@ -275,8 +288,8 @@ typedef struct dsv4_attn_merge_params {
 } dsv4_attn_merge_params;
 
 /*
- * Allocates nothing. On the CPU tensors are in host memory and stream must be NULL. With backend CUDA they are in the
- * current device's memory, out_parts and out multiples of 16 bytes; one kernel is enqueued on `stream` and can be
+ * Allocates nothing. On the CPU tensors are in host memory and stream must be NULL. On a GPU they are in the current
+ * device's memory, out_parts and out multiples of 16 bytes; one kernel is enqueued on `stream` and can be
  * captured in a graph. Results are bit-equal whatever the other rows and the number of threads; the CPU's and the
  * device's differ by f32 rounding. Errors: INVALID_ARGUMENT, UNSUPPORTED (no device, or a build without
  * CUDA), DEVICE.

@@ -27,7 +27,9 @@
  *
  * backend, stream, n_threads as in dsv4/attn.h. CUDA: pointers are device memory, the device is sm_80 or
  * later; caches and their page strides are multiples of 16 bytes; other tensors need the alignment of their
- * element, and are fastest when they and their strides are multiples of 16 bytes.
+ * element, and are fastest when they and their strides are multiples of 16 bytes. HIP: the same, the device is
+ * gfx950 or gfx942; the first call on a device, of these or of dsv4/attn.h, loads the kernels, which is not for
+ * captures. These kernels have been compiled and tested without hardware, and never run on a device.
  */
 #ifndef DSV4_KEYS_H
 #define DSV4_KEYS_H
@@ -98,7 +100,7 @@ DSV4_API void dsv4_keys_finish_params_default(dsv4_keys_finish_params *params);
 
 /*
  * Writes out and the rows of window that slots name; a token without a valid slot inserts nothing.
- *   stream  a cudaStream_t, NULL on the CPU
+ *   stream  a cudaStream_t or hipStream_t, NULL on the CPU
  * Errors: INVALID_ARGUMENT (the text names field, value and rule), UNSUPPORTED (no such backend
  * here), DEVICE (a launch failed). Then nothing was written.
  */
@@ -157,11 +159,11 @@ typedef struct dsv4_keys_compress_params {
     const uint16_t *norm; /* [512] bf16, or NULL: ones */
 
     void *state; /* [n_state_pages, state_page_stride_bytes]: row i of a page is [2, width] f32 at
-                    i * 8 * width bytes; aligned to 4 bytes, on CUDA to 16; read and written */
+                    i * 8 * width bytes; aligned to 4 bytes, on GPUs to 16; read and written */
     int64_t n_state_pages;   /* 0 .. */
     int64_t state_page_rows; /* 1 .. 2^20 */
     int64_t
-        state_page_stride_bytes; /* >= state_page_rows * 8 * width; a multiple of 4, on CUDA of 16 */
+        state_page_stride_bytes; /* >= state_page_rows * 8 * width; a multiple of 4, on GPUs of 16 */
     const int32_t *tables;       /* [n_requests, n_table_pages] i32 page numbers */
     int64_t n_table_pages;       /* 1 .. 2^24 */
     int64_t table_stride_bytes;  /* from a request to the next; a multiple of 4 */

@@ -2,7 +2,7 @@
  * attn.c - the decode attention as callers see it: choice of kernel, plan, decode, merge.
  *
  * Place: attn; checks are in attn_check.c, arithmetic in src/ref and src/cpu. A plan starts with a header
- * that records what it was built for, so that a plan of other shapes is refused; on CUDA the kernels see to it.
+ * that records what it was built for, so that a plan of other shapes is refused; on GPUs the kernels see to it.
  */
 #include "dsv4/attn.h"
 
@@ -18,6 +18,7 @@
 #include "cpu/attn_cpu.h"
 #include "cuda/attn_cuda.h"
 #include "dsv4/cache.h"
+#include "hip/attn_hip.h"
 #include "ref/attn_ref.h"
 
 #define PLAN_MAGIC UINT64_C(0x6e616c7034767364) /* "dsv4plan" */
@@ -42,8 +43,10 @@ typedef struct choice {
     const dsv4_attn_kernels *kernels; /* the CPU's, else NULL */
     const char *kernel;               /* for a person */
     const char *reason;
-    dsv4_attn_cuda_device device; /* with backend CUDA, else zeros */
-    dsv4_attn_cuda_shape shape;   /* the same, once described */
+    dsv4_attn_cuda_device cuda;      /* with backend CUDA, else zeros */
+    dsv4_attn_cuda_shape cuda_shape; /* the same, once described */
+    dsv4_attn_hip_device hip;        /* with backend HIP, else zeros */
+    dsv4_attn_hip_shape hip_shape;
 } choice;
 
 void dsv4_attn_params_default(dsv4_attn_params *params)
@@ -119,7 +122,7 @@ static dsv4_status refuse_fp8(const char *backend, dsv4_error *error)
 {
     return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
                           "math: fp8, but the backend %s has no FP8 products: expected the backend "
-                          "cuda",
+                          "cuda or hip",
                           backend);
 }
 
@@ -157,29 +160,44 @@ static dsv4_status choose_cpu(const dsv4_attn_params *params, choice *chosen, ds
     return DSV4_OK;
 }
 
-static dsv4_status choose_cuda(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
+/* The rules that all GPUs have. */
+static dsv4_status check_gpu_inputs(const dsv4_attn_params *params, const char *backend,
+                                    dsv4_error *error)
 {
     if (has_f32_input(params)) {
-        return dsv4_error_set(
-            error, DSV4_ERROR_UNSUPPORTED,
-            "backend: cuda, but the query or the cache is f32: expected bf16 queries and "
-            "FP8 rows");
+        return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
+                              "backend: %s, but the query or the cache is f32: expected bf16 "
+                              "queries and FP8 rows",
+                              backend);
     }
     if (params->math == DSV4_ATTN_MATH_EXACT || params->math == DSV4_ATTN_MATH_OFFICIAL) {
         return dsv4_error_set(error, DSV4_ERROR_UNSUPPORTED,
-                              "math: %s, but the backend cuda computes bf16 or fp8",
-                              math_name(params->math));
+                              "math: %s, but the backend %s computes bf16 or fp8",
+                              math_name(params->math), backend);
     }
-    DSV4_TRY(dsv4_attn_cuda_choose(params, &chosen->device, &chosen->kernel, error));
-    chosen->backend = DSV4_BACKEND_CUDA;
+    return DSV4_OK;
+}
+
+static dsv4_status choose_gpu(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
+{
+    if (params->backend == DSV4_BACKEND_HIP) {
+        DSV4_TRY(check_gpu_inputs(params, "hip", error));
+        DSV4_TRY(dsv4_attn_hip_choose(params, &chosen->hip, &chosen->kernel, error));
+    } else {
+        DSV4_TRY(check_gpu_inputs(params, "cuda", error));
+        DSV4_TRY(dsv4_attn_cuda_choose(params, &chosen->cuda, &chosen->kernel, error));
+    }
+    chosen->backend = params->backend;
     chosen->math = params->math == DSV4_ATTN_MATH_FP8 ? DSV4_ATTN_MATH_FP8 : DSV4_ATTN_MATH_BF16;
-    chosen->reason = "the best kernel of this device";
+    chosen->reason = params->backend == DSV4_BACKEND_HIP
+                         ? "this device's kernels, which have never run on one"
+                         : "the best kernel of this device";
     return DSV4_OK;
 }
 
 static dsv4_status resolve_choice(const dsv4_attn_params *params, choice *chosen, dsv4_error *error)
 {
-    if (params->backend == DSV4_BACKEND_CUDA) return choose_cuda(params, chosen, error);
+    if (dsv4_attn_on_gpu(params->backend)) return choose_gpu(params, chosen, error);
     if (params->backend != DSV4_BACKEND_REF) return choose_cpu(params, chosen, error);
     if (params->math == DSV4_ATTN_MATH_FP8) return refuse_fp8("ref", error);
     if (params->math == DSV4_ATTN_MATH_BF16) {
@@ -203,8 +221,10 @@ dsv4_status dsv4_attn_choose(const dsv4_attn_params *params, dsv4_attn_choice *r
     DSV4_TRY(dsv4_attn_check_choice(params, result, error));
     choice chosen = {0};
     DSV4_TRY(resolve_choice(params, &chosen, error));
-    static const char *const names[] = {
-        [DSV4_BACKEND_REF] = "ref", [DSV4_BACKEND_CPU] = "cpu", [DSV4_BACKEND_CUDA] = "cuda"};
+    static const char *const names[] = {[DSV4_BACKEND_REF] = "ref",
+                                        [DSV4_BACKEND_CPU] = "cpu",
+                                        [DSV4_BACKEND_CUDA] = "cuda",
+                                        [DSV4_BACKEND_HIP] = "hip"};
     result->backend = names[chosen.backend];
     result->kernel = chosen.kernel;
     result->math = math_name(chosen.math);
@@ -219,19 +239,29 @@ static int64_t used_indices(const dsv4_attn_scope *scope)
     return scope->n_pages > 0 ? scope->n_indices : 0;
 }
 
+static dsv4_status describe_gpu(const dsv4_attn_params *params, choice *chosen, plan_header *header,
+                                dsv4_error *error)
+{
+    const dsv4_attn_gpu_shape *shape = &chosen->cuda_shape.gpu;
+    if (chosen->backend == DSV4_BACKEND_HIP) {
+        shape = &chosen->hip_shape.gpu;
+        DSV4_TRY(dsv4_attn_hip_describe(params, &chosen->hip, &chosen->hip_shape, error));
+    } else {
+        DSV4_TRY(dsv4_attn_cuda_describe(params, &chosen->cuda, &chosen->cuda_shape, error));
+    }
+    *header =
+        (plan_header){.plan_bytes = shape->plan_bytes, .workspace_bytes = shape->workspace_bytes};
+    return DSV4_OK;
+}
+
 /*
- * Fills everything that decides a plan; n_threads is the number that a call would use now. With backend CUDA that is in
- * chosen->shape, and the header has sizes only.
+ * Fills everything that decides a plan; n_threads is the number that a call would use now. On a GPU that is in the
+ * device's shape, and the header has sizes only.
  */
 static dsv4_status describe_plan(const dsv4_attn_params *params, choice *chosen,
                                  plan_header *header, dsv4_error *error)
 {
-    if (chosen->backend == DSV4_BACKEND_CUDA) {
-        DSV4_TRY(dsv4_attn_cuda_describe(params, &chosen->device, &chosen->shape, error));
-        *header = (plan_header){.plan_bytes = chosen->shape.plan_bytes,
-                                .workspace_bytes = chosen->shape.workspace_bytes};
-        return DSV4_OK;
-    }
+    if (dsv4_attn_on_gpu(chosen->backend)) return describe_gpu(params, chosen, header, error);
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();
     *header = (plan_header){
@@ -281,6 +311,16 @@ dsv4_status dsv4_attn_plan_size(const dsv4_attn_params *params, size_t *plan_byt
     return DSV4_OK;
 }
 
+static dsv4_status build_gpu(void *stream, const dsv4_attn_params *params, const choice *chosen,
+                             void *plan, dsv4_error *error)
+{
+    if (chosen->backend == DSV4_BACKEND_HIP) {
+        return dsv4_attn_hip_plan_build(stream, params, &chosen->hip, &chosen->hip_shape, plan,
+                                        error);
+    }
+    return dsv4_attn_cuda_plan_build(stream, params, &chosen->cuda_shape, plan, error);
+}
+
 dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *params, void *plan,
                                  size_t plan_bytes, dsv4_error *error)
 {
@@ -291,9 +331,9 @@ dsv4_status dsv4_attn_plan_build(void *stream, const dsv4_attn_params *params, v
     DSV4_TRY(resolve_choice(params, &chosen, error));
     DSV4_TRY(describe_plan(params, &chosen, &header, error));
     DSV4_TRY(dsv4_attn_check_memory("plan", plan, plan_bytes, header.plan_bytes, error));
-    if (chosen.backend == DSV4_BACKEND_CUDA) {
+    if (dsv4_attn_on_gpu(chosen.backend)) {
         if (params->n_requests == 0) return DSV4_OK;
-        return dsv4_attn_cuda_plan_build(stream, params, &chosen.shape, plan, error);
+        return build_gpu(stream, params, &chosen, plan, error);
     }
     memcpy(plan, &header, sizeof header);
     if (chosen.kernels != NULL) {
@@ -347,6 +387,16 @@ static dsv4_status check_plan(const plan_header *built, const plan_header *neede
     return DSV4_OK;
 }
 
+static dsv4_status decode_gpu(void *stream, const dsv4_attn_params *params, const choice *chosen,
+                              const void *plan, void *workspace, dsv4_error *error)
+{
+    if (chosen->backend == DSV4_BACKEND_HIP) {
+        return dsv4_attn_hip_decode(stream, params, &chosen->hip, &chosen->hip_shape, plan,
+                                    workspace, error);
+    }
+    return dsv4_attn_cuda_decode(stream, params, &chosen->cuda_shape, plan, workspace, error);
+}
+
 dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params, const void *plan,
                              size_t plan_bytes, void *workspace, size_t workspace_bytes,
                              dsv4_error *error)
@@ -358,7 +408,7 @@ dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params, const
     DSV4_TRY(resolve_choice(params, &chosen, error));
     DSV4_TRY(describe_plan(params, &chosen, &needed, error));
     built = needed;
-    if (chosen.backend != DSV4_BACKEND_CUDA) {
+    if (!dsv4_attn_on_gpu(chosen.backend)) {
         DSV4_TRY(dsv4_attn_check_memory("plan", plan, plan_bytes, PLAN_HEADER_BYTES, error));
         memcpy(&built, plan, sizeof built);
         DSV4_TRY(check_plan(&built, &needed, error));
@@ -367,8 +417,8 @@ dsv4_status dsv4_attn_decode(void *stream, const dsv4_attn_params *params, const
     DSV4_TRY(dsv4_attn_check_memory("workspace", workspace, workspace_bytes, built.workspace_bytes,
                                     error));
     if (params->n_requests == 0) return DSV4_OK;
-    if (chosen.backend == DSV4_BACKEND_CUDA) {
-        return dsv4_attn_cuda_decode(stream, params, &chosen.shape, plan, workspace, error);
+    if (dsv4_attn_on_gpu(chosen.backend)) {
+        return decode_gpu(stream, params, &chosen, plan, workspace, error);
     }
     if (chosen.kernels == NULL) {
         dsv4_attn_ref_decode(params, workspace);
@@ -408,6 +458,7 @@ dsv4_status dsv4_attn_merge(void *stream, const dsv4_attn_merge_params *params, 
     DSV4_TRY(dsv4_attn_check_merge(params, error));
     DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
     if (params->backend == DSV4_BACKEND_CUDA) return merge_cuda(stream, params, error);
+    if (params->backend == DSV4_BACKEND_HIP) return dsv4_attn_hip_merge(stream, params, error);
     dsv4_attn_merge_params copy = *params;
     int32_t n_threads = params->n_threads;
     if (n_threads == 0) n_threads = dsv4_parallel_default_threads();

@@ -23,9 +23,14 @@ enum {
     MAX_PARTS = 4096,
     MAX_MERGE_ROWS = 1 << 30,
     MEMORY_ALIGN_BYTES = 64,
-    CUDA_ROW_ALIGN_BYTES = 16,  /* of the copy engine */
-    CUDA_VALUE_ALIGN_BYTES = 16 /* of the merge: four f32 at a time */
+    GPU_ROW_ALIGN_BYTES = 16,  /* of the copy engine, and of a lane's loads */
+    GPU_VALUE_ALIGN_BYTES = 16 /* of the merge: four f32 at a time */
 };
+
+bool dsv4_attn_on_gpu(int32_t backend)
+{
+    return backend == DSV4_BACKEND_CUDA || backend == DSV4_BACKEND_HIP;
+}
 
 static dsv4_status check_pages(const char *name, int32_t backend, const dsv4_attn_scope *scope,
                                dsv4_error *error)
@@ -42,10 +47,11 @@ static dsv4_status check_pages(const char *name, int32_t backend, const dsv4_att
             "%s: %" PRId64 ", expected at least page_rows * %" PRId64 " = %" PRId64, field,
             scope->page_stride_bytes, row_bytes, scope->page_rows * row_bytes);
     }
-    if (backend == DSV4_BACKEND_CUDA && scope->page_stride_bytes % CUDA_ROW_ALIGN_BYTES != 0) {
+    if (dsv4_attn_on_gpu(backend) && scope->page_stride_bytes % GPU_ROW_ALIGN_BYTES != 0) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "%s: %" PRId64 ", expected a multiple of %d on CUDA", field,
-                              scope->page_stride_bytes, CUDA_ROW_ALIGN_BYTES);
+                              "%s: %" PRId64 ", expected a multiple of %d on %s", field,
+                              scope->page_stride_bytes, GPU_ROW_ALIGN_BYTES,
+                              backend == DSV4_BACKEND_CUDA ? "CUDA" : "HIP");
     }
     if (!dsv4_checked_mul_i64(scope->n_pages, scope->page_stride_bytes, &pool_bytes)) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
@@ -88,7 +94,7 @@ static dsv4_status check_scope(const char *name, const dsv4_attn_params *params,
     }
     if (!need_tensors) return DSV4_OK;
     (void)snprintf(field, sizeof field, "%s.cache", name);
-    size_t align_bytes = params->backend == DSV4_BACKEND_CUDA ? CUDA_ROW_ALIGN_BYTES : 1;
+    size_t align_bytes = dsv4_attn_on_gpu(params->backend) ? GPU_ROW_ALIGN_BYTES : 1;
     DSV4_TRY(check_pointer(field, scope->cache, align_bytes, error));
     if (scope->n_indices == 0) return DSV4_OK;
     return check_pointer(tensor, scope->indices, sizeof(int32_t), error);
@@ -111,7 +117,7 @@ static dsv4_status check_out_dtype(int32_t dtype, dsv4_error *error)
 
 static dsv4_status check_kernel_options(const dsv4_attn_params *params, dsv4_error *error)
 {
-    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CUDA, error));
+    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_HIP, error));
     DSV4_TRY(check_range("math", params->math, DSV4_ATTN_MATH_AUTO, DSV4_ATTN_MATH_FP8, error));
     return check_range("cpu_level", params->cpu_level, DSV4_CPU_LEVEL_AUTO,
                        DSV4_CPU_LEVEL_AVX512BF16, error);
@@ -255,14 +261,14 @@ dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_err
     DSV4_TRY(check_dtype("part_dtype", params->part_dtype, error));
     DSV4_TRY(check_dtype("out_dtype", params->out_dtype, error));
     DSV4_TRY(check_range("n_threads", params->n_threads, 0, MAX_THREADS, error));
-    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CUDA, error));
+    DSV4_TRY(check_range("backend", params->backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_HIP, error));
     if (params->n_rows == 0) return DSV4_OK;
 
     size_t part_bytes = (size_t)dsv4_attn_dtype_bytes(params->part_dtype);
     size_t out_bytes = (size_t)dsv4_attn_dtype_bytes(params->out_dtype);
-    bool on_cuda = params->backend == DSV4_BACKEND_CUDA;
-    size_t part_align = on_cuda ? CUDA_VALUE_ALIGN_BYTES : part_bytes;
-    size_t out_align = on_cuda ? CUDA_VALUE_ALIGN_BYTES : out_bytes;
+    bool on_gpu = dsv4_attn_on_gpu(params->backend);
+    size_t part_align = on_gpu ? GPU_VALUE_ALIGN_BYTES : part_bytes;
+    size_t out_align = on_gpu ? GPU_VALUE_ALIGN_BYTES : out_bytes;
     DSV4_TRY(check_pointer("out_parts", params->out_parts, part_align, error));
     DSV4_TRY(check_pointer("lse_parts", params->lse_parts, sizeof(float), error));
     DSV4_TRY(check_pointer("out", params->out, out_align, error));
@@ -280,7 +286,7 @@ dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_err
 
 dsv4_status dsv4_attn_check_stream(const void *stream, int32_t backend, dsv4_error *error)
 {
-    if (stream == NULL || backend == DSV4_BACKEND_CUDA) return DSV4_OK;
+    if (stream == NULL || dsv4_attn_on_gpu(backend)) return DSV4_OK;
     return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                           "stream: %p, expected NULL on the CPU", stream);
 }

@@ -20,6 +20,9 @@ dsv4_status dsv4_attn_check_choice(const dsv4_attn_params *params, const void *r
 
 dsv4_status dsv4_attn_check_merge(const dsv4_attn_merge_params *params, dsv4_error *error);
 
+/* Whether tensors, plan and workspace are a device's memory. */
+bool dsv4_attn_on_gpu(int32_t backend);
+
 /* Bytes of an element of DSV4_DTYPE_*. */
 int64_t dsv4_attn_dtype_bytes(int32_t dtype);
 

@@ -1,7 +1,7 @@
 /*
  * keys.c - the operations of dsv4/keys.h as callers see them: defaults, checks, the way to a backend.
  *
- * Place: attn; checks are in keys_check.c, arithmetic in src/cpu and src/cuda.
+ * Place: attn; checks are in keys_check.c, arithmetic in src/cpu, src/cuda and src/gpu.
  */
 #include "dsv4/keys.h"
 
@@ -12,6 +12,7 @@
 #include "base/parallel.h"
 #include "cpu/keys_cpu.h"
 #include "cuda/keys_cuda.h"
+#include "hip/keys_hip.h"
 #include "keys_check.h"
 
 enum { DEFAULT_PAGE_ROWS = 64 };
@@ -61,6 +62,7 @@ dsv4_status dsv4_keys_finish(void *stream, const dsv4_keys_finish_params *params
     DSV4_TRY(dsv4_keys_check_finish(params, error));
     DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
     if (params->backend == DSV4_BACKEND_CUDA) return dsv4_keys_cuda_finish(stream, params, error);
+    if (params->backend == DSV4_BACKEND_HIP) return dsv4_keys_hip_finish(stream, params, error);
     dsv4_keys_cpu_finish(params, cpu_level(params->backend), cpu_threads(params->n_threads));
     return DSV4_OK;
 }
@@ -71,6 +73,7 @@ dsv4_status dsv4_keys_compress(void *stream, const dsv4_keys_compress_params *pa
     DSV4_TRY(dsv4_keys_check_compress(params, error));
     DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
     if (params->backend == DSV4_BACKEND_CUDA) return dsv4_keys_cuda_compress(stream, params, error);
+    if (params->backend == DSV4_BACKEND_HIP) return dsv4_keys_hip_compress(stream, params, error);
     dsv4_keys_cpu_compress(params, cpu_level(params->backend), cpu_threads(params->n_threads));
     return DSV4_OK;
 }
@@ -80,6 +83,7 @@ dsv4_status dsv4_keys_read(void *stream, const dsv4_keys_read_params *params, ds
     DSV4_TRY(dsv4_keys_check_read(params, error));
     DSV4_TRY(dsv4_attn_check_stream(stream, params->backend, error));
     if (params->backend == DSV4_BACKEND_CUDA) return dsv4_keys_cuda_read(stream, params, error);
+    if (params->backend == DSV4_BACKEND_HIP) return dsv4_keys_hip_read(stream, params, error);
     dsv4_keys_cpu_read(params, cpu_level(params->backend), cpu_threads(params->n_threads));
     return DSV4_OK;
 }

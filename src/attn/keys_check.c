@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "attn_check.h"
 #include "dsv4/cache.h"
 #include "param_check.h"
 
@@ -17,7 +18,7 @@ enum {
     MAX_TABLE_PAGES = 1 << 24,
     MAX_READ_ROWS = 1 << 30,
     MAX_THREADS = 1024,
-    CUDA_ALIGN_BYTES = 16
+    GPU_ALIGN_BYTES = 16
 };
 
 static dsv4_status check_start(const void *params, uint64_t size, size_t need_bytes,
@@ -32,7 +33,7 @@ static dsv4_status check_start(const void *params, uint64_t size, size_t need_by
 static dsv4_status check_backend(int32_t backend, int32_t n_threads, int32_t reserved,
                                  dsv4_error *error)
 {
-    DSV4_TRY(check_range("backend", backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_CUDA, error));
+    DSV4_TRY(check_range("backend", backend, DSV4_BACKEND_AUTO, DSV4_BACKEND_HIP, error));
     DSV4_TRY(check_range("n_threads", n_threads, 0, MAX_THREADS, error));
     return check_range("reserved", reserved, 0, 0, error);
 }
@@ -63,10 +64,10 @@ static dsv4_status check_pages(const char *name, int64_t n_pages, int64_t page_r
     DSV4_TRY(check_range(field, page_rows, 1, MAX_PAGE_ROWS, error));
     (void)snprintf(field, sizeof field, "%spage_stride_bytes", name);
     DSV4_TRY(check_range(field, stride_bytes, page_rows * row_bytes, INT64_MAX, error));
-    if (backend == DSV4_BACKEND_CUDA && stride_bytes % CUDA_ALIGN_BYTES != 0) {
+    if (dsv4_attn_on_gpu(backend) && stride_bytes % GPU_ALIGN_BYTES != 0) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
-                              "%s: %" PRId64 ", expected a multiple of %d on CUDA", field,
-                              stride_bytes, CUDA_ALIGN_BYTES);
+                              "%s: %" PRId64 ", expected a multiple of %d on CUDA and HIP", field,
+                              stride_bytes, GPU_ALIGN_BYTES);
     }
     if (dsv4_checked_mul_i64(n_pages, stride_bytes, &pool_bytes)) return DSV4_OK;
     return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
@@ -90,7 +91,7 @@ static dsv4_status check_cache(const char *name, const dsv4_keys_cache *cache, i
     DSV4_TRY(check_pages(field, cache->n_pages, cache->page_rows, cache->page_stride_bytes,
                          row_bytes, backend, error));
     (void)snprintf(field, sizeof field, "%s.pages", name);
-    size_t align_bytes = backend == DSV4_BACKEND_CUDA ? CUDA_ALIGN_BYTES : 1;
+    size_t align_bytes = dsv4_attn_on_gpu(backend) ? GPU_ALIGN_BYTES : 1;
     return check_pointer(field, cache->pages, align_bytes, error);
 }
 
@@ -197,15 +198,14 @@ static dsv4_status check_state(const dsv4_keys_compress_params *p, int64_t width
     int64_t row_bytes = 2 * width * (int64_t)sizeof(float);
     DSV4_TRY(check_pages("state_", p->n_state_pages, p->state_page_rows, p->state_page_stride_bytes,
                          row_bytes, p->backend, error));
-    bool is_cuda = p->backend == DSV4_BACKEND_CUDA;
+    bool on_gpu = dsv4_attn_on_gpu(p->backend);
     if (p->state_page_stride_bytes % (int64_t)sizeof(float) != 0) {
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                               "state_page_stride_bytes: %" PRId64 ", expected a multiple of 4",
                               p->state_page_stride_bytes);
     }
     if (p->n_state_pages > 0) {
-        DSV4_TRY(
-            check_pointer("state", p->state, is_cuda ? CUDA_ALIGN_BYTES : sizeof(float), error));
+        DSV4_TRY(check_pointer("state", p->state, on_gpu ? GPU_ALIGN_BYTES : sizeof(float), error));
     }
     DSV4_TRY(check_range("n_table_pages", p->n_table_pages, 1, MAX_TABLE_PAGES, error));
     dims tables = {.tensor = "table",

@@ -9,6 +9,7 @@
 #define DSV4_CUDA_ATTN_CUDA_H
 
 #include "dsv4/attn.h"
+#include "gpu/attn_host.h"
 
 /* What the current device is. */
 typedef struct dsv4_attn_cuda_device {
@@ -19,11 +20,8 @@ typedef struct dsv4_attn_cuda_device {
 /* What shapes, options and the device make of a call: all that a plan and a launch depend on but lengths. */
 typedef struct dsv4_attn_cuda_shape {
     const struct dsv4_attn_cuda_way *way; /* kernel and heads that it computes together */
-    int32_t n_groups;                     /* of heads */
-    int32_t n_thread_blocks;
-    int64_t state_bytes;                /* of a partial state */
-    uint64_t fingerprint;               /* of what decides a plan */
-    size_t plan_bytes, workspace_bytes; /* of device memory */
+    int32_t n_alone;                      /* so many thread blocks do not share multiprocessors */
+    dsv4_attn_gpu_shape gpu;
 } dsv4_attn_cuda_shape;
 
 /*

@@ -158,8 +158,6 @@ __device__ __forceinline__ void rescale_code_half(value_sums<HEADS> &sums, const
     }
 }
 
-/* ---- output ---- */
-
 /* A thread has pairs of dimensions, but in the rotated group eight dimensions apart. */
 template <int HEADS> struct code_layout : column_heads<HEADS> {
     __device__ static __forceinline__ int dim(int half, int i)
@@ -170,6 +168,87 @@ template <int HEADS> struct code_layout : column_heads<HEADS> {
                (group == N_CODE_GROUPS ? lane / 4 + 8 * lower : lane / 4 * 2 + lower);
     }
 };
+
+/* ---- partial states: the last to arrive merges all; the way of attn_split.cuh takes registers that are not there ---- */
+
+/* Leaves this part's state in its slot; true for every thread when all parts of the task have arrived. */
+template <int HEADS>
+__device__ static bool leave_state(const attn_args &a, const attn_part &p,
+                                   const value_sums<HEADS> &sums, fp8_memory<HEADS> &s)
+{
+    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
+    unsigned char *state = a.states + (int64_t)(p.first_slot + (p.part_of >> 16)) * a.state_bytes;
+    float *heads = (float *)state;
+    float4 *values = (float4 *)(state + ATTN_STATE_BYTES);
+    if (thread < HEADS) {
+        heads[thread] = s.part_ref[thread];
+        heads[ATTN_MAX_GROUP + thread] = add_warps(s.part_sum, thread);
+    }
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; i++) {
+        values[i * N_VALUE_THREADS + thread] =
+            make_float4(sums.v[4 * i], sums.v[4 * i + 1], sums.v[4 * i + 2], sums.v[4 * i + 3]);
+    }
+    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
+    if (thread == 0) {
+        int32_t *arrived = &a.arrivals[p.first_slot].arrived;
+        bool is_last = add_acquire_release(arrived, 1) == n_parts - 1;
+        if (is_last) *arrived = 0;
+        s.is_last_arriver = is_last;
+    }
+    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
+    return s.is_last_arriver != 0;
+}
+
+/* The sum of all parts in their order, so that it does not depend on who came last. */
+template <int HEADS>
+__device__ static void merge_states(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums,
+                                    fp8_memory<HEADS> &s)
+{
+    typedef code_layout<HEADS> layout;
+    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
+    const unsigned char *states = a.states + (int64_t)p.first_slot * a.state_bytes;
+    if (thread < HEADS) {
+        float ref = FIRST_REF, sum = 0.0f;
+#pragma unroll 8
+        for (int k = 0; k < n_parts; k++) {
+            ref = fmaxf(ref, __ldcg((const float *)(states + k * a.state_bytes) + thread));
+        }
+#pragma unroll 8
+        for (int k = 0; k < n_parts; k++) {
+            const float *heads = (const float *)(states + k * a.state_bytes);
+            sum += __ldcg(&heads[ATTN_MAX_GROUP + thread]) * exp2f(__ldcg(&heads[thread]) - ref);
+        }
+        s.part_ref[thread] = ref;
+        s.part_sum[0][thread] = sum;
+        for (int w = 1; w < (int)(sizeof s.part_sum / sizeof s.part_sum[0]); w++)
+            s.part_sum[w][thread] = 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
+    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
+#pragma unroll(HEADS <= 16 ? 4 : 1)
+    for (int k = 0; k < n_parts; k++) {
+        const float *heads = (const float *)(states + k * a.state_bytes);
+        const float4 *values = (const float4 *)(states + k * a.state_bytes + ATTN_STATE_BYTES);
+        float weights[layout::n];
+#pragma unroll
+        for (int i = 0; i < layout::n; i++) {
+            int h = layout::head(layout::value(i));
+            weights[i] = exp2f(__ldcg(&heads[h]) - s.part_ref[h]);
+        }
+#pragma unroll
+        for (int i = 0; i < HEADS / 2; i++) {
+            float4 v = __ldcg(&values[i * N_VALUE_THREADS + thread]);
+            sums.v[4 * i] += weights[layout::of(4 * i)] * v.x;
+            sums.v[4 * i + 1] += weights[layout::of(4 * i + 1)] * v.y;
+            sums.v[4 * i + 2] += weights[layout::of(4 * i + 2)] * v.z;
+            sums.v[4 * i + 3] += weights[layout::of(4 * i + 3)] * v.w;
+        }
+    }
+}
+
+/* ---- output ---- */
 
 /*
  * Half of the heads, in the natural order of dimensions as bf16, to rows of 1024 bytes; 32 bytes of a warp trade places
@@ -316,7 +395,7 @@ __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
         bool is_complete = true;
         if (p.first_slot >= 0) {
             is_complete = leave_state(a, p, sums, s);
-            if (is_complete) merge_states<code_layout<HEADS>>(a, p, sums, s);
+            if (is_complete) merge_states(a, p, sums, s);
         }
         /* the last block's probabilities are kept from the key warps for this */
         const int place = (end - 1) % N_PROBS;

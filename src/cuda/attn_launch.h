@@ -8,7 +8,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "attn_device.h"
+#include "gpu/attn_device.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -27,6 +27,7 @@ enum {
     N_WARPS = 8,
     N_THREADS = N_WARPS * 32,
 };
+static_assert((int)N_THREADS == (int)N_TEAM_THREADS, "all threads finish a part");
 
 /* How the warps share a step. */
 template <int HEADS, int KEYS> struct division {
@@ -52,6 +53,7 @@ template <int HEADS, int KEYS> struct mma_memory {
     float warp_max[N_WARPS][8], warp_sum[N_WARPS][8]; /* of the warp's own eight heads */
     float ref[HEADS], rescale[HEADS];
     part_result<HEADS> result;
+    static_assert(sizeof raw >= sizeof(split_sums), "a merge uses the memory of rows");
 };
 
 /* What a thread is, and what it keeps from step to step. */
@@ -518,7 +520,7 @@ run_step(const attn_args &a, mma_thread &t, const query_operands<HEADS, KEYS> &q
 __device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part &p)
 {
     const int lane = threadIdx.x % 32;
-    if (lane == 0 && p.first_slot >= 0) prefetch_l2(&a.counters[p.first_slot]);
+    if (lane == 0 && p.first_slot >= 0) prefetch_l2(&a.arrivals[p.first_slot]);
     if (a.sink != NULL && lane * 32 < a.n_heads) prefetch_l2(a.sink + lane * 32);
 }
 
@@ -558,7 +560,14 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
             if (division<HEADS, KEYS>::n_buffers == 2) buffer ^= 1;
         }
         stage_sums<HEADS, KEYS>(t, sums, own_sums, s);
-        finish_part<HEADS, N_THREADS>(a, p, (const float *)s.values, s.result);
+        const float *staged = (const float *)s.values;
+        if (p.first_slot >= 0) {
+            leave_part<HEADS>(a, p, staged, s.result);
+            finish_split<unit_merge<HEADS, block_team>, block_team>(a, p, s.result.arrival,
+                                                                    *(split_sums *)s.raw);
+            break; /* no part comes behind a split task's */
+        }
+        finish_part<HEADS>(a, p, staged, s.result);
         __syncthreads();
     }
 }

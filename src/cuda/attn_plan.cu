@@ -130,6 +130,13 @@ __device__ static int32_t candidate_step(int32_t i)
     return i < 8 ? i + 1 : (int32_t)(8.0f * exp2f((float)(i - 7) * 0.5f) + 0.5f);
 }
 
+/* In the time of a block. */
+__device__ static float part_cost(const attn_plan_args &a, int32_t n_blocks, int32_t n_parts)
+{
+    float blocks = (float)max(n_blocks, a.n_streams);
+    return n_parts > a.n_alone ? a.busy_part + blocks * a.busy_block : blocks;
+}
+
 /* Each warp tries a step on the tail's tasks, at most one round of thread blocks. */
 __device__ static void choose_step(const attn_plan_args &a, plan_shared &s, const int32_t *order,
                                    int32_t first_task, int32_t n_tail)
@@ -150,7 +157,7 @@ __device__ static void choose_step(const attn_plan_args &a, plan_shared &s, cons
     if (lane == 0) {
         int32_t parts = (longest + step - 1) / step;
         bool fits = n_parts <= a.n_thread_blocks && a.may_split;
-        s.costs[warp] = fits ? (float)max(min(step, longest), a.n_streams) +
+        s.costs[warp] = fits ? part_cost(a, min(step, longest), n_parts) +
                                    (parts > 1 ? a.split_fixed + a.split * (float)parts : 0.0f)
                              : 3e38f;
         s.steps[warp] = step;
@@ -161,7 +168,7 @@ __device__ static void choose_step(const attn_plan_args &a, plan_shared &s, cons
         for (int32_t i = 1; i < N_WARPS; i++) {
             if (s.costs[i] < s.costs[best]) best = i;
         }
-        s.step = s.costs[best] < (float)max(longest, a.n_streams) ? s.steps[best] : INT32_MAX;
+        s.step = s.costs[best] < part_cost(a, longest, n_tail) ? s.steps[best] : INT32_MAX;
     }
     __syncthreads();
 }

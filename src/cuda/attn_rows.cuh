@@ -12,7 +12,7 @@
 
 #include <math.h>
 
-#include "attn_device.h"
+#include "gpu/attn_device.h"
 #include "sm80.cuh"
 
 enum {

@@ -3,7 +3,7 @@
  *
  * Place: cuda, sm_90a only; part of attn_sm90.cu, which describes the kernel.
  *
- *   q        a part's queries: key warps -> matrix units
+ *   q        a part's queries: key warps -> matrix units; when a split task's part has ended, sums of its merge
  *   chunks[] rows as they lie in the cache, a queue of each thread of a stream (attn_sm90_loads.cuh)
  *   values[] a block of 64 keys each, bf16, by groups of 64 dimensions: a stream of key warps -> value warps
  *   probs[]  its probabilities: the stream -> value warps
@@ -12,12 +12,13 @@
  * in which a block passes them: found (addresses and scales of its rows are there), empty (its place has been
  * multiplied, by halves), weighed (its scores have been compared with the references, so that the next block's may be),
  * probs_empty (where there is one place for probabilities: those before have been multiplied), full (values and
- * probabilities are stored). Of a part: part_full (references and sums are there), part_empty (they have been read).
+ * probabilities are stored). Of a part: part_full (references and sums are there), part_empty (they have been read; a split task's part, the
+ * last, ends without it).
  */
 #ifndef DSV4_CUDA_ATTN_SM90_SHARED_CUH
 #define DSV4_CUDA_ATTN_SM90_SHARED_CUH
 
-#include "attn_rows.cuh"
+#include "attn_split.cuh"
 #include "sm90.cuh"
 #include "wgmma.cuh"
 
@@ -63,7 +64,7 @@ template <int HEADS> struct shared_memory {
     float part_sum[N_KEY_WARPS][HEADS];
     int needs_rescale[N_STREAMS];
     uint32_t needs_sum_rescale[N_STREAMS]; /* the part for which it does, counted from 1 */
-    int is_last_arriver;
+    int arrival;
     uint64_t found[N_STREAMS][N_ROW_PLACES], empty[N_STREAMS][2], weighed[N_STREAMS];
     uint64_t full[N_STREAMS], probs_empty;
     uint64_t part_full, part_empty;

@@ -1,19 +1,19 @@
 /*
  * attn_sm90_sums.cuh - the value warps' sums: whose they are, partial states, and what output has in common.
  *
- * Place: cuda, sm_90a only; used by the Hopper kernels of bf16 and FP8 products. A kernel's LAYOUT says which head and
+ * Place: cuda, sm_90a only; used by the Hopper kernels of bf16 and, but for partial states, of FP8 products. A kernel's LAYOUT says which head and
  * dimension a thread's value i belongs to:
  *
  *   n, of(i), value(own)   different heads of a thread, the one of value i, a value that belongs to one
  *   head(i), dim(half, i)  head, counted from the group's first; dimension, half: the warpgroup
  *
- * A kernel's MEMORY has part_ref, part_sum and is_last_arriver (attn_sm90_shared.cuh).
+ * A kernel's MEMORY has part_ref and part_sum (attn_sm90_shared.cuh).
  */
 #ifndef DSV4_CUDA_ATTN_SM90_SUMS_CUH
 #define DSV4_CUDA_ATTN_SM90_SUMS_CUH
 
 #include "attn_sm90_shared.cuh"
-#include "formats.cuh"
+#include "attn_split.cuh"
 
 /* A thread's share of the sums: of four groups of dimensions. */
 template <int HEADS> struct value_sums {
@@ -49,88 +49,48 @@ __device__ __forceinline__ float add_warps(const float (&sums)[N][HEADS], int he
     return sum;
 }
 
-/* Leaves this part's state in its slot; true for every thread when all parts of the task have arrived. */
-template <int HEADS, class MEMORY>
-__device__ static bool leave_state(const attn_args &a, const attn_part &p,
-                                   const value_sums<HEADS> &sums, MEMORY &s)
+/* The value warps. */
+struct value_team {
+    __device__ static __forceinline__ int thread(void)
+    {
+        return threadIdx.x - N_KEY_THREADS;
+    }
+    __device__ static __forceinline__ void sync(void)
+    {
+        named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
+    }
+};
+static_assert((int)N_VALUE_THREADS == (int)N_TEAM_THREADS, "the value warps finish a part");
+
+/* Sums of a layout with dimensions on rows, to a state; values i and i + 2 are of neighbouring dimensions. */
+template <class LAYOUT, int HEADS>
+__device__ __forceinline__ void leave_rows(const value_sums<HEADS> &sums, int half, float *values)
 {
-    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
-    unsigned char *state = a.states + (int64_t)(p.first_slot + (p.part_of >> 16)) * a.state_bytes;
-    float *heads = (float *)state;
-    float4 *values = (float4 *)(state + ATTN_STATE_BYTES);
-    if (thread < HEADS) {
-        heads[thread] = s.part_ref[thread];
-        heads[ATTN_MAX_GROUP + thread] = add_warps(s.part_sum, thread);
-    }
 #pragma unroll
-    for (int i = 0; i < HEADS / 2; i++) {
-        values[i * N_VALUE_THREADS + thread] =
-            make_float4(sums.v[4 * i], sums.v[4 * i + 1], sums.v[4 * i + 2], sums.v[4 * i + 3]);
+    for (int i = 0; i < 2 * HEADS; i += i % 2 == 0 ? 1 : 3) {
+        float *to = values + LAYOUT::head(i) * DIM;
+        const int dim = LAYOUT::dim(half, i), next = LAYOUT::dim(half, i + 2);
+        if (half == 1 && i >= 3 * HEADS / 2) { /* rotated */
+            to[dim] = sums.v[i];
+            to[next] = sums.v[i + 2];
+        } else {
+            *(float2 *)(to + min(dim, next)) = dim < next ? make_float2(sums.v[i], sums.v[i + 2])
+                                                          : make_float2(sums.v[i + 2], sums.v[i]);
+        }
     }
-    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
-    if (thread == 0) {
-        bool is_last = add_acquire_release(&a.counters[p.first_slot], 1) == n_parts - 1;
-        if (is_last) a.counters[p.first_slot] = 0;
-        s.is_last_arriver = is_last;
-    }
-    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
-    return s.is_last_arriver != 0;
 }
 
-/* The sum of all parts in their order, so that it does not depend on who came last. */
-template <class LAYOUT, int HEADS, class MEMORY>
-__device__ static void merge_states(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums,
-                                    MEMORY &s)
+/* Leaves this part's references and sums; its values are left by the layout. */
+template <int HEADS, class MEMORY>
+__device__ __forceinline__ void leave_heads(float *state, const MEMORY &s)
 {
-    const int thread = threadIdx.x - N_KEY_THREADS, n_parts = p.part_of & 0xffff;
-    const unsigned char *states = a.states + (int64_t)p.first_slot * a.state_bytes;
-    if (thread < HEADS) {
-        float ref = FIRST_REF, sum = 0.0f;
-#pragma unroll 8
-        for (int k = 0; k < n_parts; k++) {
-            ref = fmaxf(ref, __ldcg((const float *)(states + k * a.state_bytes) + thread));
-        }
-#pragma unroll 8
-        for (int k = 0; k < n_parts; k++) {
-            const float *heads = (const float *)(states + k * a.state_bytes);
-            sum += __ldcg(&heads[ATTN_MAX_GROUP + thread]) * exp2f(__ldcg(&heads[thread]) - ref);
-        }
-        s.part_ref[thread] = ref;
-        s.part_sum[0][thread] = sum;
-        for (int w = 1; w < (int)(sizeof s.part_sum / sizeof s.part_sum[0]); w++)
-            s.part_sum[w][thread] = 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
-    named_barrier(BARRIER_VALUES, N_VALUE_THREADS);
-#pragma unroll(HEADS <= 16 ? 4 : 1)
-    for (int k = 0; k < n_parts; k++) {
-        const float *heads = (const float *)(states + k * a.state_bytes);
-        const float4 *values = (const float4 *)(states + k * a.state_bytes + ATTN_STATE_BYTES);
-        float weights[LAYOUT::n];
-#pragma unroll
-        for (int i = 0; i < LAYOUT::n; i++) {
-            int h = LAYOUT::head(LAYOUT::value(i));
-            weights[i] = exp2f(__ldcg(&heads[h]) - s.part_ref[h]);
-        }
-#pragma unroll
-        for (int i = 0; i < HEADS / 2; i++) {
-            float4 v = __ldcg(&values[i * N_VALUE_THREADS + thread]);
-            sums.v[4 * i] += weights[LAYOUT::of(4 * i)] * v.x;
-            sums.v[4 * i + 1] += weights[LAYOUT::of(4 * i + 1)] * v.y;
-            sums.v[4 * i + 2] += weights[LAYOUT::of(4 * i + 2)] * v.z;
-            sums.v[4 * i + 3] += weights[LAYOUT::of(4 * i + 3)] * v.w;
-        }
-    }
+    const int h = value_team::thread();
+    if (h >= HEADS) return;
+    state[h] = s.part_ref[h];
+    state[ATTN_MAX_GROUP + h] = add_warps(s.part_sum, h);
 }
 
 /* ---- output ---- */
-
-__device__ __forceinline__ char *part_out(const attn_args &a, const attn_part &p)
-{
-    return a.out + p.request * a.out_request_stride_bytes +
-           part_query(p) * a.out_query_stride_bytes;
-}
 
 /* cos and sin of this part's query for pair i, NaN outside the table. */
 __device__ __forceinline__ float2 rope_pair(const attn_args &a, const attn_part &p, int i)

@@ -118,6 +118,180 @@ __device__ static void turn_back(const attn_args &a, const attn_part &p, value_s
     }
 }
 
+/*
+ * Pieces of a thread of 64 heads, four neighbouring dimensions each: piece j is of group i = j / 8, row j / 4 % 2 of
+ * two, and the j % 4-th of the 16 dimensions, or of the two times eight, that the thread has there. A state has them in
+ * the order of pieces, then of threads.
+ */
+enum { N_OWN_PIECES = 32 };
+
+__device__ __forceinline__ bool is_rotated_piece(int half, int j)
+{
+    return half == 1 && j / 8 == 3;
+}
+
+__device__ __forceinline__ int piece_dim(int half, int j)
+{
+    const int quarter = threadIdx.x % 4, q = j % 4;
+    return 64 * group_of(half, j / 8) + (is_rotated_piece(half, j)
+                                             ? q / 2 * 32 + 8 * quarter + q % 2 * 4
+                                             : 16 * quarter + 4 * q);
+}
+
+__device__ __forceinline__ float4 own_piece(const value_sums<64> &sums, int half, int j)
+{
+    const float *v = &sums.v[32 * (j / 8) + 2 * (j / 4 % 2)];
+    const int q = j % 4;
+    if (is_rotated_piece(half, j)) {
+        const float *of = v + 4 * (q / 2) + 16 * (q % 2);
+        return make_float4(of[0], of[1], of[8], of[9]);
+    }
+    return make_float4(v[8 * q + 4], v[8 * q], v[8 * q + 5], v[8 * q + 1]);
+}
+
+/* To a part's state. */
+template <int HEADS>
+__device__ __forceinline__ void leave_values(const value_sums<HEADS> &sums, int half, float *values)
+{
+    if constexpr (HEADS < 64) {
+        leave_rows<value_layout<HEADS>>(sums, half, values);
+    } else {
+#pragma unroll
+        for (int j = 0; j < N_OWN_PIECES; j++)
+            ((float4 *)values)[j * N_VALUE_THREADS + value_team::thread()] =
+                own_piece(sums, half, j);
+    }
+}
+
+/* A merge of such states: a share is some of every thread's pieces. */
+struct piece_merge {
+    /* Of the two heads of four neighbouring lanes, over all parts. */
+    __device__ static __forceinline__ void find_totals(const attn_args &a, const attn_part &p,
+                                                       head_total (&totals)[2])
+    {
+        const int n_parts = p.part_of & 0xffff;
+#pragma unroll
+        for (int row = 0; row < 2; row++) totals[row] = {FIRST_REF, 0.0f};
+#pragma unroll 1
+        for (int k = threadIdx.x % 4; k < n_parts; k += 4) {
+#pragma unroll
+            for (int row = 0; row < 2; row++) {
+                const float *head = part_state(a, p, k) + own_heads<64>::head(2 * row);
+                totals[row] =
+                    add_totals(totals[row], {__ldcg(head), __ldcg(head + ATTN_MAX_GROUP)});
+            }
+        }
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+#pragma unroll
+            for (int other = 1; other < 4; other *= 2)
+                totals[row] = add_lane_totals(totals[row], other);
+        }
+    }
+
+    /* Adds N pieces from `first` on, of all parts; fewer than 8 are of one row. */
+    template <int N>
+    __device__ static __forceinline__ void add_pieces(const attn_args &a, const attn_part &p,
+                                                      int first, const head_total (&totals)[2],
+                                                      float4 (&sums)[N])
+    {
+        const int n_parts = p.part_of & 0xffff, thread = value_team::thread();
+        const bool is_second = (first & 4) != 0;
+        const int own = own_heads<64>::head(0) + (is_second ? 8 : 0);
+        const float own_ref = is_second ? totals[1].ref : totals[0].ref;
+#pragma unroll
+        for (int j = 0; j < N; j++) sums[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll(16 / N)
+        for (int k = 0; k < n_parts; k++) {
+            const float *state = part_state(a, p, k);
+            const float4 *values =
+                (const float4 *)(state + 2 * ATTN_MAX_GROUP) + first * N_VALUE_THREADS + thread;
+            const float weight = exp2f(__ldcg(&state[own]) - own_ref);
+            const float other = N >= 8 ? exp2f(__ldcg(&state[own + 8]) - totals[1].ref) : weight;
+            float4 v[N];
+#pragma unroll
+            for (int j = 0; j < N; j++) v[j] = __ldcg(values + j * N_VALUE_THREADS);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                const float w = j / 4 % 2 == 0 ? weight : other;
+                sums[j].x += w * v[j].x;
+                sums[j].y += w * v[j].y;
+                sums[j].z += w * v[j].z;
+                sums[j].w += w * v[j].w;
+            }
+        }
+    }
+
+    /* Two pieces are eight neighbouring dimensions. */
+    template <int N>
+    __device__ static __forceinline__ void finish_pieces(const attn_args &a, const attn_part &p,
+                                                         int first, const float4 (&sums)[N],
+                                                         const float (&inverse)[2])
+    {
+        const int half = value_team::thread() / WARPGROUP;
+#pragma unroll
+        for (int j = 0; j < N; j += 2) {
+            const bool is_second = ((first + j) & 4) != 0;
+            const float by = is_second ? inverse[1] : inverse[0];
+            const int head = part_first_head(p, 64) + own_heads<64>::head(0) + (is_second ? 8 : 0);
+            if (head < a.n_heads)
+                finish_two_pieces(a, p, head, piece_dim(half, first + j),
+                                  multiply_four(sums[j], by), multiply_four(sums[j + 1], by));
+        }
+    }
+
+    template <int N>
+    __device__ static __forceinline__ void merge_pieces(const attn_args &a, const attn_part &p,
+                                                        int number, const head_total (&totals)[2],
+                                                        const float (&inverse)[2])
+    {
+#pragma unroll 1
+        for (int first = N * number; first < N_OWN_PIECES; first += N * (p.part_of & 0xffff)) {
+            float4 sums[N];
+            add_pieces<N>(a, p, first, totals, sums);
+            finish_pieces<N>(a, p, first, sums, inverse);
+        }
+    }
+
+    __device__ static __forceinline__ void merge(const attn_args &a, const attn_part &p, int number,
+                                                 split_sums &)
+    {
+        const int n_parts = p.part_of & 0xffff, thread = value_team::thread();
+        if (number >= N_OWN_PIECES) return;
+        float sinks[2], inverse[2];
+        head_total totals[2];
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
+            sinks[row] = read_sink(a, min(head, a.n_heads - 1));
+        }
+        find_totals(a, p, totals);
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
+            inverse[row] = inverse_sum(sinks[row], totals[row].ref, totals[row].sum);
+            if (number == 0 && thread < WARPGROUP && thread % 4 == 0 && head < a.n_heads)
+                write_lse(a, p, head, totals[row].ref, totals[row].sum);
+        }
+        if (n_parts <= 4) {
+            merge_pieces<8>(a, p, number, totals, inverse);
+        } else if (n_parts <= 8) {
+            merge_pieces<4>(a, p, number, totals, inverse);
+        } else {
+            merge_pieces<2>(a, p, number, totals, inverse);
+        }
+    }
+};
+
+static_assert(sizeof(split_sums) <= sizeof shared_memory<16>::q,
+              "a merge uses the memory of queries");
+
+template <int HEADS> struct value_merge : unit_merge<HEADS, value_team> {
+};
+
+template <> struct value_merge<64> : piece_merge {
+};
+
 /* ---- output of 64 heads: a thread has eight neighbouring dimensions at a time ---- */
 
 /*
@@ -328,12 +502,15 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
         }
         const attn_part p = read_part(a, rank); /* only now: the loop needs the registers */
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
-        bool is_complete = true;
         if (p.first_slot >= 0) {
-            is_complete = leave_state(a, p, sums, s);
-            if (is_complete) merge_states<value_layout<HEADS>>(a, p, sums, s);
+            float *state = own_state(a, p);
+            leave_heads<HEADS>(state, s);
+            leave_values<HEADS>(sums, half, state + 2 * ATTN_MAX_GROUP);
+            finish_split<value_merge<HEADS>, value_team>(a, p, s.arrival, *(split_sums *)s.q);
+            break; /* no part comes behind a split task's */
+        } else {
+            finish_values<HEADS>(a, p, sums, half, s);
         }
-        if (is_complete) finish_values<HEADS>(a, p, sums, half, s);
         barrier_arrive(shared_address(&s.part_empty));
         n_parts_done++;
     }

@@ -11,7 +11,7 @@
 #define DSV4_CUDA_KEYS_ROWS_CUH
 
 #include "formats.cuh"
-#include "keys_device.h"
+#include "keys_launch.h"
 
 enum {
     DIM = 512,

@@ -134,6 +134,16 @@ __device__ __forceinline__ float exp2_fast(float x)
 }
 
 /* Adds in global memory and returns what was there; orders what this thread knew before and reads after. */
+__device__ __forceinline__ uint64_t add_acquire_release(uint64_t *pointer, uint64_t value)
+{
+    uint64_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;\n"
+                 : "=l"(before)
+                 : "l"(pointer), "l"(value)
+                 : "memory");
+    return before;
+}
+
 __device__ __forceinline__ int32_t add_acquire_release(int32_t *pointer, int32_t value)
 {
     int32_t before;
@@ -142,6 +152,25 @@ __device__ __forceinline__ int32_t add_acquire_release(int32_t *pointer, int32_t
                  : "l"(pointer), "r"(value)
                  : "memory");
     return before;
+}
+
+/* The same for a number that takes the place of `expected`, if that is there. */
+__device__ __forceinline__ uint64_t compare_exchange(uint64_t *pointer, uint64_t expected,
+                                                     uint64_t value)
+{
+    uint64_t before;
+    asm volatile("atom.acq_rel.gpu.global.cas.b64 %0, [%1], %2, %3;\n"
+                 : "=l"(before)
+                 : "l"(pointer), "l"(expected), "l"(value)
+                 : "memory");
+    return before;
+}
+
+__device__ __forceinline__ uint64_t load_acquire(const uint64_t *pointer)
+{
+    uint64_t value;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];\n" : "=l"(value) : "l"(pointer) : "memory");
+    return value;
 }
 
 #endif

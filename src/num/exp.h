@@ -10,10 +10,18 @@
 #define DSV4_NUM_EXP_H
 
 #include <stdint.h>
+
+#if defined(__AMDGCN__) /* where there is no C library */
+#define DSV4_EXP_COPY __builtin_memcpy
+#else
 #include <string.h>
+#define DSV4_EXP_COPY memcpy
+#endif
 
 #if defined(__CUDACC__)
 #define DSV4_EXP_INLINE static __host__ __device__ __forceinline__
+#elif defined(__AMDGCN__)
+#define DSV4_EXP_INLINE static inline __attribute__((always_inline))
 #else
 #define DSV4_EXP_INLINE static inline
 #endif
@@ -36,9 +44,9 @@ DSV4_EXP_INLINE float dsv4_exp_f32(float x)
     p = p * r + 5.0000001201e-1f;
     p = (p * (r * r) + r) + 1.0f;
     uint32_t bits;
-    memcpy(&bits, &p, sizeof bits);
+    DSV4_EXP_COPY(&bits, &p, sizeof bits);
     bits += (uint32_t)(int32_t)n << 23; /* times 2^n: normal, as x >= DSV4_EXP_LEAST */
-    memcpy(&p, &bits, sizeof p);
+    DSV4_EXP_COPY(&p, &bits, sizeof p);
     return p;
 }
 

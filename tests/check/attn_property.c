@@ -186,7 +186,7 @@ static bool check_one_plan(attn_case *c, const attn_config *config, const attn_r
 {
     static const uint8_t nowhere[64];
     attn_memory memory;
-    if (config->backend == DSV4_BACKEND_CUDA) return true; /* attn_run makes it there */
+    if (attn_config_on_gpu(config)) return true; /* attn_run makes it there */
     dsv4_attn_params params = c->params;
     params.backend = config->backend;
     params.math = config->math;
@@ -560,13 +560,18 @@ static bool parts_decode(attn_case *c, const attn_config *config, attn_rng *rng,
     return is_good;
 }
 
+static bool is_gpu(int32_t backend)
+{
+    return backend == DSV4_BACKEND_CUDA || backend == DSV4_BACKEND_HIP;
+}
+
 /* Guarded dense tensors that a merge writes; on the device aligned as it wants them. */
 static void merge_outputs_make(dsv4_attn_merge_params *params, attn_tensor *out, attn_tensor *lse)
 {
     attn_rng rng = {1};
     const int64_t sizes[3] = {1, params->n_rows, params->n_heads};
     const int64_t value_bytes = attn_dtype_bytes(params->out_dtype);
-    const bool is_unaligned = params->backend != DSV4_BACKEND_CUDA;
+    const bool is_unaligned = !is_gpu(params->backend);
     attn_tensor_make(out, &rng, ATTN_LAYOUT_DENSE, is_unaligned, sizes, DSV4_ATTN_DIM * value_bytes,
                      value_bytes);
     attn_tensor_make(lse, &rng, ATTN_LAYOUT_DENSE, true, sizes, 4, 4);
@@ -587,9 +592,8 @@ static bool merge_once(const dsv4_attn_merge_params *params, attn_tensor *out, a
                             .n_lse = n_heads};
     attn_tensor_poison(out);
     attn_tensor_poison(lse);
-    dsv4_status status = params->backend == DSV4_BACKEND_CUDA
-                             ? dsv4_device_call_merge(params, written, &error)
-                             : dsv4_attn_merge(NULL, params, &error);
+    dsv4_status status = is_gpu(params->backend) ? dsv4_device_call_merge(params, written, &error)
+                                                 : dsv4_attn_merge(NULL, params, &error);
     if (status != DSV4_OK) {
         snprintf(text, ATTN_TEXT_BYTES, "merge: %s", error.text);
         return false;
@@ -631,13 +635,14 @@ static bool merge_run(dsv4_attn_merge_params *params, attn_result *result, char 
  * The device's merge of the very same parts against `wanted`, what the equation gives in double, and against the
  * host's merge in f32. Both sum in f32: only rounding is left.
  */
-static bool merge_check_device(const attn_case *c, const dsv4_attn_merge_params *params,
-                               const attn_answer *wanted, attn_worst *worst, char *text)
+static bool merge_check_device(const attn_case *c, int32_t backend,
+                               const dsv4_attn_merge_params *params, const attn_answer *wanted,
+                               attn_worst *worst, char *text)
 {
     dsv4_attn_merge_params device = *params, host = *params;
     attn_result merged = {0}, wide = {0};
     attn_answer answer = {0};
-    device.backend = DSV4_BACKEND_CUDA;
+    device.backend = backend;
     host.out_dtype = DSV4_DTYPE_F32;
     bool is_good = merge_run(&device, &merged, text) &&
                    attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, wanted, 0, worst, text) &&
@@ -671,8 +676,8 @@ static bool merge_compare(attn_case *c, const attn_config *config, dsv4_attn_mer
         attn_oracle_merge(params, merged_answer.out, merged_answer.lse);
         is_good = attn_compare(c, DSV4_ATTN_MATH_EXACT, &merged, &merged_answer, 0, worst, text);
     }
-    if (is_good && config->backend == DSV4_BACKEND_CUDA) {
-        is_good = merge_check_device(c, params, &merged_answer, worst, text);
+    if (is_good && attn_config_on_gpu(config)) {
+        is_good = merge_check_device(c, config->backend, params, &merged_answer, worst, text);
     }
     if (rounds_queries) attn_fp8_queries_round(c, &kept);
     is_good = is_good && attn_run_case_f32(c, &reference, &whole, text);

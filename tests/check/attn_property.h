@@ -27,7 +27,7 @@ bool attn_check_far(attn_case *c, const attn_config *config, attn_worst *worst, 
 /* Several threads decode at once with one plan, each with its own workspace and output. */
 bool attn_check_shared_plan(attn_case *c, const attn_config *config, attn_worst *worst, char *text);
 
-/* CUDA only: plans that are not the call's own are refused (attn_refused.c); any other config passes. */
+/* GPUs only: plans that are not the call's own are refused (attn_refused.c); any other config passes. */
 bool attn_check_refused(attn_case *c, const attn_config *config, attn_worst *worst, char *text);
 
 #endif

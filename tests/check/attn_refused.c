@@ -1,5 +1,5 @@
 /*
- * attn_refused.c - on CUDA a plan that is not the call's own gives NaN, touches nothing else and leaves the workspace
+ * attn_refused.c - on a GPU a plan that is not the call's own gives NaN, touches nothing else and leaves the workspace
  * ready for the right one.
  *
  * Place: tests.
@@ -71,6 +71,8 @@ static bool make_mistake(mistake which, dsv4_attn_params *planned)
         if (planned->group_heads == 0) return false;
         if (planned->math == DSV4_ATTN_MATH_FP8) {
             planned->group_heads = planned->group_heads == 32 ? 64 : 32;
+        } else if (planned->backend == DSV4_BACKEND_HIP) {
+            planned->group_heads = planned->group_heads == 16 ? 32 : 16;
         } else {
             planned->group_heads = planned->group_heads == 8 ? 16 : 8; /* mma has both, AUTO too */
         }
@@ -130,7 +132,7 @@ bool attn_check_refused(attn_case *c, const attn_config *config, attn_worst *wor
     (void)worst;
     attn_result base;
     dsv4_attn_params params = c->params;
-    if (config->backend != DSV4_BACKEND_CUDA) return true;
+    if (!attn_config_on_gpu(config)) return true;
     attn_config_apply(config, &params);
     bool is_good = attn_run_case(c, config, &base, text);
     for (int which = 0; is_good && which < N_MISTAKES; which++) {

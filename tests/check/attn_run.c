@@ -34,33 +34,60 @@ int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS])
     return n_configs;
 }
 
-int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
+enum { BF16 = DSV4_ATTN_MATH_BF16, FP8 = DSV4_ATTN_MATH_FP8 };
+
+/* A way of a GPU. */
+typedef struct gpu_kind {
+    const char *name;
+    int32_t math, group_heads, fixed_split, kernel;
+} gpu_kind;
+
+static int32_t list_gpu(const gpu_kind *kinds, size_t n_kinds, int32_t backend, bool has_fp8,
+                        attn_config configs[ATTN_MAX_CONFIGS])
 {
-    enum { ANY = DSV4_CUDA_KERNEL_AUTO, MMA = DSV4_CUDA_KERNEL_MMA };
-    enum { BF16 = DSV4_ATTN_MATH_BF16, FP8 = DSV4_ATTN_MATH_FP8 };
-    static const struct {
-        const char *name;
-        int32_t math, group_heads, fixed_split, kernel;
-    } kinds[] = {{"cuda", BF16, 0, 0, ANY},         {"cuda 8", BF16, 8, 0, ANY},
-                 {"cuda 16", BF16, 16, 0, ANY},     {"cuda 32", BF16, 32, 0, ANY},
-                 {"cuda 64", BF16, 64, 0, ANY},     {"cuda mma 8", BF16, 8, 0, MMA},
-                 {"cuda mma 16", BF16, 16, 0, MMA}, {"cuda mma fix", BF16, 0, 1, MMA},
-                 {"cuda fixed", BF16, 0, 1, ANY},   {"cuda fp8", FP8, 0, 0, ANY},
-                 {"cuda fp8 32", FP8, 32, 0, ANY},  {"cuda fp8 64", FP8, 64, 0, ANY},
-                 {"cuda fp8 fix", FP8, 0, 1, ANY}};
-    const bool has_fp8 = device_is_hopper();
     int32_t n_configs = 0;
     configs[n_configs++] = attn_config_ref;
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+    for (size_t i = 0; i < n_kinds; i++) {
         if (kinds[i].math == FP8 && !has_fp8) continue;
         configs[n_configs++] = (attn_config){.name = kinds[i].name,
-                                             .backend = DSV4_BACKEND_CUDA,
+                                             .backend = backend,
                                              .math = kinds[i].math,
                                              .group_heads = kinds[i].group_heads,
                                              .cuda_kernel = kinds[i].kernel,
                                              .fixed_split = kinds[i].fixed_split};
     }
     return n_configs;
+}
+
+static int32_t list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
+{
+    enum { ANY = DSV4_CUDA_KERNEL_AUTO, MMA = DSV4_CUDA_KERNEL_MMA };
+    static const gpu_kind kinds[] = {
+        {"cuda", BF16, 0, 0, ANY},         {"cuda 8", BF16, 8, 0, ANY},
+        {"cuda 16", BF16, 16, 0, ANY},     {"cuda 32", BF16, 32, 0, ANY},
+        {"cuda 64", BF16, 64, 0, ANY},     {"cuda mma 8", BF16, 8, 0, MMA},
+        {"cuda mma 16", BF16, 16, 0, MMA}, {"cuda mma fix", BF16, 0, 1, MMA},
+        {"cuda fixed", BF16, 0, 1, ANY},   {"cuda fp8", FP8, 0, 0, ANY},
+        {"cuda fp8 32", FP8, 32, 0, ANY},  {"cuda fp8 64", FP8, 64, 0, ANY},
+        {"cuda fp8 fix", FP8, 0, 1, ANY}};
+    return list_gpu(kinds, sizeof kinds / sizeof kinds[0], DSV4_BACKEND_CUDA, device_is_hopper(),
+                    configs);
+}
+
+static int32_t list_hip(attn_config configs[ATTN_MAX_CONFIGS])
+{
+    static const gpu_kind kinds[] = {{"hip", BF16, 0, 0, 0},        {"hip 16", BF16, 16, 0, 0},
+                                     {"hip 32", BF16, 32, 0, 0},    {"hip 64", BF16, 64, 0, 0},
+                                     {"hip fixed", BF16, 0, 1, 0},  {"hip fp8", FP8, 0, 0, 0},
+                                     {"hip fp8 32", FP8, 32, 0, 0}, {"hip fp8 64", FP8, 64, 0, 0},
+                                     {"hip fp8 fix", FP8, 0, 1, 0}};
+    return list_gpu(kinds, sizeof kinds / sizeof kinds[0], DSV4_BACKEND_HIP, device_has_hip_fp8(),
+                    configs);
+}
+
+int32_t attn_config_list_gpu(int32_t backend, attn_config configs[ATTN_MAX_CONFIGS])
+{
+    return backend == DSV4_BACKEND_HIP ? list_hip(configs) : list_cuda(configs);
 }
 
 static size_t round_up_64(size_t n_bytes)
@@ -268,7 +295,8 @@ bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_ou
     dsv4_attn_params chosen = *params;
     attn_config_apply(config, &chosen);
     memset(result, 0, sizeof *result);
-    if (config->backend == DSV4_BACKEND_CUDA) {
+    if (config->run != NULL) return config->run(&chosen, outputs, result, text);
+    if (attn_config_on_gpu(config)) {
         return device_decode(&chosen, outputs, result, text);
     }
     bool is_good = attn_memory_make(&memory, &chosen, text) &&

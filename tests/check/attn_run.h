@@ -13,15 +13,20 @@
 
 enum { ATTN_TEXT_BYTES = 640 };
 
+struct attn_result;
+
 /* One way to compute. */
 typedef struct attn_config {
     const char *name;
     int32_t backend;
     int32_t math;
     int32_t cpu_level;
-    int32_t group_heads; /* CUDA */
+    int32_t group_heads; /* GPUs */
     int32_t cuda_kernel;
-    int32_t fixed_split; /* CUDA: bits do not depend on the batch */
+    int32_t fixed_split; /* GPUs: bits do not depend on the batch */
+    /* NULL, or what decodes instead of the library; returns false with the reason in text */
+    bool (*run)(const dsv4_attn_params *params, attn_outputs *outputs, struct attn_result *result,
+                char *text);
 } attn_config;
 
 enum { ATTN_MAX_CONFIGS = 14 };
@@ -31,8 +36,16 @@ extern const attn_config attn_config_ref;
 /* Fills the reference (always first) and the CPU levels that this machine has; returns how many. */
 int32_t attn_config_list(attn_config configs[ATTN_MAX_CONFIGS]);
 
-/* The same with the ways of the GPU instead of CPU levels; those with FP8 math only where the device has it. */
-int32_t attn_config_list_cuda(attn_config configs[ATTN_MAX_CONFIGS]);
+/*
+ * The same with the ways of a GPU (DSV4_BACKEND_CUDA or _HIP) instead of CPU levels; those with FP8 math only where the
+ * device has it.
+ */
+int32_t attn_config_list_gpu(int32_t backend, attn_config configs[ATTN_MAX_CONFIGS]);
+
+static inline bool attn_config_on_gpu(const attn_config *config)
+{
+    return config->backend == DSV4_BACKEND_CUDA || config->backend == DSV4_BACKEND_HIP;
+}
 
 /* Plan and workspace of one call, each between guards and ending where it was asked to end. */
 typedef struct attn_memory {
@@ -73,7 +86,7 @@ bool attn_run_case_f32(attn_case *c, const attn_config *config, attn_result *res
 void attn_config_apply(const attn_config *config, dsv4_attn_params *params);
 
 /*
- * CUDA, params with a config: decodes with a plan that is not its own but was built for `planned`, or is zeros when
+ * On a GPU, params with a config: decodes with a plan that is not its own but was built for `planned`, or is zeros when
  * that is NULL, and then with its own in the same workspace.
  */
 bool attn_run_refused(const dsv4_attn_params *params, const dsv4_attn_params *planned,

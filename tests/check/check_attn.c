@@ -9,7 +9,7 @@
 #include "attn_fp8.h"
 #include "attn_group.h"
 #include "attn_property.h"
-#include "device_call.h"
+#include "gpu_runtime.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +24,7 @@ enum {
 typedef struct run_options {
     bool is_long;
     bool for_threads;
-    bool for_cuda;
+    int32_t gpu; /* DSV4_BACKEND_CUDA or _HIP; 0: the CPU */
     bool stops_early;
     int64_t shard, n_shards; /* of the cases: those that are `shard` modulo n_shards */
     const char *group;       /* run no other; NULL: all */
@@ -204,7 +204,7 @@ static int64_t count_failed(const tally *tallies, int32_t n_configs)
 }
 
 /* Why the GPU does not compute a group, or NULL. */
-static const char *cuda_skip(const attn_group *group)
+static const char *gpu_skip(const attn_group *group)
 {
     if (group->math == DSV4_ATTN_MATH_OFFICIAL) return "official math";
     if (group->math == DSV4_ATTN_MATH_EXACT) return "f32 queries and rows";
@@ -214,31 +214,32 @@ static const char *cuda_skip(const attn_group *group)
 }
 
 /* Whether a group is made for a way to compute. */
-static bool is_selected(const attn_group *group, const attn_config *config, bool for_cuda)
+static bool is_selected(const attn_group *group, const attn_config *config)
 {
-    const bool for_bits = for_cuda && group->property == attn_check_bits;
+    const bool on_gpu = attn_config_on_gpu(config);
+    const bool for_bits = on_gpu && group->property == attn_check_bits;
     if (for_bits && config->fixed_split == 0) return false;
     /* whose FP8 output and f32 output come from one kernel */
     if (for_bits && strcmp(group->name, "fp8-output") == 0)
-        return config->cuda_kernel == DSV4_CUDA_KERNEL_MMA;
-    if (group->property == attn_check_refused) return config->backend == DSV4_BACKEND_CUDA;
+        return config->backend == DSV4_BACKEND_HIP || config->cuda_kernel == DSV4_CUDA_KERNEL_MMA;
+    if (group->property == attn_check_refused) return on_gpu;
     return !group->as_flashmla || !has_fp8_math(config);
 }
 
 /* Returns how many of `all` there are in `selected`. */
 static int32_t select_configs(const attn_group *group, const attn_config *all, int32_t n_configs,
-                              bool for_cuda, attn_config selected[ATTN_MAX_CONFIGS])
+                              attn_config selected[ATTN_MAX_CONFIGS])
 {
     int32_t n_selected = 0, n_fp8_left = 0;
     for (int32_t i = 0; i < n_configs; i++) {
-        if (is_selected(group, &all[i], for_cuda)) {
+        if (is_selected(group, &all[i])) {
             selected[n_selected++] = all[i];
         } else if (group->as_flashmla && has_fp8_math(&all[i])) {
             n_fp8_left++;
         }
     }
     if (n_fp8_left > 0)
-        printf("%-12s cuda fp8     skipped: its tolerances are those of bf16 products\n",
+        printf("%-12s fp8          skipped: its tolerances are those of bf16 products\n",
                group->name);
     return n_selected;
 }
@@ -257,9 +258,9 @@ static void print_tally(const attn_group *group, const attn_config *config, cons
 static int64_t group_size(const attn_group *group, const run_options *options)
 {
     if (options->for_threads) return group->n_threads;
-    const bool needs_cuda =
+    const bool needs_gpu =
         group->name == attn_group_flashmla || group->property == attn_check_refused;
-    if (needs_cuda && !options->for_cuda) return 0;
+    if (needs_gpu && options->gpu == 0) return 0;
     if (options->n_cases > 0) return options->n_cases;
     return options->is_long ? 10 * group->n_quick : group->n_quick;
 }
@@ -273,11 +274,11 @@ static void run_group(int64_t index, const run_options *options, const attn_conf
     tally tallies[ATTN_MAX_CONFIGS] = {{0}};
     int64_t n_cases = group_size(group, options);
     if (n_cases == 0 || (options->group && strcmp(options->group, group->name) != 0)) return;
-    if (options->for_cuda && cuda_skip(group) != NULL) {
-        printf("%-12s cuda         skipped: %s\n", group->name, cuda_skip(group));
+    if (options->gpu != 0 && gpu_skip(group) != NULL) {
+        printf("%-12s gpu          skipped: %s\n", group->name, gpu_skip(group));
         return;
     }
-    n_configs = select_configs(group, all, n_configs, options->for_cuda, configs);
+    n_configs = select_configs(group, all, n_configs, configs);
     if (group->as_flashmla) {
         printf("%-12s %lld cases of FlashMLA's %d in shard %lld of %lld; larger ones are compared "
                "with %s\n",
@@ -307,7 +308,9 @@ static bool options_parse(int argc, char **argv, run_options *options)
         } else if (strcmp(argv[i], "--threads") == 0) {
             options->for_threads = true;
         } else if (strcmp(argv[i], "--cuda") == 0) {
-            options->for_cuda = true;
+            options->gpu = DSV4_BACKEND_CUDA;
+        } else if (strcmp(argv[i], "--hip") == 0) {
+            options->gpu = DSV4_BACKEND_HIP;
         } else if (strcmp(argv[i], "--shard") == 0 && i + 1 < argc) {
             char *end;
             options->shard = strtoll(argv[++i], &end, 10);
@@ -345,20 +348,24 @@ int main(int argc, char **argv)
     int64_t totals[2] = {0, 0};       /* passed, failed */
     setvbuf(stdout, NULL, _IOLBF, 0); /* a crash must not take along what was said before it */
     if (!options_parse(argc, argv, &options)) {
-        fprintf(stderr,
-                "usage: check_attn [--long | --threads] [--cuda] [--fail-fast] [--group NAME] "
-                "[--cases N] [--shard I/N] [--case NUMBER]\n");
+        fprintf(
+            stderr,
+            "usage: check_attn [--long | --threads] [--cuda | --hip] [--fail-fast] [--group NAME] "
+            "[--cases N] [--shard I/N] [--case NUMBER]\n");
         return 2;
     }
     dsv4_error error;
-    if (options.for_cuda && dsv4_device_call_find(&error) != DSV4_OK) {
+    const dsv4_gpu_runtime *runtime;
+    if (options.gpu != 0 && dsv4_gpu_runtime_find(options.gpu, &runtime, &error) != DSV4_OK) {
         fprintf(stderr, "check_attn: %s\n", error.text);
         return 2;
     }
     const int32_t n_configs =
-        options.for_cuda ? attn_config_list_cuda(configs) : attn_config_list(configs);
-    if (options.for_cuda && !has_fp8_math(&configs[n_configs - 1]))
-        printf("%-12s cuda fp8     skipped: the device is not sm_90\n", "all groups");
+        options.gpu != 0 ? attn_config_list_gpu(options.gpu, configs) : attn_config_list(configs);
+    if (options.gpu != 0 && !has_fp8_math(&configs[n_configs - 1]))
+        printf("%-12s fp8          skipped: %s\n", "all groups",
+               options.gpu == DSV4_BACKEND_CUDA ? "the device is not sm_90"
+                                                : "no kernel for it in this build for this device");
     if (options.has_case) {
         tally tallies[ATTN_MAX_CONFIGS] = {{0}};
         attn_config selected[ATTN_MAX_CONFIGS];
@@ -366,7 +373,7 @@ int main(int argc, char **argv)
         attn_group_draw(options.case_id, &spec);
         attn_spec_print(&spec);
         const int32_t n_selected = select_configs(&attn_groups[options.case_id / ATTN_GROUP_CASES],
-                                                  configs, n_configs, options.for_cuda, selected);
+                                                  configs, n_configs, selected);
         run_case(options.case_id, selected, n_selected, tallies);
         totals[1] = count_failed(tallies, n_selected);
         totals[0] = n_selected - totals[1];

@@ -22,7 +22,8 @@ static const struct keys_group {
 } groups[KEYS_N_OPS] = {{"finish", 400, 20}, {"compress", 250, 6}, {"read", 400, 20}};
 
 typedef struct run_options {
-    bool is_long, for_threads, for_cuda, stops_early, is_bench, has_case;
+    bool is_long, for_threads, stops_early, is_bench, has_case;
+    int32_t gpu;       /* DSV4_BACKEND_CUDA or _HIP; AUTO: none */
     const char *group; /* run no other; NULL: all */
     int64_t case_id;
 } run_options;
@@ -31,9 +32,10 @@ typedef struct tally {
     int64_t n_cases, n_failed;
 } tally;
 
-static const char *backend_name(int i, bool for_cuda)
+static const char *backend_name(int i, int32_t gpu)
 {
-    return i == 0 ? "ref" : for_cuda ? "cuda" : "cpu";
+    if (i == 0) return "ref";
+    return gpu == DSV4_BACKEND_CUDA ? "cuda" : gpu == DSV4_BACKEND_HIP ? "hip" : "cpu";
 }
 
 static void fail(tally *t, const keys_case *c, const char *backend, int64_t id, const char *text)
@@ -75,19 +77,19 @@ typedef struct image_pair {
     uint8_t *want, *got;
 } image_pair;
 
-static void run_case(keys_case *c, int op, int64_t id, bool for_cuda, const image_pair *images,
+static void run_case(keys_case *c, int op, int64_t id, int32_t gpu, const image_pair *images,
                      tally tallies[N_BACKENDS], double *worst)
 {
     char text[KEYS_TEXT_BYTES];
-    keys_case_draw(c, op, (uint64_t)id, for_cuda);
+    keys_case_draw(c, op, (uint64_t)id, gpu != DSV4_BACKEND_AUTO);
     for (int i = 0; i < N_BACKENDS; i++) tallies[i].n_cases++;
     bool is_good = run_on_copy(c, images->want, DSV4_BACKEND_REF, text) &&
                    keys_oracle_check(c, images->want, worst, text);
-    if (!is_good) fail(&tallies[0], c, backend_name(0, for_cuda), id, text);
-    is_good = for_cuda ? keys_gpu_run(c, images->got, text)
-                       : run_on_copy(c, images->got, DSV4_BACKEND_CPU, text);
+    if (!is_good) fail(&tallies[0], c, backend_name(0, gpu), id, text);
+    is_good = gpu != DSV4_BACKEND_AUTO ? keys_gpu_run(c, images->got, text)
+                                       : run_on_copy(c, images->got, DSV4_BACKEND_CPU, text);
     is_good = is_good && same_images(c, images->got, images->want, text);
-    if (!is_good) fail(&tallies[1], c, backend_name(1, for_cuda), id, text);
+    if (!is_good) fail(&tallies[1], c, backend_name(1, gpu), id, text);
 }
 
 static void run_group(keys_case *c, int op, const run_options *options, const image_pair *images,
@@ -99,13 +101,13 @@ static void run_group(keys_case *c, int op, const run_options *options, const im
                                            : groups[op].n_quick * (options->is_long ? 20 : 1);
     for (int64_t id = 0; id < n_cases; id++) {
         int64_t chosen = options->has_case ? options->case_id : id;
-        run_case(c, op, chosen, options->for_cuda, images, tallies, &worst);
+        run_case(c, op, chosen, options->gpu, images, tallies, &worst);
         bool has_failed = tallies[0].n_failed + tallies[1].n_failed > 0;
         if (options->has_case || (options->stops_early && has_failed)) break;
     }
     for (int i = 0; i < N_BACKENDS; i++) {
         const tally *t = &tallies[i];
-        printf("%-9s %-5s %5lld cases  ", groups[op].name, backend_name(i, options->for_cuda),
+        printf("%-9s %-5s %5lld cases  ", groups[op].name, backend_name(i, options->gpu),
                (long long)t->n_cases);
         if (i == 0) printf("worst %5.3f of bound  ", worst);
         if (i > 0) printf("bytes of the reference  ");
@@ -125,7 +127,9 @@ static bool options_parse(int argc, char **argv, run_options *options)
         } else if (strcmp(argv[i], "--threads") == 0) {
             options->for_threads = true;
         } else if (strcmp(argv[i], "--cuda") == 0) {
-            options->for_cuda = true;
+            options->gpu = DSV4_BACKEND_CUDA;
+        } else if (strcmp(argv[i], "--hip") == 0) {
+            options->gpu = DSV4_BACKEND_HIP;
         } else if (strcmp(argv[i], "--fail-fast") == 0) {
             options->stops_early = true;
         } else if (strcmp(argv[i], "--bench") == 0) {
@@ -141,6 +145,7 @@ static bool options_parse(int argc, char **argv, run_options *options)
             return false;
         }
     }
+    if (options->is_bench && options->gpu == DSV4_BACKEND_HIP) return false; /* there is none */
     return !options->has_case || options->group != NULL;
 }
 
@@ -150,17 +155,18 @@ int main(int argc, char **argv)
     int64_t totals[2] = {0, 0}; /* passed, failed */
     dsv4_error error;
     if (!options_parse(argc, argv, &options)) {
-        fprintf(stderr, "usage: check_keys [--long | --threads] [--cuda] [--fail-fast] "
+        fprintf(stderr, "usage: check_keys [--long | --threads] [--cuda | --hip] [--fail-fast] "
                         "[--group NAME [--case NUMBER]] [--bench]\n");
         return 2;
     }
-    if (options.for_cuda && keys_gpu_find(&error) != DSV4_OK) {
+    if (options.gpu != DSV4_BACKEND_AUTO && keys_gpu_find(options.gpu, &error) != DSV4_OK) {
         fprintf(stderr, "check_keys: %s\n", error.text);
         return 2;
     }
-    if (options.is_bench) return options.for_cuda ? keys_gpu_bench() : keys_bench_run();
+    if (options.is_bench)
+        return options.gpu == DSV4_BACKEND_AUTO ? keys_bench_run() : keys_gpu_bench();
     keys_case c = {0};
-    keys_case_draw(&c, KEYS_READ, 0, options.for_cuda);
+    keys_case_draw(&c, KEYS_READ, 0, options.gpu != DSV4_BACKEND_AUTO);
     image_pair images = {malloc(c.capacity_bytes), malloc(c.capacity_bytes)};
     if (images.want == NULL || images.got == NULL) return 2;
     for (int op = 0; op < KEYS_N_OPS; op++) {

@@ -21,4 +21,15 @@ static inline bool device_is_hopper(void)
     return dsv4_attn_choose(&params, &choice, NULL) == DSV4_OK;
 }
 
+/* Has kernels with FP8 products in this build: gfx950 may, gfx942 does not. */
+static inline bool device_has_hip_fp8(void)
+{
+    dsv4_attn_params params;
+    dsv4_attn_choice choice;
+    dsv4_attn_params_default(&params);
+    params.backend = DSV4_BACKEND_HIP;
+    params.math = DSV4_ATTN_MATH_FP8;
+    return dsv4_attn_choose(&params, &choice, NULL) == DSV4_OK;
+}
+
 #endif

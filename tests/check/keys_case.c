@@ -145,7 +145,7 @@ static void make_cache(keys_case *c, dsv4_keys_cache *cache, int64_t n_rows)
         page_bytes = (page_bytes + 15) / 16 * 16;
         cache->page_stride_bytes = page_bytes + 16 * attn_rng_range(&c->rng, 0, 9);
     }
-    if (!c->for_cuda && attn_rng_chance(&c->rng, 30)) {
+    if (!c->for_gpu && attn_rng_chance(&c->rng, 30)) {
         cache->page_stride_bytes += attn_rng_range(&c->rng, 0, 31);
         skew_bytes = (size_t)attn_rng_range(&c->rng, 0, 15);
     }
@@ -273,6 +273,10 @@ static void make_tokens(keys_case *c, dsv4_keys_compress_params *p, int64_t most
         int64_t first = groups * p->ratio + attn_rng_range(&c->rng, 0, p->ratio - 1);
         if (p->rope_rows != NULL && attn_rng_chance(&c->rng, 30)) {
             first = PICK(c, 65536, 1048576, INT32_MAX) - attn_rng_range(&c->rng, 1, 300) - count;
+        }
+        if (token > 0 && attn_rng_chance(&c->rng, 20) && positions[token - 1] >= 0 &&
+            positions[token - 1] < 1 << 21) {
+            first = positions[token - 1] + 1; /* as if it were the request before */
         }
         first_positions[r] = first;
         counts[r] = count;
@@ -443,7 +447,7 @@ static void draw_read(keys_case *c)
 
 /* ---- cases ---- */
 
-void keys_case_draw(keys_case *c, int op, uint64_t id, bool for_cuda)
+void keys_case_draw(keys_case *c, int op, uint64_t id, bool for_gpu)
 {
     static void (*const draws[])(keys_case *) = {draw_finish, draw_compress, draw_read};
     if (c->image == NULL) {
@@ -452,7 +456,7 @@ void keys_case_draw(keys_case *c, int op, uint64_t id, bool for_cuda)
         if (c->image == NULL) exit(2);
     }
     c->op = op;
-    c->for_cuda = for_cuda;
+    c->for_gpu = for_gpu;
     c->used_bytes = 0;
     c->rng.state = (id * KEYS_N_OPS + (uint64_t)op) * 1000003u + 29u;
     (void)keys_case_take(c, 0, 1, GUARD_BYTES);

@@ -21,7 +21,7 @@ enum { KEYS_FINISH = 0, KEYS_COMPRESS, KEYS_READ, KEYS_N_OPS };
 typedef struct keys_case {
     int op; /* KEYS_* */
     attn_rng rng;
-    bool for_cuda; /* caches and state as the device wants them */
+    bool for_gpu; /* caches and state as the device wants them */
 
     uint8_t *image; /* [capacity_bytes], of which used_bytes are the case */
     size_t used_bytes, capacity_bytes;
@@ -36,7 +36,7 @@ typedef struct keys_case {
 } keys_case;
 
 /* Draws case `id` of an operation. The image is the case's until the next draw; keys_case_free in the end. */
-void keys_case_draw(keys_case *c, int op, uint64_t id, bool for_cuda);
+void keys_case_draw(keys_case *c, int op, uint64_t id, bool for_gpu);
 void keys_case_free(keys_case *c);
 
 /* One line: shapes and options. */

@@ -75,13 +75,13 @@ static void place_lists(replay_case *c)
     }
 }
 
-void replay_case_make(replay_case *c, const replay_shape *shape, uint64_t seed)
+void replay_case_make(replay_case *c, const replay_shape *shape, int32_t backend, uint64_t seed)
 {
     memset(c, 0, sizeof *c);
     c->rng.state = seed;
     dsv4_attn_params *p = &c->params;
     dsv4_attn_params_default(p);
-    p->backend = DSV4_BACKEND_CUDA;
+    p->backend = backend;
     p->cuda_kernel = shape->cuda_kernel;
     p->math = shape->math;
     p->fixed_split = shape->fixed_split;

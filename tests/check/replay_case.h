@@ -1,7 +1,7 @@
 /*
  * replay_case.h - a decode call whose lists change again and again, and its answer.
  *
- * Place: tests; nothing here knows CUDA. Tensors are in host memory, dense, with a window of 128 entries and 512 extra
+ * Place: tests; nothing here knows a device. Tensors are in host memory, dense, with a window of 128 entries and 512 extra
  * ones. Lengths and indices of both scopes lie in one block, so that one copy brings all of them to a device.
  */
 #ifndef DSV4_TESTS_REPLAY_CASE_H
@@ -32,7 +32,7 @@ typedef struct replay_worst {
 } replay_worst;
 
 typedef struct replay_case {
-    dsv4_attn_params params; /* of host tensors, backend CUDA; out and lse are NULL */
+    dsv4_attn_params params; /* of host tensors, with the backend; out and lse are NULL */
     attn_rng rng;
     int64_t n_query_rows;  /* n_requests * n_queries */
     int64_t n_lengths;     /* at the front of lists, of both scopes */
@@ -52,7 +52,7 @@ typedef struct replay_case {
 void *replay_host_alloc(int64_t n_bytes);
 
 /* Random queries, sinks and rows; lists with whole lengths. Free with replay_case_free. */
-void replay_case_make(replay_case *c, const replay_shape *shape, uint64_t seed);
+void replay_case_make(replay_case *c, const replay_shape *shape, int32_t backend, uint64_t seed);
 void replay_case_free(replay_case *c);
 
 /* Other lengths: 0, negative ones and ones past the list among them; at times all 0 or all whole. */

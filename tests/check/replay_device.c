@@ -12,29 +12,30 @@
 
 enum { GUARD_BYTES = 256, GUARD_BYTE = 0xc9, HANG_SECONDS = 20, POLL_NS = 20000, MAX_NODES = 64 };
 
-void replay_note(replay_device *d, cudaError_t status)
+void replay_note(replay_device *d, int status)
 {
-    if (d->status == cudaSuccess) d->status = status;
+    if (d->status == 0) d->status = status;
 }
 
 bool replay_device_good(const replay_device *d, char text[REPLAY_TEXT_BYTES])
 {
-    if (d->status == cudaSuccess) return true;
-    (void)snprintf(text, REPLAY_TEXT_BYTES, "device: %.300s", cudaGetErrorString(d->status));
+    if (d->status == 0) return true;
+    (void)snprintf(text, REPLAY_TEXT_BYTES, "device: %.300s", d->gpu->error_text(d->status));
     return false;
 }
 
-void replay_device_open(replay_device *d, const char *name)
+void replay_device_open(replay_device *d, const dsv4_gpu_runtime *gpu, const char *name)
 {
     memset(d, 0, sizeof *d);
+    d->gpu = gpu;
     d->name = name;
-    replay_note(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking));
+    replay_note(d, gpu->stream_open(&d->stream));
 }
 
 void replay_device_close(replay_device *d)
 {
-    for (int i = 0; i < d->n_blocks; i++) (void)cudaFree(d->blocks[i]);
-    if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
+    for (int i = 0; i < d->n_blocks; i++) (void)d->gpu->release(d->blocks[i]);
+    if (d->stream != NULL) (void)d->gpu->stream_close(d->stream);
 }
 
 /* ---- memory ---- */
@@ -43,16 +44,16 @@ void *replay_device_alloc(replay_device *d, int64_t n_bytes, int fill)
 {
     const size_t guarded_bytes = (size_t)n_bytes + 2 * (size_t)GUARD_BYTES;
     void *block = NULL;
-    replay_note(d, d->n_blocks < REPLAY_MAX_BLOCKS ? cudaMalloc(&block, guarded_bytes)
-                                                   : cudaErrorMemoryAllocation);
+    replay_note(d, d->n_blocks < REPLAY_MAX_BLOCKS ? d->gpu->alloc(&block, guarded_bytes)
+                                                   : GPU_OUT_OF_MEMORY);
     if (block == NULL) return NULL;
     d->blocks[d->n_blocks] = block;
     d->block_bytes[d->n_blocks++] = (size_t)n_bytes;
     unsigned char *data = (unsigned char *)block + GUARD_BYTES;
-    replay_note(d, cudaMemset(block, GUARD_BYTE, GUARD_BYTES));
-    replay_note(d, cudaMemset(data, fill, (size_t)n_bytes));
-    replay_note(d, cudaMemset(data + n_bytes, GUARD_BYTE, GUARD_BYTES));
-    replay_note(d, cudaDeviceSynchronize()); /* our stream does not wait for these */
+    replay_note(d, d->gpu->fill(block, GUARD_BYTE, GUARD_BYTES));
+    replay_note(d, d->gpu->fill(data, fill, (size_t)n_bytes));
+    replay_note(d, d->gpu->fill(data + n_bytes, GUARD_BYTE, GUARD_BYTES));
+    replay_note(d, d->gpu->wait()); /* our stream does not wait for these */
     return data;
 }
 
@@ -60,8 +61,8 @@ void *replay_device_copy(replay_device *d, const void *host, int64_t n_bytes)
 {
     void *data = replay_device_alloc(d, n_bytes, 0);
     if (data == NULL) return NULL;
-    replay_note(d, cudaMemcpy(data, host, (size_t)n_bytes, cudaMemcpyHostToDevice));
-    replay_note(d, cudaDeviceSynchronize());
+    replay_note(d, d->gpu->put(data, host, (size_t)n_bytes));
+    replay_note(d, d->gpu->wait());
     return data;
 }
 
@@ -71,8 +72,8 @@ bool replay_device_guards_hold(replay_device *d, char text[REPLAY_TEXT_BYTES])
     for (int i = 0; i < d->n_blocks; i++) {
         const unsigned char *block = d->blocks[i];
         const size_t end = GUARD_BYTES + d->block_bytes[i];
-        replay_note(d, cudaMemcpy(guards[0], block, GUARD_BYTES, cudaMemcpyDeviceToHost));
-        replay_note(d, cudaMemcpy(guards[1], block + end, GUARD_BYTES, cudaMemcpyDeviceToHost));
+        replay_note(d, d->gpu->get(guards[0], block, GUARD_BYTES));
+        replay_note(d, d->gpu->get(guards[1], block + end, GUARD_BYTES));
         if (!replay_device_good(d, text)) return false;
         for (int j = 0; j < 2 * GUARD_BYTES; j++) {
             if (guards[j / GUARD_BYTES][j % GUARD_BYTES] == GUARD_BYTE) continue;
@@ -98,9 +99,9 @@ void replay_device_wait(replay_device *d)
 {
     const struct timespec pause = {.tv_nsec = POLL_NS};
     const double deadline = now_s() + HANG_SECONDS;
-    cudaError_t status;
+    int status;
     if (d->stream == NULL) return;
-    while ((status = cudaStreamQuery(d->stream)) == cudaErrorNotReady) {
+    while ((status = d->gpu->stream_query(d->stream)) == GPU_NOT_READY) {
         if (now_s() > deadline) {
             printf("%s: FAILED: the device hangs: a batch has not ended within %d s\n", d->name,
                    HANG_SECONDS);
@@ -127,10 +128,10 @@ bool replay_step_make(replay_device *d, replay_step *step, char text[REPLAY_TEXT
     return replay_device_good(d, text);
 }
 
-void replay_step_free(replay_step *step)
+void replay_step_free(const replay_device *d, replay_step *step)
 {
-    if (step->exec != NULL) (void)cudaGraphExecDestroy(step->exec);
-    if (step->graph != NULL) (void)cudaGraphDestroy(step->graph);
+    if (step->exec != NULL) (void)d->gpu->exec_close(step->exec);
+    if (step->graph != NULL) (void)d->gpu->graph_close(step->graph);
 }
 
 bool replay_step_enqueue(replay_device *d, replay_step *step, char text[REPLAY_TEXT_BYTES])
@@ -148,22 +149,22 @@ bool replay_step_enqueue(replay_device *d, replay_step *step, char text[REPLAY_T
 
 static bool has_only_kernels(replay_device *d, replay_step *step, char *text)
 {
-    cudaGraphNode_t nodes[MAX_NODES];
+    void *nodes[MAX_NODES];
     size_t n_nodes = 0;
-    replay_note(d, cudaGraphGetNodes(step->graph, NULL, &n_nodes));
+    replay_note(d, d->gpu->graph_nodes(step->graph, NULL, &n_nodes));
     if (n_nodes < 2 || n_nodes > MAX_NODES) {
         (void)snprintf(text, REPLAY_TEXT_BYTES, "a graph of %zu nodes, expected those of two calls",
                        n_nodes);
         return false;
     }
-    replay_note(d, cudaGraphGetNodes(step->graph, nodes, &n_nodes));
-    for (size_t i = 0; i < n_nodes && d->status == cudaSuccess; i++) {
-        enum cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
-        replay_note(d, cudaGraphNodeGetType(nodes[i], &type));
-        if (type == cudaGraphNodeTypeKernel) continue;
+    replay_note(d, d->gpu->graph_nodes(step->graph, nodes, &n_nodes));
+    for (size_t i = 0; i < n_nodes && d->status == 0; i++) {
+        int type = -1;
+        replay_note(d, d->gpu->node_type(nodes[i], &type));
+        if (type == GPU_NODE_KERNEL) continue;
         (void)snprintf(text, REPLAY_TEXT_BYTES,
-                       "node %zu of the graph is of type %d, expected kernels only (%d)", i,
-                       (int)type, (int)cudaGraphNodeTypeKernel);
+                       "node %zu of the graph is of type %d, expected kernels only (%d)", i, type,
+                       (int)GPU_NODE_KERNEL);
         return false;
     }
     step->n_nodes = n_nodes;
@@ -173,12 +174,12 @@ static bool has_only_kernels(replay_device *d, replay_step *step, char *text)
 bool replay_step_capture(replay_device *d, replay_step *step, char text[REPLAY_TEXT_BYTES])
 {
     if (!replay_device_good(d, text)) return false;
-    replay_note(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeGlobal));
+    replay_note(d, d->gpu->capture_begin(d->stream));
     if (!replay_device_good(d, text)) return false;
     const bool is_enqueued = replay_step_enqueue(d, step, text);
-    replay_note(d, cudaStreamEndCapture(d->stream, &step->graph));
+    replay_note(d, d->gpu->capture_end(d->stream, &step->graph));
     if (!is_enqueued) return false;
     if (!replay_device_good(d, text) || !has_only_kernels(d, step, text)) return false;
-    replay_note(d, cudaGraphInstantiate(&step->exec, step->graph, 0));
+    replay_note(d, d->gpu->exec_open(&step->exec, step->graph));
     return replay_device_good(d, text);
 }

@@ -7,16 +7,16 @@
 #ifndef DSV4_TESTS_REPLAY_DEVICE_H
 #define DSV4_TESTS_REPLAY_DEVICE_H
 
-#include <cuda_runtime_api.h>
-
+#include "gpu_runtime.h"
 #include "replay_case.h"
 
 enum { REPLAY_MAX_BLOCKS = 32 };
 
 typedef struct replay_device {
-    cudaStream_t stream; /* non-blocking: it does not wait for the default stream */
-    cudaError_t status;  /* the first failure */
-    const char *name;    /* of the check that runs, for a hang */
+    const dsv4_gpu_runtime *gpu;
+    void *stream;
+    int status;       /* the first failure */
+    const char *name; /* of the check that runs, for a hang */
     unsigned char *blocks[REPLAY_MAX_BLOCKS];
     size_t block_bytes[REPLAY_MAX_BLOCKS];
     int n_blocks;
@@ -27,16 +27,15 @@ typedef struct replay_step {
     dsv4_attn_params params; /* of device tensors */
     void *plan, *workspace;
     size_t plan_bytes, workspace_bytes;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
+    void *graph, *exec;
     size_t n_nodes;
 } replay_step;
 
-void replay_device_open(replay_device *d, const char *name);
+void replay_device_open(replay_device *d, const dsv4_gpu_runtime *gpu, const char *name);
 /* Frees blocks and stream. */
 void replay_device_close(replay_device *d);
 
-void replay_note(replay_device *d, cudaError_t status);
+void replay_note(replay_device *d, int status);
 /* False, with the runtime's text, when something failed. */
 bool replay_device_good(const replay_device *d, char text[REPLAY_TEXT_BYTES]);
 
@@ -54,7 +53,7 @@ void replay_device_wait(replay_device *d);
 
 /* Plan and workspace for step->params. */
 bool replay_step_make(replay_device *d, replay_step *step, char text[REPLAY_TEXT_BYTES]);
-void replay_step_free(replay_step *step);
+void replay_step_free(const replay_device *d, replay_step *step);
 
 /* Enqueues plan_build and decode. */
 bool replay_step_enqueue(replay_device *d, replay_step *step, char text[REPLAY_TEXT_BYTES]);

@@ -140,7 +140,7 @@ run 2 help in fo; err "unknown command 'in fo'"
 run 2 inspect ""; err "dsv4 inspect: argument '' is wrong; expected DIR"; no_output
 run 2 help attn fly; err "unknown command 'attn fly'"
 run 0 help --man; out ".TH DSV4 1"; out ".SH EXIT STATUS"; silent
-run 0 info; out "cpu level"; out "attn "; out "devices"; silent
+run 0 info; out "cpu level"; out "attn "; out "devices"; out "HIP: "; silent
 level=$(sed -n 's/^cpu level *\([a-z0-9]*\):.*/\1/p' "$work/out")
 case $level in v2 | avx2 | avx512 | avx512bf16) ;; *) fail "no known level: '$level'" ;; esac
 

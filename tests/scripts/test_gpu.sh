@@ -1,6 +1,7 @@
 #!/bin/sh
 # Check the GPU's kernels: the randomized checks, that of the attention in parallel shards, the case files with their
-# answers, graphs that are replayed; and, in a build with rings, that the checks notice broken kernels.
+# answers, graphs that are replayed; the Python package with torch, when it is there; and, in a build with rings, that
+# the checks notice broken kernels.
 #
 # usage: test_gpu.sh BUILD_DIR
 set -eu
@@ -15,6 +16,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # shards are as many as cores
 "$build/dsv4" attn check --backend cuda "$fixtures"/*.safetensors
 "$build/tests/check/check_keys" --cuda
 OMP_NUM_THREADS=$n "$build/tests/check/check_replay" # alone on the device: it looks at free memory
+DSV4_LIBRARY="$build/libdsv4.so" PYTHONPATH="$(dirname "$0")/../../bindings/python" PYTHONDONTWRITEBYTECODE=1 \
+    python3 "$(dirname "$0")/../python/run_gpu.py"
 variants=$(dirname "$0")/../variants
 if [ -f "$build/tests/variants.json" ]; then
     python3 "$variants/run_variants.py" -j 4 "$variants/variants_cuda.txt" "$build/tests/variants.json"

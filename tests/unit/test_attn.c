@@ -515,8 +515,8 @@ static void merge_shapes_are_checked(void **state)
         FIELD(out_dtype, -1, "DSV4_DTYPE_BF16 (1) or DSV4_DTYPE_F32 (2)"),
         FIELD(n_threads, -1, "0 .. 1024"),
         FIELD(n_threads, 1025, "0 .. 1024"),
-        FIELD(backend, -1, "0 .. 3"),
-        FIELD(backend, 4, "0 .. 3"),
+        FIELD(backend, -1, "0 .. 4"),
+        FIELD(backend, 5, "0 .. 4"),
 #undef FIELD
     };
     (void)state;

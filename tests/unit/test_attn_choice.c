@@ -142,9 +142,9 @@ static void assert_text(const dsv4_error *error, const char *expected)
 static void fp8_math_is_refused_by_the_cpu(void **state)
 {
     static const char by_cpu[] =
-        "math: fp8, but the backend cpu has no FP8 products: expected the backend cuda";
+        "math: fp8, but the backend cpu has no FP8 products: expected the backend cuda or hip";
     static const char by_ref[] =
-        "math: fp8, but the backend ref has no FP8 products: expected the backend cuda";
+        "math: fp8, but the backend ref has no FP8 products: expected the backend cuda or hip";
     (void)state;
     for (int32_t level = DSV4_CPU_LEVEL_AUTO; level <= dsv4_cpu_level(); level++) {
         dsv4_attn_params params;

@@ -237,9 +237,9 @@ static void wrong_options_are_refused(void **state)
     refuse("option --output: '' is wrong; expected a FILE", "attn", "run", "f", "--output=", NULL);
     refuse("option --json: 'yes' is wrong; expected no value", "attn", "bench", "--json=yes", NULL);
     refuse("option --help: 'x' is wrong; expected no value", "info", "-hx", NULL);
-    refuse("option --backend: 'gpu' is wrong; expected one of auto, ref, cpu or cuda", "attn",
+    refuse("option --backend: 'gpu' is wrong; expected one of auto, ref, cpu, cuda or hip", "attn",
            "bench", "--backend", "gpu", NULL);
-    refuse("option --backend: 'cp' is wrong; expected one of auto, ref, cpu or cuda", "attn",
+    refuse("option --backend: 'cp' is wrong; expected one of auto, ref, cpu, cuda or hip", "attn",
            "bench", "--backend", "cp", NULL);
 }
 
@@ -358,7 +358,8 @@ static void help_shows_choices_defaults_and_limits(void **state)
     (void)state;
     char *text = render(dsv4_options_print_help, DSV4_COMMAND_ATTN_RUN);
     assert_has(text, "Usage: dsv4 attn run [OPTION]... --output FILE FILE\n");
-    assert_has(text, "  --backend auto|ref|cpu|cuda\n                          where to compute");
+    assert_has(text,
+               "  --backend auto|ref|cpu|cuda|hip\n                          where to compute");
     assert_has(text, "(default: f32)");
     assert_has(text, "(required)");
     assert_has(text, "  -o, --output FILE       safetensors");

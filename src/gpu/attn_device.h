@@ -1,12 +1,12 @@
 /*
  * attn_device.h - what the host, the plan kernel and the attention kernels say to each other.
  *
- * Place: cuda. Plain structs, passed to kernels by value or lying in the plan. A task is one query token
- * and one group of its heads; a part is a run of a task's key blocks, computed by one thread block; a task of
- * several parts leaves partial results in the workspace, and the part that arrives last merges them.
+ * Place: gpu; the same for every device. Plain structs, passed to kernels by value or lying in the plan. A task is one
+ * query token and one group of its heads; a part is a run of a task's key blocks, computed by one thread block; a task
+ * of several parts leaves partial results in the workspace, which are merged within the same launch.
  */
-#ifndef DSV4_CUDA_ATTN_DEVICE_H
-#define DSV4_CUDA_ATTN_DEVICE_H
+#ifndef DSV4_GPU_ATTN_DEVICE_H
+#define DSV4_GPU_ATTN_DEVICE_H
 
 #include <stdint.h>
 
@@ -65,16 +65,27 @@ typedef struct attn_plan_args {
     int32_t n_requests, n_queries, n_groups;
     int32_t n_thread_blocks;
     int32_t may_split;
-    int32_t n_streams;        /* blocks that a part computes at once */
-    float split_fixed, split; /* of cutting a task, and for each part, in blocks */
+    int32_t n_streams; /* blocks that a part computes at once */
+    /* Costs in the time of a block of a thread block that has its multiprocessor for itself. */
+    int32_t n_alone;             /* so many thread blocks have */
+    float busy_part, busy_block; /* of more: what a part costs on top, and a block */
+    float split_fixed, split;    /* of cutting a task, and for each part */
 } attn_plan_args;
+
+/* Of a task of several parts, in the workspace; 0 before and after. */
+typedef struct attn_arrivals {
+    int32_t arrived; /* parts that have */
+    int32_t
+        gave_up; /* parts that did not wait for the others; none where the last one merges alone */
+    uint64_t ended; /* parts that will not look at these again, where parts wait */
+} attn_arrivals;
 
 typedef struct attn_args {
     const unsigned char *plan;
-    uint64_t fingerprint;  /* that the plan must have, else it is refused (attn_refuse.cuh) */
-    unsigned char *states; /* [n_thread_blocks] partial states */
-    int32_t *counters; /* [n_thread_blocks] parts of a task that have arrived; 0 before and after */
-    int64_t state_bytes; /* of one partial state */
+    uint64_t fingerprint;    /* that the plan must have, else it is refused (attn_refuse.cuh) */
+    unsigned char *states;   /* [n_thread_blocks] partial states */
+    attn_arrivals *arrivals; /* [n_thread_blocks] */
+    int64_t state_bytes;     /* of one partial state */
     int32_t n_requests, n_queries, n_heads;
     float scale_log2;               /* softmax_scale * log2(e) */
     int32_t out_is_f32, out_is_fp8; /* neither: bf16 */

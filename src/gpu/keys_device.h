@@ -1,13 +1,12 @@
 /*
- * keys_device.h - what the host and the kernels of dsv4/keys.h say to each other, and the kernels as C functions.
+ * keys_device.h - what the host and the kernels of dsv4/keys.h say to each other.
  *
- * Place: cuda. Plain structs, passed by value; fields are those of the public params unless a comment says
- * otherwise. `is_aligned`: the tensor and its strides are multiples of 16 bytes.
+ * Place: gpu; the same for every device. Plain structs, passed by value; fields are those of the public params unless a
+ * comment says otherwise. `is_aligned`: the tensor and its strides are multiples of 16 bytes.
  */
-#ifndef DSV4_CUDA_KEYS_DEVICE_H
-#define DSV4_CUDA_KEYS_DEVICE_H
+#ifndef DSV4_GPU_KEYS_DEVICE_H
+#define DSV4_GPU_KEYS_DEVICE_H
 
-#include <cuda_runtime_api.h>
 #include <stdint.h>
 
 typedef struct keys_cache_args {
@@ -33,7 +32,7 @@ typedef struct keys_tensor_args {
 } keys_tensor_args;
 
 typedef struct keys_finish_args {
-    int64_t n_rows;          /* warps: n_tokens * rows_per_token */
+    int64_t n_rows;          /* n_tokens * rows_per_token */
     uint32_t rows_per_token; /* the heads, then the key if there is one */
     uint32_t n_heads;
     float norm_eps;
@@ -72,21 +71,5 @@ typedef struct keys_read_args {
     const int32_t *slots, *pages; /* one of them is NULL */
     keys_tensor_args out;         /* token stride: that of rows */
 } keys_read_args;
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-/* Each enqueues one kernel on `stream` and says what the launch said; nothing is empty. */
-cudaError_t dsv4_keys_finish_launch(const keys_finish_args *args, cudaStream_t stream);
-cudaError_t dsv4_keys_read_launch(const keys_read_args *args, cudaStream_t stream);
-
-/* A group's channels on a cluster of thread blocks if has_clusters (sm_90 on), where that is faster. */
-cudaError_t dsv4_keys_compress_launch(const keys_compress_args *args, int ratio, int has_clusters,
-                                      cudaStream_t stream);
-
-#ifdef __cplusplus
-}
-#endif
 
 #endif

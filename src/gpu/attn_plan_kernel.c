@@ -1,0 +1,238 @@
+/*
+ * attn_plan_kernel.c - the plan of a step, built on the device so that a captured graph follows its lengths.
+ *
+ * Place: gpu; a kernel (gpu.h) of one thread block. Requests are ordered by the number of their key blocks, longest
+ * first. As many tasks as fill whole rounds of all thread blocks stay whole; the rest, fewer than thread blocks, are
+ * cut into parts of at most `step` blocks, the step that ends soonest by the cost of a partial state. So
+ * there are never more partial states than thread blocks. Nothing here changes results but the cut.
+ */
+#include "attn_device.h"
+#include "gpu.h"
+
+enum {
+    PLAN_BINS = ATTN_PLAN_THREADS, /* a thread each */
+    PLAN_WAVES = ATTN_PLAN_THREADS / GPU_WAVE,
+    PLAN_STEPS = 32, /* that are tried */
+    NO_STEP = INT32_MAX,
+};
+
+typedef struct plan_shared {
+    int32_t bins[PLAN_BINS]; /* requests of each length, then where the next of that length goes */
+    int32_t wave_sums[PLAN_WAVES];
+    float costs[PLAN_STEPS];
+    int32_t steps[PLAN_STEPS];
+    int32_t turn_bins[GPU_WAVE]; /* of the wave whose turn it is */
+    int32_t longest;
+    int32_t step;
+    int32_t n_tail_parts;
+} plan_shared;
+
+typedef struct list_lengths {
+    int32_t window;
+    int32_t total;
+} list_lengths;
+
+GPU_DEVICE int32_t count_entries(const int32_t *lengths, int32_t request, int32_t n_indices)
+{
+    if (lengths == NULL) return n_indices;
+    const int32_t n = (int32_t)gpu_load4(lengths + request);
+    return n < 0 ? 0 : (n < n_indices ? n : n_indices);
+}
+
+GPU_DEVICE list_lengths read_lengths(const attn_plan_args *a, int32_t request)
+{
+    list_lengths l;
+    l.window = count_entries(a->window_lengths, request, a->window_n_indices);
+    l.total = l.window + count_entries(a->extra_lengths, request, a->extra_n_indices);
+    return l;
+}
+
+GPU_DEVICE int32_t count_blocks(int32_t total_len)
+{
+    return (total_len + ATTN_BLOCK_KEYS - 1) / ATTN_BLOCK_KEYS;
+}
+
+GPU_DEVICE int32_t bin_of(int32_t n_blocks)
+{
+    return PLAN_BINS - 1 - gpu_min_i32(n_blocks, PLAN_BINS - 1);
+}
+
+/* The value of the lane `step` below; own where there is none. */
+GPU_DEVICE int32_t from_below(int32_t value, int step)
+{
+    const int lane = gpu_lane();
+    return (int32_t)gpu_shuffle((uint32_t)value, lane >= step ? lane - step : lane);
+}
+
+GPU_DEVICE int32_t scan_wave(int32_t value)
+{
+    for (int step = 1; step < GPU_WAVE; step *= 2) {
+        const int32_t other = from_below(value, step);
+        if (gpu_lane() >= step) value += other;
+    }
+    return value;
+}
+
+/* Inclusive sum over the block's threads. */
+GPU_DEVICE int32_t scan_block(int32_t value, GPU_SHARED int32_t *wave_sums)
+{
+    const int wave = gpu_wave();
+    value = scan_wave(value);
+    gpu_barrier_shared();
+    if (gpu_lane() == GPU_WAVE - 1) wave_sums[wave] = value;
+    gpu_barrier_shared();
+    for (int i = 0; i < wave; i++) value += wave_sums[i];
+    return value;
+}
+
+/* order [n_requests]: requests, longest first, those of one length as they come: a plan built again is the same. */
+GPU_DEVICE void sort_requests(const attn_plan_args *a, GPU_SHARED plan_shared *s, int32_t *order)
+{
+    const int32_t thread = gpu_thread(), lane = gpu_lane();
+    s->bins[thread] = 0;
+    gpu_barrier_shared();
+    for (int32_t r = thread; r < a->n_requests; r += ATTN_PLAN_THREADS) {
+        gpu_add_shared(&s->bins[bin_of(count_blocks(read_lengths(a, r).total))], 1);
+    }
+    gpu_barrier_shared();
+    const int32_t count = s->bins[thread];
+    const int32_t begin = scan_block(count, s->wave_sums) - count;
+    s->bins[thread] = begin; /* read behind a barrier of the first turn */
+    for (int32_t first = 0; first < a->n_requests; first += ATTN_PLAN_THREADS) {
+        const int32_t r = first + thread;
+        const int32_t bin = r < a->n_requests ? bin_of(count_blocks(read_lengths(a, r).total)) : -1;
+        const int32_t n_turns =
+            gpu_min_i32((a->n_requests - first + GPU_WAVE - 1) / GPU_WAVE, PLAN_WAVES);
+        for (int32_t turn = 0; turn < n_turns; turn++) { /* one wave after the other: stable */
+            if (gpu_wave() == turn) s->turn_bins[lane] = bin;
+            gpu_barrier_shared();
+            if (gpu_wave() == turn && bin >= 0) {
+                int32_t before = 0;
+                for (int i = 0; i < lane; i++) before += s->turn_bins[i] == bin;
+                gpu_store4(order + s->bins[bin] + before, (uint32_t)r);
+            }
+            gpu_barrier_shared();
+            if (gpu_wave() == turn && bin >= 0) gpu_add_shared(&s->bins[bin], 1);
+        }
+    }
+    gpu_barrier(); /* order is read by other threads */
+}
+
+GPU_DEVICE void write_part(const attn_plan_args *a, attn_part *part, int32_t task,
+                           const int32_t *order, int32_t number, int32_t n_parts,
+                           int32_t first_slot)
+{
+    const int32_t tasks_per_request = a->n_queries * a->n_groups;
+    const int32_t in_request = task % tasks_per_request;
+    const int32_t request = (int32_t)gpu_load4(order + task / tasks_per_request);
+    const list_lengths l = read_lengths(a, request);
+    const int64_t n_blocks = count_blocks(l.total);
+    const gpu_u32x4 low = {
+        (uint32_t)request, (uint32_t)((in_request / a->n_groups) << 8 | in_request % a->n_groups),
+        (uint32_t)(n_blocks * number / n_parts), (uint32_t)(n_blocks * (number + 1) / n_parts)};
+    const gpu_u32x4 high = {(uint32_t)(number << 16 | n_parts),
+                            (uint32_t)(n_parts > 1 ? first_slot : -1), (uint32_t)l.window,
+                            (uint32_t)l.total};
+    gpu_store16(part, low);
+    gpu_store16((char *)part + 16, high);
+}
+
+/* 1, 2, 3, ... 8, then about a third more each time. */
+GPU_DEVICE int32_t candidate_step(int32_t i)
+{
+    return i < 8 ? i + 1 : (int32_t)(8.0f * gpu_exp2((float)(i - 7) * 0.5f) + 0.5f);
+}
+
+/* In the time of a block. */
+GPU_DEVICE float part_cost(const attn_plan_args *a, int32_t n_blocks, int32_t n_parts)
+{
+    const float blocks = (float)gpu_max_i32(n_blocks, a->n_streams);
+    return n_parts > a->n_alone ? a->busy_part + blocks * a->busy_block : blocks;
+}
+
+/* Cost in blocks of cutting the tail's tasks, at most one round of thread blocks, by a step; a wave calls it. */
+GPU_DEVICE float weigh_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
+                            const int32_t *order, int32_t first_task, int32_t n_tail, int32_t step)
+{
+    const int32_t tasks_per_request = a->n_queries * a->n_groups;
+    int32_t n_parts = 0, longest = 0;
+    for (int32_t i = gpu_lane(); i < n_tail; i += GPU_WAVE) {
+        const int32_t request = (int32_t)gpu_load4(order + (first_task + i) / tasks_per_request);
+        const int32_t n_blocks = count_blocks(read_lengths(a, request).total);
+        n_parts += gpu_max_i32((n_blocks + step - 1) / step, 1);
+        longest = gpu_max_i32(longest, n_blocks);
+    }
+    for (int other = GPU_WAVE / 2; other > 0; other /= 2) {
+        n_parts += (int32_t)gpu_shuffle_xor((uint32_t)n_parts, other);
+        longest = gpu_max_i32(longest, (int32_t)gpu_shuffle_xor((uint32_t)longest, other));
+    }
+    if (gpu_thread() == 0) s->longest = longest;
+    const int32_t parts = (longest + step - 1) / step;
+    if (n_parts > a->n_thread_blocks || !a->may_split) return 3e38f;
+    return part_cost(a, gpu_min_i32(step, longest), n_parts) +
+           (parts > 1 ? a->split_fixed + a->split * (float)parts : 0.0f);
+}
+
+/* The step that costs least, for all of the block. */
+GPU_DEVICE void choose_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
+                            const int32_t *order, int32_t first_task, int32_t n_tail)
+{
+    for (int i = gpu_wave(); i < PLAN_STEPS; i += PLAN_WAVES) {
+        const int32_t step = candidate_step(i);
+        const float cost = weigh_step(a, s, order, first_task, n_tail, step);
+        if (gpu_lane() == 0) {
+            s->costs[i] = cost;
+            s->steps[i] = step;
+        }
+    }
+    gpu_barrier_shared();
+    if (gpu_thread() == 0) {
+        int32_t best = 0;
+        for (int32_t i = 1; i < PLAN_STEPS; i++) {
+            if (s->costs[i] < s->costs[best]) best = i;
+        }
+        const bool gains = s->costs[best] < part_cost(a, s->longest, n_tail);
+        s->step = gains ? s->steps[best] : NO_STEP;
+    }
+    gpu_barrier_shared();
+}
+
+GPU_DEVICE void write_tail(const attn_plan_args *a, GPU_SHARED plan_shared *s, const int32_t *order,
+                           attn_part *parts, int32_t first_task, int32_t n_tail)
+{
+    const int32_t tasks_per_request = a->n_queries * a->n_groups, i = gpu_thread();
+    int32_t n_parts = 0;
+    if (i < n_tail) {
+        const int32_t request = (int32_t)gpu_load4(order + (first_task + i) / tasks_per_request);
+        const int32_t n_blocks = count_blocks(read_lengths(a, request).total);
+        n_parts = gpu_max_i32(s->step == NO_STEP ? 1 : (n_blocks + s->step - 1) / s->step, 1);
+    }
+    const int32_t end = scan_block(n_parts, s->wave_sums), begin = end - n_parts;
+    for (int32_t k = 0; k < n_parts; k++) {
+        write_part(a, &parts[first_task + begin + k], first_task + i, order, k, n_parts, begin);
+    }
+    if (i == ATTN_PLAN_THREADS - 1) s->n_tail_parts = end;
+    gpu_barrier_shared();
+}
+
+GPU_KERNEL(dsv4_attn_plan, ATTN_PLAN_THREADS)(const attn_plan_args a)
+{
+    GPU_SHARED_VARIABLE plan_shared s;
+    attn_part *parts = (attn_part *)(a.plan + sizeof(attn_plan_head));
+    const int32_t n_tasks = a.n_requests * a.n_queries * a.n_groups;
+    const int32_t n_tail = n_tasks % a.n_thread_blocks, n_whole = n_tasks - n_tail;
+    int32_t *order = (int32_t *)(parts + n_tasks + a.n_thread_blocks);
+
+    sort_requests(&a, &s, order);
+    for (int32_t task = gpu_thread(); task < n_whole; task += ATTN_PLAN_THREADS) {
+        write_part(&a, &parts[task], task, order, 0, 1, -1);
+    }
+    choose_step(&a, &s, order, n_whole, n_tail);
+    write_tail(&a, &s, order, parts, n_whole, n_tail);
+    if (gpu_thread() == 0) {
+        gpu_store4(a.plan + offsetof(attn_plan_head, n_parts),
+                   (uint32_t)(n_whole + s.n_tail_parts));
+        gpu_store8(a.plan + offsetof(attn_plan_head, fingerprint), (uint32_t)a.fingerprint,
+                   (uint32_t)(a.fingerprint >> 32));
+    }
+}

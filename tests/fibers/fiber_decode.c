@@ -1,0 +1,120 @@
+/*
+ * fiber_decode.c - src/gpu's kernels on fibers, with the arguments that a device's host side makes.
+ *
+ * Place: tests.
+ */
+#include "fiber_decode.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fiber_kernels.h"
+#include "fiber_run.h"
+#include "gpu/attn_host.h"
+#include "gpu/code_objects.h"
+
+enum { GUARD_BYTES = 256, GUARD_BYTE = 0xc9, COUNTER_BYTES = 64 };
+
+void dsv4_attn_bf16_h16_small(attn_args args);
+void dsv4_attn_bf16_h32_small(attn_args args);
+
+static void run_small_h16(const void *args)
+{
+    dsv4_attn_bf16_h16_small(*(const attn_args *)args);
+}
+
+static void run_small_h32(const void *args)
+{
+    dsv4_attn_bf16_h32_small(*(const attn_args *)args);
+}
+
+/* A block between guards. */
+typedef struct guarded {
+    unsigned char *block, *data;
+    size_t n_bytes;
+} guarded;
+
+static guarded guarded_make(size_t n_bytes, int fill)
+{
+    guarded g = {.n_bytes = n_bytes};
+    size_t all = (n_bytes + 63) / 64 * 64 + 2 * GUARD_BYTES;
+    g.block = aligned_alloc(64, all);
+    if (g.block == NULL) {
+        fprintf(stderr, "out of memory\n");
+        exit(3);
+    }
+    memset(g.block, GUARD_BYTE, all);
+    g.data = g.block + GUARD_BYTES;
+    memset(g.data, fill, n_bytes);
+    return g;
+}
+
+static bool guarded_free(guarded *g)
+{
+    bool is_good = true;
+    for (size_t i = 0; i < GUARD_BYTES; i++) {
+        is_good &= g->block[i] == GUARD_BYTE && g->data[g->n_bytes + i] == GUARD_BYTE;
+    }
+    free(g->block);
+    return is_good;
+}
+
+static fiber_kernel *find_way(const fiber_way *way)
+{
+    char name[40];
+    if (way->is_small) return way->group_heads == 16 ? run_small_h16 : run_small_h32;
+    (void)snprintf(name, sizeof name, "dsv4_attn_%s_h%d",
+                   way->math == DSV4_ATTN_MATH_FP8 ? "fp8" : "bf16", way->group_heads);
+    return fiber_kernel_find(name);
+}
+
+static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
+                   char *text)
+{
+    const dsv4_attn_gpu_costs costs = {
+        .n_streams = 1, .n_alone = way->n_thread_blocks, .split_fixed = 0.5f, .split = 0.1f};
+    dsv4_attn_gpu_shape shape;
+    dsv4_error error;
+    if (dsv4_attn_gpu_describe(params, way->group_heads, way->n_thread_blocks, 0, &shape, &error) !=
+        DSV4_OK) {
+        snprintf(text, FIBER_TEXT_BYTES, "%.*s", FIBER_TEXT_BYTES - 1, error.text);
+        return false;
+    }
+    guarded plan = guarded_make(shape.plan_bytes, 0xff);
+    guarded workspace = guarded_make(shape.workspace_bytes, 0xff);
+    const size_t n_counter_bytes = (size_t)way->n_thread_blocks * COUNTER_BYTES;
+    memset(workspace.data, 0, n_counter_bytes);
+    attn_plan_args p;
+    dsv4_attn_gpu_plan_args(params, &shape, &costs, plan.data, &p);
+    p.may_split = way->may_split;
+    fiber_run(fiber_kernel_find("dsv4_attn_plan"), &p, 1, ATTN_PLAN_THREADS, way->downwards);
+    attn_args a;
+    dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
+    if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
+    fiber_run(find_way(way), &a, way->n_thread_blocks, DECODE_BLOCK_THREADS, way->downwards);
+    bool is_good = true;
+    for (size_t i = 0; i < n_counter_bytes; i++) is_good &= workspace.data[i] == 0;
+    if (!is_good) snprintf(text, FIBER_TEXT_BYTES, "a counter is not 0 behind the decode");
+    bool has_guards = guarded_free(&plan);
+    has_guards &= guarded_free(&workspace);
+    if (!has_guards) snprintf(text, FIBER_TEXT_BYTES, "wrote outside plan or workspace");
+    return is_good && has_guards;
+}
+
+bool fiber_decode(const dsv4_attn_params *params, const fiber_way *way, char *text)
+{
+    return decode(params, way, false, text);
+}
+
+bool fiber_decode_refused(const dsv4_attn_params *params, const fiber_way *way, char *text)
+{
+    return decode(params, way, true, text);
+}
+
+void fiber_merge(const dsv4_attn_merge_params *params, int n_thread_blocks)
+{
+    attn_merge_args args;
+    dsv4_attn_gpu_merge_args(params, &args);
+    fiber_run(fiber_kernel_find("dsv4_attn_merge"), &args, n_thread_blocks, MERGE_THREADS, false);
+}
