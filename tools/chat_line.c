@@ -6,6 +6,7 @@
 #include "chat_line.h"
 
 #include "base/error.h"
+#include "interrupt.h"
 
 #include <errno.h>
 #include <histedit.h>
@@ -22,7 +23,6 @@ struct dsv4_chat_lines {
     History *history;
     char *line; /* the last one */
     size_t room_bytes;
-    bool is_dropped; /* Ctrl-C was typed into it */
 };
 
 static dsv4_status fail_memory(dsv4_error *error)
@@ -36,23 +36,6 @@ static char *get_prompt(EditLine *editor)
     dsv4_chat_lines *lines = NULL;
     if (el_get(editor, EL_CLIENTDATA, &lines) != 0 || lines == NULL) return none;
     return (char *)lines->prompt; /* libedit does not write to it */
-}
-
-static unsigned char drop_line(EditLine *editor, int key)
-{
-    dsv4_chat_lines *lines = NULL;
-    (void)key;
-    if (el_get(editor, EL_CLIENTDATA, &lines) != 0 || lines == NULL) return CC_ERROR;
-    lines->is_dropped = true;
-    return CC_EOF;
-}
-
-/* While a line is edited Ctrl-C is a key as others: a signal that comes between two reads is lost. */
-static void bind_interrupt(EditLine *editor)
-{
-    (void)el_set(editor, EL_SETTY, "-d", "intr=", NULL);
-    (void)el_set(editor, EL_ADDFN, "dsv4-drop-line", "Drop the line", drop_line);
-    (void)el_set(editor, EL_BIND, "^C", "dsv4-drop-line", NULL);
 }
 
 /* Models talk UTF-8; in a locale without it the editor would drop all but ASCII. */
@@ -76,7 +59,6 @@ static bool open_editor(dsv4_chat_lines *lines)
     (void)el_set(lines->editor, EL_SIGNAL, 1);
     (void)el_set(lines->editor, EL_HIST, history, lines->history);
     (void)el_source(lines->editor, NULL);
-    bind_interrupt(lines->editor);
     return true;
 }
 
@@ -98,10 +80,11 @@ static dsv4_status edit_line(dsv4_chat_lines *lines, bool *is_last, dsv4_error *
 {
     int len_bytes = 0;
     HistEvent event;
-    lines->is_dropped = false;
+    dsv4_interrupt_clear();
     const char *line = el_gets(lines->editor, &len_bytes);
-    *is_last = !lines->is_dropped && (line == NULL || len_bytes <= 0);
-    if (lines->is_dropped || *is_last) {
+    bool is_dropped = dsv4_interrupt_came();
+    *is_last = !is_dropped && (line == NULL || len_bytes <= 0);
+    if (is_dropped || *is_last) {
         (void)fputs("\n", stdout);
         line = "";
     } else if (line[0] != '\n') {

@@ -20,9 +20,9 @@ dsv4_status dsv4_chat_lines_open(bool edits, const char *prompt, dsv4_chat_lines
                                  dsv4_error *error);
 
 /*
- * The next line without its end, valid until the next call; *line is NULL after the last. Ctrl-C drops a
- * line that is being edited: an empty one takes its place. A NUL byte becomes one that is no UTF-8.
- * Errors: IO, OUT_OF_MEMORY.
+ * The next line without its end, valid until the next call; *line is NULL after the last. SIGINT, if caught
+ * (interrupt.h), drops a line that is being edited: an empty one takes its place. A NUL byte becomes one
+ * that is no UTF-8. Errors: IO, OUT_OF_MEMORY.
  */
 dsv4_status dsv4_chat_lines_next(dsv4_chat_lines *lines, const char **line, dsv4_error *error);
 
