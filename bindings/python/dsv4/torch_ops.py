@@ -13,7 +13,7 @@ from . import attn, keys
 from . import memory as scratch
 from .attn import DecodeCall, Scope, call_for
 from .errors import InvalidArgument
-from .tensors import view
+from .tensors import check_device, view
 
 _SCOPES = """Tensor q, Tensor window_cache, Tensor window_indices, Tensor? window_lengths=None,
     Tensor? extra_cache=None, Tensor? extra_indices=None, Tensor? extra_lengths=None"""
@@ -36,7 +36,6 @@ _SCHEMAS = (
 )
 
 
-
 class _OperatorCall(DecodeCall):
     """A call whose errors call tensors by the operators' names."""
 
@@ -46,8 +45,10 @@ class _OperatorCall(DecodeCall):
 _library = torch.library.Library("dsv4", "DEF")
 
 
-def _block(name, tensor):
+def _block(name, tensor, device):
+    """Address and size of a memory; the kernels write to it, so it must lie where they run."""
     found = view(name, tensor)
+    check_device(name, found, device, "the queries")
     if tensor.dtype not in (torch.uint8, torch.int8) or not tensor.is_contiguous():
         raise InvalidArgument(f"{name}: {tensor.dtype} with strides {tensor.stride()}, expected contiguous bytes")
     return found.address, tensor.numel()
@@ -57,7 +58,8 @@ def _plan_build(q, window_cache, window_indices, window_lengths=None, extra_cach
                 extra_lengths=None, *, plan, fixed_split=False):
     window = Scope(window_cache, window_indices, window_lengths)
     extra = Scope(extra_cache, extra_indices, extra_lengths)
-    call_for(_OperatorCall, q, window, extra, fixed_split).run_build(window, extra, None, *_block("plan", plan))
+    call = call_for(_OperatorCall, q, window, extra, fixed_split)
+    call.run_build(window, extra, None, *_block("plan", plan, call.device))
 
 
 def _decode_out(q, window_cache, window_indices, window_lengths=None, extra_cache=None, extra_indices=None,
@@ -72,9 +74,9 @@ def _decode_out(q, window_cache, window_indices, window_lengths=None, extra_cach
         n_plan, n_workspace = call.sizes()
         plan = scratch.zeros("plan", n_plan, call.device, torch)
         workspace = scratch.zeros("workspace", n_workspace, call.device, torch)
-        call.run_build(window, extra, None, *_block("plan", plan))
+        call.run_build(window, extra, None, *_block("plan", plan, call.device))
     call.run_decode(q, window, extra, sink, softmax_scale, out, lse, rope_table, rope_rows, None, None,
-                    (*_block("plan", plan), *_block("workspace", workspace)))
+                    (*_block("plan", plan, call.device), *_block("workspace", workspace, call.device)))
 
 
 def _out_dtype(q):

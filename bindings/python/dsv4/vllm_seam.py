@@ -58,7 +58,7 @@ def version_of(package: str) -> Optional[str]:
     """The version that a package folder's _version.py states."""
     try:
         tree = _parse(package, "_version.py")
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ValueError):
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
@@ -71,7 +71,7 @@ def differences(package: str, seam: Seam = CUDA) -> List[str]:
     """What of vLLM's package folder is not as the seam needs it, in words; empty: all is."""
     try:
         return list(_layer_differences(package, seam)) + list(_padding_differences(package, seam))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError) as error:  # ValueError: bytes that are no UTF-8, or NUL
         return [f"cannot read vLLM's sources: {error}"]
 
 
