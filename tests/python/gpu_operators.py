@@ -59,6 +59,7 @@ class Operators(unittest.TestCase):
             for tensor, old in zip(args, before):
                 tensor.copy_(old)
             graph.replay()
+            torch.cuda.synchronize()  # the graph goes with this function
             return results
 
         self.assertIsNone(torch_keys.failure(run, DEVICE))
