@@ -4,8 +4,34 @@
     out, lse = torch.ops.dsv4.sparse_mla_decode(q, window_cache, window_indices)
 
 Schemas declare what is written; fake kernels make them usable under torch.compile; they can be captured in CUDA
-graphs. Shapes are those of dsv4.attn and dsv4.keys; caches are [pages, page_rows, 584], or [pages, page_rows, 1, 584].
-None of them has a derivative.
+graphs. None of them has a derivative.
+
+sparse_mla_decode -> (out, lse), and sparse_mla_decode_out: b requests, s query tokens of each, h heads
+    q                             [b, s, h, 512]   bf16, or f32 on the CPU
+    window_cache, extra_cache     [pages, page_rows, 584] or [pages, page_rows, 1, 584] u8, i8 or FP8;
+                                  [pages, page_rows, 512] f32 on the CPU
+    window_indices, extra_indices [b, s, n] i32    slots: page * page_rows + row; what is out of range names no key
+    window_lengths, extra_lengths [b] i32          only the first entries of a list count
+    sink                          [h] f32          natural-log logits
+    out                           [b, s, h, 512]   bf16; f32 with f32 queries
+    lse                           [b, s, h] f32    natural log, without the sink
+    plan, workspace               [bytes] u8       those of a dsv4.attn.Plan of the same shapes, where the queries lie
+    rope_table, rope_rows         [positions, 64] f32, [b, s] i32
+sparse_mla_plan_build: the same, without sink and what follows it
+keys_finish
+    q, out                        [tokens, heads, 512] bf16 or f32; out may be q
+    kv, kv_norm                   [tokens, 512] bf16 or f32, [512] bf16
+    window_cache, slots           a cache as above, [tokens] i32
+    rope_table, rope_rows         [positions, 64] f32, [tokens] i32
+keys_compress: width is 512 with ratio 128, 1024 with ratio 4
+    k, g                          [tokens, width] f32
+    requests, positions, slots    [tokens] i32
+    ape, norm                     [ratio, width] f32, [512] bf16
+    state, tables                 [pages, page_rows, 2, width] f32, [requests, table pages] i32
+    compressed_cache              a cache as above
+    rope_table, rope_rows         [positions, 64] f32, [tokens] i32
+keys_read
+    cache, slots, out             a cache as above, [rows] i32, [rows, 512] bf16 or f32
 """
 import torch
 
