@@ -8,6 +8,7 @@ import os
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 KNOWN_VERSIONS = ("0.30.0", "0.31.0", "0.32.0", "0.33.0")  # whose sources this has been checked against
+ROCM_VERSIONS = KNOWN_VERSIONS[1:]  # of which ROCM fits these: 0.30.0 handed no positions on
 
 PLUGIN_GROUP = "vllm.general_plugins"
 
