@@ -93,8 +93,10 @@ class Signatures(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             package = fake_vllm.write(folder)
             self.assertEqual(vllm_seam.version_of(package), "9.9.9")
-            fake_vllm.write(folder, {"_version.py": ("9.9.9", "9.9.9\0")})
-            self.assertIsNone(vllm_seam.version_of(package))
+            for broken in (b"__version__ = '\xff'\n", b"__version__ = '9\0'\n"):
+                with open(os.path.join(package, "_version.py"), "wb") as file:
+                    file.write(broken)
+                self.assertIsNone(vllm_seam.version_of(package))
 
 
 def real_layer(folder):

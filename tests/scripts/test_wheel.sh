@@ -28,8 +28,8 @@ tar -xzf "$work/sdist/dsv4-$version.tar.gz" -C "$work/sdist"
 unpacked="$work/sdist/dsv4-$version"
 # What git does not know yet, somebody's notes for instance, goes in too and is no fault.
 git -C "$source" ls-files --others --exclude-standard >"$work/sdist/untracked" 2>/dev/null || true
-(cd "$source" && find .clang-format .gitignore CMakeLists.txt CMakePresets.json CONTRIBUTING.md LICENSE README.md bindings \
-    cmake include pyproject.toml src -type f ! -path '*/__pycache__/*' && echo PKG-INFO) |
+(cd "$source" && find .clang-format .gitignore CMakeLists.txt CMakePresets.json CONTRIBUTING.md LICENSE README.md \
+    bindings cmake include pyproject.toml src -type f ! -path '*/__pycache__/*' && echo PKG-INFO) |
     grep -vxFf "$work/sdist/untracked" | sort >"$work/sdist/expected"
 (cd "$unpacked" && find . -type f) | sed 's|^\./||' | grep -vxFf "$work/sdist/untracked" | sort >"$work/sdist/found"
 diff "$work/sdist/expected" "$work/sdist/found" >&2 || { echo "a source distribution of other files" >&2; exit 1; }

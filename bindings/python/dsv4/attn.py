@@ -15,7 +15,8 @@ Shapes: b requests, s query tokens of each, h heads, n list entries.
     lse      [b, s, h] f32    natural log, without the sink; +inf where there is no key
 
 Tensors on CUDA go to the CUDA kernels and their work to torch's current stream, or to the one that is given. The
-device of torch's tensors is made the current one for the call; with GPU tensors of other libraries the caller does that.
+device of torch's tensors is made the current one for the call; with GPU tensors of other libraries the caller does
+that.
 """
 import contextlib
 import ctypes

@@ -81,8 +81,9 @@ class Model:
     """
 
     def __init__(self, path: Union[str, os.PathLike], *, numerics: Numerics = "official",
-                 cpu_level: CpuLevel = "auto", n_threads: int = 0, n_sessions: int = 4, n_tokens: int = 8192, step_tokens: int = 256,
-                 rewind_tokens: int = 64, n_draft: int = 0, progress: Optional[Callable[[int, int], Any]] = None):
+                 cpu_level: CpuLevel = "auto", n_threads: int = 0, n_sessions: int = 4, n_tokens: int = 8192,
+                 step_tokens: int = 256, rewind_tokens: int = 64, n_draft: int = 0,
+                 progress: Optional[Callable[[int, int], Any]] = None):
         self._handle = ctypes.c_void_p()
         self._sessions: Set[int] = set()  # handles of open sessions, which must be freed before the model
         options = native.ModelOptions()
