@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs the Python package's tests on a machine with torch, numpy and an NVIDIA GPU: those for a GPU, gpu_*.py beside
-this file, and those for CPUs, test_*.py, of which half need torch and run nowhere else by themselves.
+this file, and those for CPUs, test_*.py, of which some need torch and run nowhere else by themselves.
 
 usage: DSV4_LIBRARY=build/libdsv4.so PYTHONPATH=bindings/python tests/python/run_gpu.py [NAME ...]
     NAME  only these files (gpu_attn) or tests (gpu_attn.Graphs.test_replay)

@@ -120,10 +120,10 @@ def _decide(module: Any, layer: Any) -> None:
     if reason is not None:
         _refuse(reason)
         return
-    switch_on(module, layer)
     version = vllm_seam.version_of(_package()) or "of unknown version"
     note = "" if version in vllm_seam.KNOWN_VERSIONS else (
         f"; vLLM {version} fits, but is not one of those checked: {', '.join(vllm_seam.KNOWN_VERSIONS)}")
+    switch_on(module, layer)
     _log.info("dsv4 %s: on, the decode attention of DeepSeek-V4 layers is dsv4's%s", VERSION, note)
 
 
