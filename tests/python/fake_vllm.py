@@ -17,8 +17,8 @@ class DeepseekV4ROCMAiterMLAAttention:
             q=q, kv_cache=kv_cache, swa_k_cache=swa_metadata.cache, swa_only=swa_only, topk_indices=None,
             topk_lens=None, swa_indices=None, swa_lens=None, scale=1.0, head_dim=512, nope_head_dim=448,
             rope_head_dim=64, attn_sink=None, output=output, swa_ragged_indices=None, swa_ragged_indptr=None,
-            topk_ragged_indices=None, topk_ragged_indptr=None, extra_cache_nan_free=False, adaptive_splits=adaptive_splits,
-            inv_rope_positions=positions, inv_rope_cos_sin_cache=None)
+            topk_ragged_indices=None, topk_ragged_indptr=None, extra_cache_nan_free=False,
+            adaptive_splits=adaptive_splits, inv_rope_positions=positions, inv_rope_cos_sin_cache=None)
 ''',
     "models/deepseek_v4/amd/kernels.py": "def rocm_sparse_attn_decode(**arguments):\n    pass\n",
     "models/deepseek_v4/nvidia/__init__.py": "",
