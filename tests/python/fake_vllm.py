@@ -6,6 +6,21 @@ FILES = {
     "_version.py": "__version__ = version = '9.9.9'\n",
     "models/__init__.py": "",
     "models/deepseek_v4/__init__.py": "",
+    "models/deepseek_v4/amd/__init__.py": "",
+    "models/deepseek_v4/amd/rocm.py": '''
+from vllm.models.deepseek_v4.amd.kernels import rocm_sparse_attn_decode
+
+class DeepseekV4ROCMAiterMLAAttention:
+    def _forward_decode(self, q, positions, kv_cache, swa_metadata, attn_metadata, swa_only, output,
+                        adaptive_splits=False):
+        rocm_sparse_attn_decode(
+            q=q, kv_cache=kv_cache, swa_k_cache=swa_metadata.cache, swa_only=swa_only, topk_indices=None,
+            topk_lens=None, swa_indices=None, swa_lens=None, scale=1.0, head_dim=512, nope_head_dim=448,
+            rope_head_dim=64, attn_sink=None, output=output, swa_ragged_indices=None, swa_ragged_indptr=None,
+            topk_ragged_indices=None, topk_ragged_indptr=None, extra_cache_nan_free=False,
+            adaptive_splits=adaptive_splits, inv_rope_positions=positions, inv_rope_cos_sin_cache=None)
+''',
+    "models/deepseek_v4/amd/kernels.py": "def rocm_sparse_attn_decode(**arguments):\n    pass\n",
     "models/deepseek_v4/nvidia/__init__.py": "",
     "third_party/__init__.py": "",
     "third_party/flashmla/__init__.py": "",
@@ -46,6 +61,7 @@ class DeepseekV4FlashMLAAttention(Attention):
             extra_topk_length=None if swa_only else attn_metadata.lengths, out=output.unsqueeze(1))
 ''',
 }
+ROCM_LAYER_FILE = "models/deepseek_v4/amd/rocm.py"
 LAYER_FILE = "models/deepseek_v4/nvidia/flashmla.py"
 
 

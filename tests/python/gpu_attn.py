@@ -233,6 +233,7 @@ class Memory(unittest.TestCase):
             results.append((rows, *attn.decode(q, scope), *attn.decode(q, Scope(None, None), scope)))
         for far, near in zip(*results):
             self.assertTrue(torch.equal(far, near), f"{n_bytes >> 30} GiB")
+        print(f"a pool of {n_bytes >> 30} GiB ... ", end="")
 
 
 class Refusals(unittest.TestCase):

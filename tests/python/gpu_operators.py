@@ -4,6 +4,7 @@ import unittest
 import torch
 
 import dsv4
+import torch_keys
 import torch_pool
 from dsv4 import torch_ops  # noqa: F401  (registers the operators)
 from dsv4.attn import Plan, Scope
@@ -38,17 +39,30 @@ class Operators(unittest.TestCase):
         self.opcheck(OPS.sparse_mla_plan_build.default, *args[:7], plan=plan.memory)
 
     def test_opcheck_keys(self):
-        q, kv = torch.randn(5, 3, 512, device=DEVICE), torch.randn(5, 512, device=DEVICE).bfloat16()
-        cache = torch.zeros(2, 8, 584, dtype=torch.uint8, device=DEVICE)
-        slots = torch.tensor([3, -1, 15, 0, 7], dtype=torch.int32, device=DEVICE)
-        rows, table = torch.arange(5, dtype=torch.int32, device=DEVICE), torch.randn(9, 64, device=DEVICE)
-        self.opcheck(OPS.keys_finish.default, q, kv, cache, slots, table, rows, out=torch.empty_like(q))
-        self.opcheck(OPS.keys_read.default, cache, slots, out=torch.empty(5, 512, device=DEVICE))
-        tokens = torch.zeros(4, dtype=torch.int32, device=DEVICE)
-        self.opcheck(OPS.keys_compress.default, *(torch.randn(4, 1024, device=DEVICE) for _ in range(2)), 4, tokens,
-                     torch.arange(4, dtype=torch.int32, device=DEVICE), torch.randn(4, 1024, device=DEVICE),
-                     torch.zeros(1, 16, 2, 1024, device=DEVICE), torch.zeros(1, 1, dtype=torch.int32, device=DEVICE),
-                     cache, tokens, table)
+        args = torch_keys.Arguments(DEVICE)
+        self.opcheck(OPS.keys_finish.default, *args.finish, out=torch.empty_like(args.finish[0]))
+        self.opcheck(OPS.keys_compress.default, *args.compress)
+        self.opcheck(OPS.keys_read.default, *args.read, out=args.back)
+
+    def test_keys_compiled(self):
+        for options in ({"backend": "aot_eager"}, {}, {"mode": "reduce-overhead"}):
+            compiled = torch.compile(torch_keys.step, fullgraph=True, **options)
+            for _ in range(3):
+                self.assertIsNone(torch_keys.failure(compiled, DEVICE), options)
+
+    def test_keys_in_a_graph(self):
+        def run(*args):
+            graph, before = torch.cuda.CUDAGraph(), [tensor.clone() for tensor in args]
+            torch_keys.step(*args)  # kernels are loaded outside of the capture
+            with torch.cuda.graph(graph):
+                results = torch_keys.step(*args)
+            for tensor, old in zip(args, before):
+                tensor.copy_(old)
+            graph.replay()
+            torch.cuda.synchronize()  # the graph goes with this function
+            return results
+
+        self.assertIsNone(torch_keys.failure(run, DEVICE))
 
     def test_graph(self):
         args, graph = self.args, torch.cuda.CUDAGraph()
@@ -100,6 +114,14 @@ class Operators(unittest.TestCase):
             args[i] = change(args[i])
             with self.assertRaisesRegex(dsv4.InvalidArgument, pattern):
                 OPS.sparse_mla_decode(*args)
+        args = self.args
+        plan = Plan(args[0], Scope(*args[1:4]), Scope(*args[4:7]))
+        memory = {"plan": plan.memory, "workspace": plan.workspace}
+        for name in memory:
+            with self.assertRaisesRegex(dsv4.InvalidArgument, f"^{name}: on cpu, expected cuda:0 as the queries"):
+                OPS.sparse_mla_decode_out(*args, out=self.want, **{**memory, name: memory[name].cpu()})
+        with self.assertRaisesRegex(dsv4.InvalidArgument, "^plan: on cpu, expected cuda:0 as the queries"):
+            OPS.sparse_mla_plan_build(*args[:7], plan=plan.memory.cpu())
 
 
 if __name__ == "__main__":

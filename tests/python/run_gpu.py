@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the Python package's tests for a GPU, gpu_*.py beside this file, on a machine with torch, numpy and an NVIDIA
-GPU.
+"""Runs the Python package's tests on a machine with torch, numpy and an NVIDIA GPU: those for a GPU, gpu_*.py beside
+this file, and those for CPUs, test_*.py, of which some need torch and run nowhere else by themselves.
 
 usage: DSV4_LIBRARY=build/libdsv4.so PYTHONPATH=bindings/python tests/python/run_gpu.py [NAME ...]
     NAME  only these files (gpu_attn) or tests (gpu_attn.Graphs.test_replay)
@@ -22,6 +22,15 @@ def missing():
     return None if torch.cuda.is_available() else "torch sees no GPU"
 
 
+def suite(names):
+    """The named tests, or all."""
+    loader = unittest.TestLoader()
+    if names:
+        return loader.loadTestsFromNames(names)
+    folder = os.path.dirname(os.path.abspath(__file__))
+    return unittest.TestSuite(loader.discover(folder, pattern) for pattern in ("test_*.py", "gpu_*.py"))
+
+
 def main():
     reason = missing()
     if reason is not None:
@@ -32,9 +41,7 @@ def main():
     import dsv4
     print(f"dsv4 {dsv4.__version__}, torch {torch.__version__}, {torch.cuda.get_device_name()}, "
           f"{dsv4.attn.choose(backend='cuda')}")
-    folder, loader = os.path.dirname(os.path.abspath(__file__)), unittest.TestLoader()
-    suite = loader.loadTestsFromNames(sys.argv[1:]) if sys.argv[1:] else loader.discover(folder, "gpu_*.py")
-    return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
+    return 0 if unittest.TextTestRunner(verbosity=2).run(suite(sys.argv[1:])).wasSuccessful() else 1
 
 
 if __name__ == "__main__":

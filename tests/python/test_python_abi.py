@@ -68,6 +68,14 @@ class Abi(unittest.TestCase):
                                 env={**os.environ, "DSV4_LIBRARY": "/nowhere/libdsv4.so"})
         self.assertIn("ImportError: dsv4: cannot load its C library: /nowhere/libdsv4.so", result.stderr)
 
+    def test_a_library_of_another_version_says_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            library = os.path.join(folder, "libdsv4.so")
+            subprocess.run(["cc", "-shared", "-x", "c", os.devnull, "-o", library], check=True)
+            result = subprocess.run([os.sys.executable, "-c", "import dsv4"], capture_output=True, text=True,
+                                    check=False, env={**os.environ, "DSV4_LIBRARY": library})
+        self.assertIn(f"ImportError: dsv4: {library} has no dsv4_version: it is of another version", result.stderr)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -9,7 +9,7 @@ import numpy
 import attn_cases
 import dsv4
 from attn_cases import Case, apart, e4m3, from_bf16, to_bf16
-from dsv4 import attn
+from dsv4 import attn, tensors
 from dsv4.attn import Plan, Scope
 
 CASES = [Case(path) for path in attn_cases.case_paths()]
@@ -194,6 +194,36 @@ class Dlpack:
         return self._array.__dlpack_device__()
 
 
+class Unversioned(Dlpack):
+    """A tensor of a library from before DLPack 1.0."""
+
+    def __dlpack__(self, *, stream=None):
+        return self._array.__dlpack__(stream=stream)
+
+
+class Versioned(Dlpack):
+    """A tensor of DLPack 1.x, with version and flags, made by hand: numpy 1.24 gives no such capsule."""
+
+    NAME = b"dltensor_versioned"
+    READONLY, COPIED = 1, 2
+
+    def __init__(self, array, flags=0, code=None, major=1, name=NAME):
+        super().__init__(array)
+        n = array.ndim
+        code = {"i": 0, "u": 1, "f": 2}[array.dtype.kind] if code is None else code
+        self._shape = (ctypes.c_int64 * n)(*array.shape)
+        self._strides = (ctypes.c_int64 * n)(*(stride // array.itemsize for stride in array.strides))
+        tensor = tensors._DLTensor(array.ctypes.data, 1, 0, n, code, array.itemsize * 8, 1, self._shape, self._strides)
+        self._managed = tensors._DLManagedTensorVersioned(major, 0, None, None, flags, tensor)
+        self._name = name
+
+    def __dlpack__(self, *, stream=None, max_version=None):
+        assert stream is None and max_version[0] == 1
+        make = ctypes.pythonapi.PyCapsule_New
+        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return make(ctypes.addressof(self._managed), self._name, None)
+
+
 class OtherTensors(unittest.TestCase):
     def test_dlpack(self):
         case = BY_NAME["sq3-extra"]
@@ -207,11 +237,35 @@ class OtherTensors(unittest.TestCase):
         wide[..., :-9] = window.indices
         window = window._replace(indices=wide[..., :-9])
         plan = Plan(Dlpack(case.q), wrapped(window), wrapped(extra), out_dtype="f32", math="exact")
-        plan.decode(Dlpack(case.q), wrapped(window), wrapped(extra), out=Dlpack(out), lse=Dlpack(lse),
+        plan.decode(Unversioned(case.q), wrapped(window), wrapped(extra), out=Dlpack(out), lse=Dlpack(lse),
                     sink=None if case.sink is None else Dlpack(case.sink), softmax_scale=case.scale)
         error, lse_error = apart(out, case.out, lse, case.lse)
         self.assertLessEqual(error, MAX_EXACT)
         self.assertLessEqual(lse_error, MAX_LSE)
+
+    def test_dlpack_with_a_version(self):
+        case = BY_NAME["sq3-extra"]
+        window, extra = scopes(case)
+        options = {"sink": case.sink, "softmax_scale": case.scale}
+        plan = Plan(case.q, window, extra, out_dtype="f32", math="exact")
+        want, _ = plan.decode(case.q, window, extra, **options)
+
+        def given(array):
+            return Versioned(array, Versioned.READONLY)
+
+        fp8 = Versioned(window.cache, Versioned.READONLY, code=10)
+        window = window._replace(cache=fp8, indices=given(window.indices))
+        extra = extra._replace(cache=given(extra.cache), indices=given(extra.indices))
+        out = numpy.zeros_like(want)
+        plan.decode(given(case.q), window, extra, out=Versioned(out), **options)
+        numpy.testing.assert_array_equal(out, want)
+        for pattern, wrong in (("^out: read-only", given(out)),
+                               ("^out: its library gives a copy", Versioned(out, Versioned.COPIED)),
+                               ("^out: its library does not .*: version 2.0, expected 1", Versioned(out, major=2)),
+                               ("^out: its library does not give it as DLPack: ", Versioned(out, name=b"tensor")),
+                               ("^out: dtype code 12 of 32 bits, expected f32", Versioned(out, code=12))):
+            with self.assertRaisesRegex(dsv4.InvalidArgument, pattern):
+                plan.decode(case.q, window, extra, out=wrong, **options)
 
     def test_what_cannot_be_exported(self):
         case = BY_NAME["h8-page64"]
@@ -325,6 +379,25 @@ class BadInput(unittest.TestCase):
         out = numpy.empty(self.q.shape, numpy.uint16)
         out.flags.writeable = False
         self.refused("^out: read-only", out=out)
+
+    def test_a_refused_decode_leaves_nothing_in_the_plan(self):
+        window, extra = self.window, self.extra
+        want, _ = self.plan.decode(self.q, window, extra)
+        thin = numpy.lib.stride_tricks.as_strided(window.cache, window.cache.shape, (16, 1))
+        for pattern, changes in (("^extra.cache: not given", {"extra": None}),
+                                 ("page_stride_bytes: 16, expected", {"window": window._replace(cache=thin)})):
+            self.refused(pattern, **changes)
+            self.plan.build(window, extra)
+            numpy.testing.assert_array_equal(self.plan.decode(self.q, window, extra)[0], want)
+
+    def test_what_is_no_scope(self):
+        for given, kind in ((self.window.cache, "ndarray"), (tuple(self.window), "tuple"), (None, "NoneType")):
+            pattern = f"^window: a {kind}, expected a dsv4.attn.Scope"
+            self.refused(pattern, window=given)
+            for call in (lambda given=given: Plan(self.q, given), lambda given=given: self.plan.build(given)):
+                with self.assertRaisesRegex(dsv4.InvalidArgument, pattern):
+                    call()
+        self.refused("^extra: a tuple, expected a dsv4.attn.Scope", extra=tuple(self.extra))
 
     def test_missing_scopes(self):
         self.refused("^extra.cache: not given, expected the cache that extra.indices names", extra=None)

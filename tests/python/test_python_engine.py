@@ -69,6 +69,8 @@ class Engine(unittest.TestCase):
             session.rewind(len(ids) - 1)
             numpy.testing.assert_array_equal(session.forward(ids[-1:]), logits[1:])
             self.assertEqual(model.forward([session], [[5]], 0), [None])
+            self.assertEqual(session.forward(numpy.array([5, 6]), numpy.int64(1)).shape, (1, model.n_vocab))
+            self.assertEqual(session.forward([5], numpy.array([1])).shape, (1, model.n_vocab))
 
     def test_sessions_that_nothing_refers_to_are_given_back(self):
         with dsv4.Model(NANO, n_sessions=2) as model:
@@ -128,6 +130,19 @@ class Engine(unittest.TestCase):
                 session.forward([5, "a"])
             with self.assertRaisesRegex(dsv4.InvalidArgument, r"^n_logits\[0\]: 2, expected 0 .. 1"):
                 session.forward([5], 2)
+            for wrong in (1.0, [1.0], None):
+                with self.assertRaisesRegex(dsv4.InvalidArgument, r"^n_logits\[0\]: (1.0|None), expected an integer"):
+                    session.forward([5], wrong)
+            for call in (session.generate, session.stream, model.generate, lambda ids: list(model.stream(ids))):
+                with self.assertRaisesRegex(dsv4.InvalidArgument, "^prompt: a int, expected a list of token ids"):
+                    call(5)
+            for call in (session.forward, model.detokenize):
+                with self.assertRaisesRegex(dsv4.InvalidArgument, "^tokens: a int, expected a list of token ids"):
+                    call(5)
+            with self.assertRaisesRegex(dsv4.InvalidArgument, "^prompt: a str, expected a list of token ids"):
+                session.generate("Hello")
+            with self.assertRaisesRegex(dsv4.InvalidArgument, "^text: a int, expected a str"):
+                model.tokenize(5)
             with self.assertRaisesRegex(dsv4.InvalidArgument, "top_p: 1.5, expected 0 .. 1"):
                 session.stream([5], top_p=1.5)
             with self.assertRaisesRegex(dsv4.InvalidArgument, "top_p: 1.5, expected 0 .. 1"):

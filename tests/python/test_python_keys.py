@@ -111,6 +111,10 @@ class Finish(unittest.TestCase):
             self.run_finish(norm_eps="small")
         with self.assertRaisesRegex(dsv4.InvalidArgument, "^out: given without q"):
             self.run_finish(q=None, out=self.q)
+        of_keys = {"window": self.cache, "slots": self.slots, "kv_norm": self.kv_norm}
+        for name, tensor in of_keys.items():
+            with self.assertRaisesRegex(dsv4.InvalidArgument, f"^{name}: given without kv"):
+                self.run_finish(kv=None, **{**dict.fromkeys(of_keys), name: tensor})
 
 
 class Compress(unittest.TestCase):
@@ -187,6 +191,9 @@ class Read(unittest.TestCase):
     def test_refusals(self):
         with self.assertRaisesRegex(dsv4.InvalidArgument, "^slots: not given, nor pages"):
             keys.read(self.cache, page_rows=5)
+        for name in ("slots", "pages"):
+            with self.assertRaisesRegex(dsv4.InvalidArgument, rf"^{name}: shape \[\], expected \[any\]"):
+                keys.read(self.cache, page_rows=5, **{name: numpy.array(3, numpy.int32)})
         with self.assertRaisesRegex(dsv4.InvalidArgument, "^dtype: 'f16'"):
             keys.read(self.cache, slots=self.slots, page_rows=5, dtype="f16")
         with self.assertRaisesRegex(dsv4.InvalidArgument, r"^out: shape \[15, 500\]"):

@@ -2,7 +2,9 @@
 import concurrent.futures
 import inspect
 import os
+import re
 import threading
+import types
 import unittest
 
 import numpy
@@ -17,8 +19,10 @@ try:
 except ImportError as error:
     raise unittest.SkipTest(f"no torch: {error}") from error
 
+import run_gpu
+import torch_keys
 import torch_pool
-from dsv4 import flash_mla, torch_ops  # noqa: F401  (registers the operators)
+from dsv4 import attn, flash_mla, tensors, torch_ops
 
 CASE = attn_cases.Case(os.path.join(attn_cases.FOLDER, "sq3-extra.safetensors"))
 
@@ -73,6 +77,12 @@ class Tensors(unittest.TestCase):
             plan.decode(q, window, extra, sink=torch.zeros(8).to_sparse())
         plan.decode(q, window, extra)
 
+    def test_calls_with_other_tensors_are_not_taken_for_each_other(self):
+        q, wc, wi, _, _, _, _, _ = op_arguments()
+        lengths = numpy.ones(len(q), numpy.int32)
+        for n in (len(q), 1):
+            call = attn.call_for(attn.DecodeCall, q[:n], Scope(wc, wi[:n], lengths[:n]), Scope(None, None), False)
+            self.assertEqual(call.shape[0], n)
 
     def test_lengths_of_a_build_are_not_those_of_a_decode(self):
         q, wc, wi, _, _, _, _, _ = op_arguments()
@@ -118,6 +128,10 @@ class Operators(unittest.TestCase):
         with self.assertRaisesRegex(dsv4.InvalidArgument, "^plan and workspace: one given"):
             torch.ops.dsv4.sparse_mla_decode_out(*args, out=out, plan=plan.memory)
 
+    def test_memory_must_lie_where_the_queries_do(self):
+        with self.assertRaisesRegex(dsv4.InvalidArgument, "^workspace: on cpu, expected cuda:0 as the queries"):
+            torch_ops._block("workspace", torch.zeros(64, dtype=torch.uint8), (tensors.CUDA, 0))
+
     def test_schemas_say_what_is_written(self):
         written = {"sparse_mla_decode": [], "sparse_mla_decode_out": ["out", "lse", "workspace"],
                    "sparse_mla_plan_build": ["plan"], "keys_finish": ["window_cache", "out"],
@@ -127,26 +141,14 @@ class Operators(unittest.TestCase):
             self.assertEqual([a.name for a in arguments if a.alias_info and a.alias_info.is_write], expected, name)
 
     def test_keys(self):
-        torch.manual_seed(3)
-        q, kv = torch.randn(5, 3, 512), torch.randn(5, 512).bfloat16()
-        cache = torch.zeros(2, 8, 584, dtype=torch.uint8)
-        slots, rows = torch.tensor([3, -1, 15, 0, 7], dtype=torch.int32), torch.arange(5, dtype=torch.int32)
-        table = torch.randn(9, 64)
-        out = torch.empty_like(q)
-        self.opcheck(torch.ops.dsv4.keys_finish.default, q, kv, cache, slots, table, rows, out=out)
-        torch.ops.dsv4.keys_finish(q, kv, cache, slots, table, rows, out=out)
-        self.assertTrue(cache.any() and out.isfinite().all())
-        back = torch.empty(5, 512)
-        torch.ops.dsv4.keys_read(cache, slots, out=back)
-        self.opcheck(torch.ops.dsv4.keys_read.default, cache, slots, out=back)
-        self.assertTrue(back[0].any() and not back[1].any())
-        tokens, positions = torch.zeros(4, dtype=torch.int32), torch.arange(4, dtype=torch.int32)
-        args = (torch.randn(4, 1024), torch.randn(4, 1024), 4, tokens, positions, torch.randn(4, 1024),
-                torch.zeros(1, 16, 2, 1024), torch.zeros(1, 1, dtype=torch.int32), cache, tokens, table)
-        self.opcheck(torch.ops.dsv4.keys_compress.default, *args)
-        before = cache.clone()
-        torch.ops.dsv4.keys_compress(*args)
-        self.assertFalse(torch.equal(cache, before))
+        args = torch_keys.Arguments()
+        self.opcheck(torch.ops.dsv4.keys_finish.default, *args.finish, out=torch.empty_like(args.finish[0]))
+        self.opcheck(torch.ops.dsv4.keys_compress.default, *args.compress)
+        self.opcheck(torch.ops.dsv4.keys_read.default, *args.read, out=args.back)
+        self.assertIsNone(torch_keys.failure(torch_keys.step))
+
+    def test_keys_compiled(self):
+        self.assertIsNone(torch_keys.failure(torch.compile(torch_keys.step, backend="aot_eager", fullgraph=True)))
 
     def test_compiled(self):
         args = op_arguments()
@@ -180,6 +182,9 @@ class FlashMla(unittest.TestCase):
         parameters = inspect.signature(flash_mla.flash_mla_with_kvcache).parameters
         self.assertEqual(list(parameters), expected.split())
         self.assertEqual([p.default for p in parameters.values()][6:10], [None, None, False, False])
+        # Not FlashMLA's own: by keyword alone, because its next argument may be another.
+        self.assertEqual([p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY],
+                         ["out", "enable_batch_invariant"])
         metadata, nothing = flash_mla.get_mla_metadata(1, 2, anything=3)
         self.assertIsNone(nothing)
         self.assertFalse(metadata.have_initialized)
@@ -205,6 +210,14 @@ class FlashMla(unittest.TestCase):
 
         out, lse = torch.compile(step, backend="aot_eager")()
         self.assertTrue(torch.equal(out, want + 1) and torch.equal(lse, want_lse))
+
+    def test_the_grid_is_flash_mlas(self):
+        header = os.path.join(attn_cases.ROOT, "tests", "check", "attn_flashmla.h")
+        with open(header, encoding="utf-8") as file:
+            n_cases = int(re.search(r"ATTN_FLASHMLA_CASES = (\d+)", file.read())[1])
+        self.assertEqual(n_cases, 4476)
+        self.assertEqual(len(list(torch_pool.grid())), n_cases)
+        self.assertEqual(len({str(sorted(arguments.items())) for arguments in torch_pool.grid()}), n_cases)
 
     def test_some_of_the_grid(self):
         cases = [arguments for arguments in torch_pool.grid() if arguments["b"] == 4 and arguments["h_q"] == 64]
@@ -259,6 +272,7 @@ class FlashMla(unittest.TestCase):
         self.refused(dsv4.Unsupported, "^k_cache: rows of 656, that is V3.2's FP8", k_cache=bytes_)
         self.refused(dsv4.Unsupported, "^extra_k_cache: rows of 288, that is V4.1's FP4",
                      extra_k_cache=bytes_[..., :288])
+        self.refused(dsv4.Unsupported, "^k_cache: rows of 512, that is a bf16 cache", k_cache=bytes_[..., :512])
         self.refused(dsv4.Unsupported, "^indices: None, .* not the dense one", indices=None)
         self.refused(dsv4.Unsupported, "^is_fp8_kvcache: False", is_fp8_kvcache=False)
         self.refused(dsv4.Unsupported, "^causal: True", causal=True)
@@ -269,7 +283,12 @@ class FlashMla(unittest.TestCase):
         self.refused(bad, "^k_cache: a NoneType, expected a torch.Tensor", k_cache=None)
         self.refused(bad, "^q: a ndarray, expected a torch.Tensor", q=numpy.zeros((4, 1, 64, 512)))
         self.refused(bad, "^num_splits: 3, expected None", num_splits=3)
-        self.refused(bad, "^tile_scheduler_metadata: a dict", metadata={"a": 1})
+        for name in ("topk_length", "extra_topk_length"):
+            self.refused(bad, f"^{name}: a ndarray, expected a torch.Tensor", **{name: numpy.zeros(4, numpy.int32)})
+        self.refused(bad, "^tile_scheduler_metadata: a builtins.dict", metadata={"a": 1})
+        theirs = types.SimpleNamespace(have_initialized=True, config=types.SimpleNamespace(b=4))
+        self.refused(bad, "^tile_scheduler_metadata: a types.SimpleNamespace, expected .* dsv4.flash_mla.get",
+                     metadata=theirs)
         self.refused(bad, "^q: torch.float32, expected torch.bfloat16", q=torch.zeros(4, 1, 64, 512))
         self.refused(bad, r"^indices: shape \[3, 1, 64\], expected \[4, 1, 64\]",
                      indices=torch.zeros(3, 1, 64, dtype=torch.int32))
@@ -284,6 +303,14 @@ class FlashMla(unittest.TestCase):
         for case, metadata in steps * 2:
             self.assertIsNone(case.failure(*case.call(flash_mla, metadata)))
         self.assertEqual(len({metadata.blocks for _, metadata in steps}), 3)
+
+    def test_lengths_of_a_scope_that_is_not_there(self):
+        case, metadata, _, _ = self.check(window=(512, 64, 64))
+        arguments, lengths = case.arguments(metadata), torch.zeros(4, dtype=torch.int32)
+        for metadata in (metadata, flash_mla.get_mla_metadata()[0]):
+            arguments = (*arguments[:5], metadata, *arguments[6:-1], lengths)
+            with self.assertRaisesRegex(dsv4.InvalidArgument, "^extra_topk_length: given without extra_k_cache"):
+                flash_mla.flash_mla_with_kvcache(*arguments)
 
     def test_metadata_of_another_thread(self):
         case, other = (torch_pool.Case((512, 64, 64), (512, 64, 2), b=b, topk_length=True) for b in (4, 3))
@@ -317,6 +344,16 @@ class FlashMla(unittest.TestCase):
     def test_other_functions_are_named(self):
         with self.assertRaisesRegex(AttributeError, "sparse FP8 decode alone, not flash_mla_sparse_fwd"):
             flash_mla.flash_mla_sparse_fwd
+
+
+class GpuRun(unittest.TestCase):
+    def test_it_has_the_tests_of_both(self):
+        found = str(run_gpu.suite([]))
+        for name in ("test_python_torch.Operators", "test_python_attn.Answers", "gpu_attn.Graphs", "gpu_flash_mla.Grid",
+                     "gpu_operators.Operators"):
+            self.assertIn(name, found)
+        self.assertNotIn("_FailedTest", found)
+        self.assertNotIn("gpu_attn", str(run_gpu.suite(["gpu_operators.Operators.test_graph"])))
 
 
 if __name__ == "__main__":

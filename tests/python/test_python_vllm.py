@@ -43,6 +43,8 @@ class Signatures(unittest.TestCase):
             version = vllm_seam.version_of(folder)
             self.assertIsNotNone(version, f"{folder}: no version")
             self.assertEqual(vllm_seam.differences(folder), [], f"vLLM {version}")
+            if version in vllm_seam.ROCM_VERSIONS:
+                self.assertEqual(vllm_seam.differences(folder, vllm_seam.ROCM), [], f"vLLM {version} on ROCm")
             self.assertIn(version, vllm_seam.KNOWN_VERSIONS, "fits, but is not listed: add it, and to docs/python.md")
             with open(os.path.join(folder, "plugins", "__init__.py"), encoding="utf-8") as file:
                 self.assertIn(f'"{vllm_seam.PLUGIN_GROUP}"', file.read(), f"vLLM {version}")
@@ -53,9 +55,9 @@ class Signatures(unittest.TestCase):
         for version in vllm_seam.KNOWN_VERSIONS:
             self.assertIn(version, text)
 
-    def differences(self, changes):
+    def differences(self, changes, seam=vllm_seam.CUDA):
         with tempfile.TemporaryDirectory() as folder:
-            return "; ".join(vllm_seam.differences(fake_vllm.write(folder, changes)))
+            return "; ".join(vllm_seam.differences(fake_vllm.write(folder, changes), seam))
 
     def test_differences_are_named(self):
         layer = fake_vllm.LAYER_FILE
@@ -75,6 +77,26 @@ class Signatures(unittest.TestCase):
         self.assertIn("can hold further attributes", self.differences(
             {vllm_seam.METADATA_FILE: ("@dataclasses.dataclass", "@dataclasses.dataclass(slots=True)")}))
         self.assertIn("cannot read vLLM's sources", "".join(vllm_seam.differences("/nowhere")))
+        self.assertIn("cannot read vLLM's sources", self.differences({layer: ("class", "\0class")}))
+
+    def test_differences_of_rocm_are_named(self):
+        def differences(old, new):
+            return self.differences({fake_vllm.ROCM_LAYER_FILE: (old, new)}, vllm_seam.ROCM)
+
+        self.assertEqual(differences("", ""), "")
+        self.assertIn("no class DeepseekV4ROCMAiterMLAAttention", differences("ROCMAiter", "ROCM"))
+        self.assertIn("attn_metadata, swa_only, output), expected",
+                      differences("output,\n                        adaptive_splits=False)", "output)"))
+        self.assertIn("rocm_sparse_attn_decode is called with 0 positional", differences("scale=1.0, ", ""))
+
+    def test_version(self):
+        with tempfile.TemporaryDirectory() as folder:
+            package = fake_vllm.write(folder)
+            self.assertEqual(vllm_seam.version_of(package), "9.9.9")
+            for broken in (b"__version__ = '\xff'\n", b"__version__ = '9\0'\n"):
+                with open(os.path.join(package, "_version.py"), "wb") as file:
+                    file.write(broken)
+                self.assertIsNone(vllm_seam.version_of(package))
 
 
 def real_layer(folder):
@@ -159,12 +181,12 @@ class StandIn(unittest.TestCase):
         self.folder = tempfile.TemporaryDirectory()
         self.addCleanup(self.folder.cleanup)
         sys.path.insert(0, self.folder.name)
+        self.addCleanup(sys.path.remove, self.folder.name)
         self.addCleanup(self.forget)
         self.refusal = vllm_plugin.device_refusal
         self.addCleanup(setattr, vllm_plugin, "device_refusal", self.refusal)
 
     def forget(self):
-        sys.path.remove(self.folder.name)
         sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, vllm_plugin._AfterImport)]
         for name in [name for name in sys.modules if name.split(".")[0] == "vllm"]:
             del sys.modules[name]
@@ -208,6 +230,61 @@ class StandIn(unittest.TestCase):
         _, _, line = self.layer({fake_vllm.LAYER_FILE: ("swa_only, output", "swa_only, output, more=None")})
         self.assertIn("WARNING", line)
         self.assertIn("output, more), expected", line)
+
+    def test_whatever_fails_leaves_vllm_alone(self):
+        vllm_plugin.device_refusal = lambda: None
+
+        def fail(*_):
+            raise AttributeError("mine")
+
+        for name in ("install", "_decide", "switch_on", "device_refusal"):
+            with unittest.mock.patch.object(vllm_plugin, name, fail):
+                self.assertIn("off, the decode attention stays vLLM's: AttributeError: mine", self.layer()[2])
+            self.forget()
+        importlib.import_module(vllm_seam.CUDA.module)
+        with unittest.mock.patch.object(vllm_seam, "differences", fail), self.assertLogs("vllm.dsv4") as log:
+            vllm_plugin.register()
+        self.assertIn("off, the decode attention stays vLLM's: AttributeError: mine", log.output[0])
+
+    def test_sources_that_cannot_be_decoded(self):
+        vllm_plugin.device_refusal = lambda: None
+        write = fake_vllm.write
+
+        def write_latin(folder, changes):
+            path = os.path.join(write(folder, changes), vllm_seam.ATTENTION_FILE)
+            with open(path, encoding="utf-8") as file:
+                text = "# -*- coding: latin-1 -*-\n# \xe9\n" + file.read()
+            with open(path, "w", encoding="latin-1") as file:
+                file.write(text)
+
+        with unittest.mock.patch.object(fake_vllm, "write", write_latin):
+            self.assertIn("off, the decode attention stays vLLM's: cannot read vLLM's sources: ", self.layer()[2])
+
+    def test_a_loader_of_another_kind(self):
+        spec, finder = types.SimpleNamespace(loader=object()), vllm_plugin._AfterImport("vllm.any", self.fail)
+        sys.meta_path.insert(0, finder)
+        with unittest.mock.patch.object(importlib.util, "find_spec", lambda _: spec):
+            with self.assertLogs("vllm.dsv4") as log:
+                self.assertIs(finder.find_spec("vllm.any"), spec)
+        self.assertIn("off, the decode attention stays vLLM's: AttributeError", log.output[0])
+
+    def test_rocm_is_refused(self):
+        fake_vllm.write(self.folder.name)
+        importlib.invalidate_caches()
+        vllm_plugin.register()
+        with self.assertLogs("vllm.dsv4") as log:
+            module = importlib.import_module(vllm_seam.ROCM.module)
+        self.assertEqual(len(log.output), 1, log.output)
+        self.assertIn("stays vLLM's: dsv4's kernels for ROCm have never run on an AMD GPU", log.output[0])
+        self.assertNotIn("dsv4", repr(vars(module.DeepseekV4ROCMAiterMLAAttention)))
+
+    def test_the_log_names_a_version_that_was_not_checked(self):
+        vllm_plugin.device_refusal = lambda: None
+        with unittest.mock.patch.object(vllm_plugin, "switch_on", lambda *_: None):
+            self.assertIn("layers is dsv4's; vLLM 9.9.9 fits, but is not one of those checked: 0.", self.layer()[2])
+            self.forget()
+            version = vllm_seam.KNOWN_VERSIONS[-1]
+            self.assertRegex(self.layer({"_version.py": ("9.9.9", version)})[2], "layers is dsv4's$")
 
     def arguments(self, layer, extra=True):
         """Arguments of _forward_decode with a case's tensors, and the case."""

@@ -191,7 +191,7 @@ _CORNERS = ((512, 64, 61), (650, 576, 53))
 
 
 def grid():
-    """Arguments of Case for FlashMLA's sweep and corner cases in V4's format, in its order."""
+    """Arguments of Case for FlashMLA's 4476 sweep and corner cases in V4's format, in its order."""
     for extra, h_q, window, b, s_q in itertools.product((None, *_SHAPES), (64, 128), _SHAPES, (4, 74, 321), (1, 3)):
         for topk_length, extra_topk_length in itertools.product((False, True), (False, True) if extra else (False,)):
             common = {"window": window, "extra": extra, "b": b, "s_q": s_q, "h_q": h_q, "topk_length": topk_length,
@@ -203,6 +203,9 @@ def grid():
     for extra, h_q, window, b in itertools.product((None, *_CORNERS), (64, 128), _CORNERS, (4, 74, 321)):
         for topk_length, extra_topk_length in itertools.product((False, True), (False, True) if extra else (False,)):
             for all_invalid, zero_length, sink in switches:
-                yield {"window": window, "extra": extra, "b": b, "s_q": 3, "h_q": h_q, "topk_length": topk_length,
-                       "extra_topk_length": extra_topk_length, "all_invalid": all_invalid, "zero_length": zero_length,
-                       "sink": sink}
+                common = {"window": window, "extra": extra, "b": b, "s_q": 3, "h_q": h_q, "topk_length": topk_length,
+                          "extra_topk_length": extra_topk_length, "all_invalid": all_invalid,
+                          "zero_length": zero_length, "sink": sink}
+                yield common
+                if b == 74 and not topk_length and not extra_topk_length:
+                    yield {**common, "varlen": False}

@@ -14,17 +14,19 @@ Shapes: b requests, s query tokens of each, h heads, n list entries.
     out      [b, s, h, 512]   bf16, f32 or FP8
     lse      [b, s, h] f32    natural log, without the sink; +inf where there is no key
 
-Tensors on CUDA go to the CUDA kernels and their work to torch's current stream, or to the one that is given.
+Tensors on CUDA go to the CUDA kernels and their work to torch's current stream, or to the one that is given. The
+device of torch's tensors is made the current one for the call; with GPU tensors of other libraries the caller does
+that.
 """
 import contextlib
 import ctypes
 import threading
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Type
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Type
 
 from . import memory, native
 from .caches import set_cache
 from .errors import InvalidArgument
-from .native import DIM, lib
+from .native import DIM, Backend, CpuLevel, CudaKernel, Dtype, Math, lib
 from .tensors import (View, gpu_backend, check_dense, check_device, check_dtype, check_shape, check_unit,
                       check_writable, device_name, layouts, stream_of, torch_of, view)
 
@@ -47,6 +49,16 @@ class Scope(NamedTuple):
 _ABSENT = Scope(None, None)
 
 
+def _scope(name, given):
+    if not isinstance(given, Scope):
+        raise InvalidArgument(f"{name}: a {type(given).__name__}, expected a dsv4.attn.Scope")
+    return given
+
+
+def _extra(given):
+    return _ABSENT if given is None else _scope("extra", given)
+
+
 def set_options(params: Any, backend: str, n_threads: int, gpu: Optional[str]) -> None:
     """Fields that all params structs share. A GPU's backend is where the tensors are, not a choice."""
     number = native.number_of(native.BACKENDS, backend, "backend")
@@ -67,9 +79,11 @@ class DecodeCall:
 
     LABELS: Dict[str, str] = {name: name for name in _NAMES}  # what errors call the tensors
 
-    def __init__(self, q: Any, window: Scope, extra: Optional[Scope], out_dtype: Optional[str] = None,
-                 math: str = "auto", backend: str = "auto", cpu_level: str = "auto", cuda_kernel: str = "auto",
-                 n_threads: int = 0, fixed_split: bool = False, group_heads: int = 0):
+    def __init__(self, q: Any, window: Scope, extra: Optional[Scope], *, out_dtype: Optional[Dtype] = None,
+                 math: Math = "auto", backend: Backend = "auto", cpu_level: CpuLevel = "auto",
+                 cuda_kernel: CudaKernel = "auto", n_threads: int = 0, fixed_split: bool = False,
+                 group_heads: int = 0):
+        window, extra = _scope("window", window), _extra(extra)
         self._start(q, out_dtype)
         p = self._params
         set_options(p, backend, n_threads, self._gpu)
@@ -78,7 +92,6 @@ class DecodeCall:
         p.cuda_kernel = native.number_of(native.CUDA_KERNELS, cuda_kernel, "cuda_kernel")
         p.fixed_split = native.integer(fixed_split, "fixed_split")
         p.group_heads = native.integer(group_heads, "group_heads")
-        extra = extra or _ABSENT
         p.window.n_indices = self._list_length("window.indices", window.indices)
         p.extra.n_indices = self._list_length("extra.indices", extra.indices)
         self._bind((q, *window[:3], *extra[:3], None, None, None, None, None, None),
@@ -249,7 +262,7 @@ class DecodeCall:
     def run_build(self, window: Scope, extra: Optional[Scope], stream: Any, address: int, n_bytes: int) -> None:
         """Builds a plan in n_bytes of memory at address."""
         p = self._params
-        for name, struct, scope in (("window", p.window, window), ("extra", p.extra, extra or _ABSENT)):
+        for name, struct, scope in (("window", p.window, _scope("window", window)), ("extra", p.extra, _extra(extra))):
             if scope.lengths is None:
                 struct.lengths = None
                 continue
@@ -260,16 +273,23 @@ class DecodeCall:
             struct.lengths = found.address
         self._call(lib.dsv4_attn_plan_build, self._stream(stream), self._reference, address, n_bytes)
 
-    def run_decode(self, q, window, extra, sink, softmax_scale, out, lse, rope_table, rope_rows, out_scales, stream,
-                   blocks) -> None:
+    def run_decode(self, q: Any, window: Scope, extra: Scope, sink: Any, softmax_scale: float, out: Any, lse: Any,
+                   rope_table: Any, rope_rows: Any, out_scales: Any, stream: Any, blocks: Sequence[int]) -> None:
         """One decode; blocks: address and size of the plan, then of the workspace."""
-        self._set((q, window[0], window[1], window[2], extra[0], extra[1], extra[2], sink, out, lse, rope_table,
-                   rope_rows, out_scales), (window[3], extra[3]))
+        before = bytes(self._params)
         try:
-            self._params.softmax_scale = softmax_scale
-        except TypeError:
-            raise InvalidArgument(f"softmax_scale: {softmax_scale!r}, expected a number") from None
-        self._call(lib.dsv4_attn_decode, self._stream(stream), self._reference, *blocks)
+            self._set((q, window[0], window[1], window[2], extra[0], extra[1], extra[2], sink, out, lse, rope_table,
+                       rope_rows, out_scales), (window[3], extra[3]))
+            try:
+                self._params.softmax_scale = softmax_scale
+            except TypeError:
+                raise InvalidArgument(f"softmax_scale: {softmax_scale!r}, expected a number") from None
+            self._call(lib.dsv4_attn_decode, self._stream(stream), self._reference, *blocks)
+        except BaseException:
+            # The next build reads this struct: nothing of a refused decode may stay in it.
+            ctypes.memmove(self._reference, before, len(before))
+            self._layouts = None
+            raise
 
     def choice(self) -> dict:
         """What decodes run: backend, kernel, math and the reason, as words."""
@@ -285,7 +305,10 @@ def call_for(kind: Type[DecodeCall], q: Any, window: Scope, extra: Scope, fixed_
     """A call of class `kind` for torch tensors of these layouts: one that this thread has made before, which saves the
     checks and the struct, or a new one."""
     calls = _threads.__dict__.setdefault("calls", {})
-    key = (kind, layouts((q, *window[:3], *extra[:3])), fixed_split)
+    found = layouts((q, *window[:3], *extra[:3]))
+    if found is None:  # not all of torch: nothing that tells one call from another
+        return kind(q, window, extra, fixed_split=fixed_split)
+    key = (kind, found, fixed_split)
     call = calls.get(key)
     if call is None:
         if len(calls) >= _MAX_CALLS:
@@ -313,8 +336,12 @@ class Plan(DecodeCall):
     """
 
     def __init__(self, q: Any, window: Scope, extra: Optional[Scope] = None, *, memory: Any = None,
-                 workspace: Any = None, stream: Any = None, **options: Any):
-        super().__init__(q, window, extra, **options)
+                 workspace: Any = None, stream: Any = None, out_dtype: Optional[Dtype] = None, math: Math = "auto",
+                 backend: Backend = "auto", cpu_level: CpuLevel = "auto", cuda_kernel: CudaKernel = "auto",
+                 n_threads: int = 0, fixed_split: bool = False, group_heads: int = 0):
+        super().__init__(q, window, extra, out_dtype=out_dtype, math=math, backend=backend, cpu_level=cpu_level,
+                         cuda_kernel=cuda_kernel, n_threads=n_threads, fixed_split=fixed_split,
+                         group_heads=group_heads)
         self._allocate(memory, workspace, stream)
         self.build(window, extra, stream=stream)
 
@@ -357,10 +384,11 @@ class Plan(DecodeCall):
 
         With out given nothing is allocated and nothing is waited for, and the call can be captured in a CUDA graph.
         """
+        window, extra = _scope("window", window), _extra(extra)
         if out is None:
             out, lse = self._make_outputs(lse, out_scales, stream)
-        self.run_decode(q, window, extra or _ABSENT, sink, softmax_scale, out, lse, rope_table, rope_rows, out_scales,
-                        stream, self._blocks)
+        self.run_decode(q, window, extra, sink, softmax_scale, out, lse, rope_table, rope_rows, out_scales, stream,
+                        self._blocks)
         return out, lse
 
     def _make_outputs(self, lse, out_scales, stream):
@@ -383,7 +411,8 @@ def _choose(params):
     return {name: getattr(choice, name).decode() for name, _ in native.AttnChoice._fields_}
 
 
-def choose(backend: str = "auto", math: str = "auto", cpu_level: str = "auto", cuda_kernel: str = "auto") -> dict:
+def choose(backend: Backend = "auto", math: Math = "auto", cpu_level: CpuLevel = "auto",
+           cuda_kernel: CudaKernel = "auto") -> dict:
     """What a decode with these options would run on this machine; raises dsv4.Unsupported with the reason if nothing.
 
     Returns {"backend", "kernel", "math", "reason"}. With backend "cuda" or "hip" it asks the current device.
@@ -407,15 +436,20 @@ def page_stride_bytes(page_rows: int) -> int:
 
 def decode(q: Any, window: Scope, extra: Optional[Scope] = None, *, sink: Any = None,
            softmax_scale: float = _DEFAULT_SCALE, out: Any = None, lse: Any = None, rope_table: Any = None,
-           rope_rows: Any = None, out_scales: Any = None, stream: Any = None, **options: Any) -> Tuple[Any, Any]:
-    """One decode with a plan of its own: Plan(q, window, extra, **options).decode(...)."""
-    plan = Plan(q, window, extra, stream=stream, **options)
+           rope_rows: Any = None, out_scales: Any = None, stream: Any = None, out_dtype: Optional[Dtype] = None,
+           math: Math = "auto", backend: Backend = "auto", cpu_level: CpuLevel = "auto",
+           cuda_kernel: CudaKernel = "auto", n_threads: int = 0, fixed_split: bool = False,
+           group_heads: int = 0) -> Tuple[Any, Any]:
+    """One decode with a plan of its own, whose memory it allocates even with out given: arguments are those of Plan
+    and of Plan.decode."""
+    plan = Plan(q, window, extra, stream=stream, out_dtype=out_dtype, math=math, backend=backend, cpu_level=cpu_level,
+                cuda_kernel=cuda_kernel, n_threads=n_threads, fixed_split=fixed_split, group_heads=group_heads)
     return plan.decode(q, window, extra, sink=sink, softmax_scale=softmax_scale, out=out, lse=lse,
                        rope_table=rope_table, rope_rows=rope_rows, out_scales=out_scales, stream=stream)
 
 
 def merge(out_parts: Any, lse_parts: Any, *, sink: Any = None, out: Any = None, lse: Any = None, n_threads: int = 0,
-          backend: str = "auto", stream: Any = None) -> Tuple[Any, Any]:
+          backend: Backend = "auto", stream: Any = None) -> Tuple[Any, Any]:
     """Merges partial results of disjoint key sets, each made without a sink; returns (out, lse).
 
         out_parts  [parts, ..., heads, 512] bf16 or f32, dense

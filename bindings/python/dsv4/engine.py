@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Set, Union
 
 from . import native
 from .errors import BadFile, InvalidArgument
-from .native import lib
+from .native import CpuLevel, Numerics, lib
 
 Prompt = Union[str, Sequence[int]]
 
@@ -42,8 +42,15 @@ def _check_sampling(settings):
         raise InvalidArgument(f"sampling: top_k: {settings.top_k}, expected 0 or more")
 
 
+def _id_list(name, values):
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise InvalidArgument(f"{name}: a {type(values).__name__}, expected a list of token ids")
+    return list(values)
+
+
 def _int32_array(values):
     """A C array; refuses what does not fit rather than cutting it."""
+    values = _id_list("tokens", values)
     return (ctypes.c_int32 * len(values))(*[native.integer(value, f"tokens[{i}]") for i, value in enumerate(values)])
 
 
@@ -73,9 +80,10 @@ class Model:
     Raises dsv4.FileError, dsv4.BadFile, dsv4.Unsupported, dsv4.OutOfMemory or dsv4.InvalidArgument with the reason.
     """
 
-    def __init__(self, path: Union[str, os.PathLike], *, numerics: str = "official", cpu_level: str = "auto",
-                 n_threads: int = 0, n_sessions: int = 4, n_tokens: int = 8192, step_tokens: int = 256,
-                 rewind_tokens: int = 64, n_draft: int = 0, progress: Optional[Callable[[int, int], Any]] = None):
+    def __init__(self, path: Union[str, os.PathLike], *, numerics: Numerics = "official",
+                 cpu_level: CpuLevel = "auto", n_threads: int = 0, n_sessions: int = 4, n_tokens: int = 8192,
+                 step_tokens: int = 256, rewind_tokens: int = 64, n_draft: int = 0,
+                 progress: Optional[Callable[[int, int], Any]] = None):
         self._handle = ctypes.c_void_p()
         self._sessions: Set[int] = set()  # handles of open sessions, which must be freed before the model
         options = native.ModelOptions()
@@ -139,6 +147,8 @@ class Model:
 
     def tokenize(self, text: str, *, special: bool = False) -> List[int]:
         """Token ids; nothing is added at the ends. special: special tokens written in the text become their ids."""
+        if not isinstance(text, str):
+            raise InvalidArgument(f"text: a {type(text).__name__}, expected a str")
         data = text.encode()
         n_ids = ctypes.c_size_t()
         args = (self._open_handle(), data, len(data), int(special))
@@ -160,7 +170,7 @@ class Model:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of tokens; broken characters become U+FFFD."""
-        return b"".join(map(self.token_bytes, tokens)).decode(errors="replace")
+        return b"".join(map(self.token_bytes, _id_list("tokens", tokens))).decode(errors="replace")
 
     def chat_prompt(self, messages: Any, *, thinking: bool = False) -> str:
         """The prompt text of a chat in the shape of the OpenAI chat API: a list of messages, or a dict with messages
@@ -188,14 +198,17 @@ class Model:
         Returns, for each session, logits [n_logits, n_vocab] f32 of its last n_logits new tokens: a numpy array, or
         without numpy a memoryview of that shape; None where n_logits is 0.
         """
-        counts = [n_logits] * len(sessions) if isinstance(n_logits, int) else list(n_logits)
+        try:
+            counts = list(n_logits)
+        except TypeError:  # one number for all, maybe numpy's
+            counts = [n_logits] * len(sessions)
         if not len(sessions) == len(tokens) == len(counts):
             raise InvalidArgument(f"tokens: {len(tokens)} lists and n_logits: {len(counts)} counts, expected one for "
                                   f"each of {len(sessions)} sessions")
         entries = (native.ForwardEntry * len(sessions))()
         results, buffers = [], []
         for i, (entry, session, ids, count) in enumerate(zip(entries, sessions, tokens, counts)):
-            array = _int32_array(ids)
+            array, count = _int32_array(ids), native.integer(count, f"n_logits[{i}]", 64)
             if not 0 <= count <= len(array):
                 raise InvalidArgument(f"n_logits[{i}]: {count}, expected 0 .. {len(array)}, the new tokens")
             logits = (ctypes.c_float * (count * self.n_vocab))() if count else None
@@ -234,7 +247,7 @@ class Model:
     def _prompt_ids(self, prompt):
         if isinstance(prompt, str):
             return [self.bos] + self.tokenize(prompt)
-        return list(prompt)
+        return _id_list("prompt", prompt)
 
 
 def _logits_array(buffer, n_rows, n_vocab):
@@ -320,7 +333,7 @@ class Session:
                 failures.append(error)
                 return 1
 
-        ids = _int32_array(prompt)
+        ids = _int32_array(_id_list("prompt", prompt))
         self.new_tokens = new
         native.call("dsv4_session_generate", self._open_handle(), ids, len(ids), ctypes.byref(settings),
                     native.integer(max_new, "max_new", 64), native.OnToken(report), None, ctypes.byref(n_new))
@@ -337,7 +350,7 @@ class Session:
         if native.integer(max_new, "max_new", 64) < 0:
             raise InvalidArgument(f"max_new: {max_new}, expected 0 or more")
         self.new_tokens = new = []
-        return self._stream(list(prompt), max_new, settings, new)
+        return self._stream(_id_list("prompt", prompt), max_new, settings, new)
 
     def _stream(self, ids, max_new, settings, new):
         n_vocab, state = self.model.n_vocab, ctypes.c_uint64(settings.seed)

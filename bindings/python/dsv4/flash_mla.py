@@ -21,7 +21,8 @@ from .native import DIM, RECORD_BYTES
 __all__ = ["FlashMLASchedMeta", "flash_mla_with_kvcache", "get_mla_metadata"]
 
 _NONE = Scope(None, None)
-_OTHER_RECORDS = {656: "V3.2's FP8", 352: "V3.2's NVFP4", 528: "V4.1's FP8", 288: "V4.1's FP4", 576: "a bf16 cache"}
+_OTHER_RECORDS = {656: "V3.2's FP8", 352: "V3.2's NVFP4", 528: "V4.1's FP8", 288: "V4.1's FP4", 512: "a bf16 cache",
+                  576: "a bf16 cache"}
 
 
 class _FlashMLACall(DecodeCall):
@@ -88,6 +89,7 @@ def flash_mla_with_kvcache(
     extra_indices_in_kvcache: Optional[torch.Tensor] = None,
     topk_length: Optional[torch.Tensor] = None,
     extra_topk_length: Optional[torch.Tensor] = None,
+    *,
     out: Optional[torch.Tensor] = None,
     enable_batch_invariant: bool = False,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -121,15 +123,16 @@ def _run(q, k_cache, head_dim_v, meta, num_splits, softmax_scale, causal, is_fp8
     if not is_fp8_kvcache or indices is None or causal or head_dim_v != DIM or num_splits is not None:
         _refuse_mode(causal, is_fp8_kvcache, indices, head_dim_v, num_splits)
     window = Scope(k_cache, indices, topk_length)
-    extra = _NONE if extra_k_cache is None and extra_indices_in_kvcache is None else Scope(
-        extra_k_cache, extra_indices_in_kvcache, extra_topk_length)
-    try:
-        is_first = not meta.have_initialized
-    except AttributeError:
-        raise InvalidArgument(f"tile_scheduler_metadata: a {type(meta).__name__}, expected the FlashMLASchedMeta that "
-                              "get_mla_metadata() returns") from None
-    if is_first:
-        _refuse_format(q, k_cache, indices, extra_k_cache, extra_indices_in_kvcache, extra_topk_length)
+    extra = _NONE
+    if extra_k_cache is not None or extra_indices_in_kvcache is not None:
+        extra = Scope(extra_k_cache, extra_indices_in_kvcache, extra_topk_length)
+    elif extra_topk_length is not None:
+        raise InvalidArgument("extra_topk_length: given without extra_k_cache, expected both or neither")
+    if not isinstance(meta, FlashMLASchedMeta):  # FlashMLA's own, for instance
+        raise InvalidArgument(f"tile_scheduler_metadata: a {type(meta).__module__}.{type(meta).__name__}, expected the "
+                              "FlashMLASchedMeta that dsv4.flash_mla.get_mla_metadata() returns")
+    if not meta.have_initialized:
+        _refuse_format(q, k_cache, indices, extra_k_cache, extra_indices_in_kvcache, topk_length, extra_topk_length)
         _build_plan(meta, q, window, extra, enable_batch_invariant)
         meta.config = FlashMLASchedMeta.Config(
             *q.shape[:3], k_cache.shape[1], 1, causal, is_fp8_kvcache, indices.shape[2],
@@ -191,10 +194,12 @@ def _refuse_mode(causal, is_fp8_kvcache, indices, head_dim_v, num_splits):
     raise InvalidArgument(f"num_splits: {num_splits!r}, expected None")
 
 
-def _refuse_format(q, k_cache, indices, extra_k_cache, extra_indices_in_kvcache, extra_topk_length):
+def _refuse_format(q, k_cache, indices, extra_k_cache, extra_indices_in_kvcache, topk_length, extra_topk_length):
     for name, tensor, may_be_none in (("q", q, False), ("k_cache", k_cache, False), ("indices", indices, False),
                                       ("extra_k_cache", extra_k_cache, True),
-                                      ("extra_indices_in_kvcache", extra_indices_in_kvcache, True)):
+                                      ("extra_indices_in_kvcache", extra_indices_in_kvcache, True),
+                                      ("topk_length", topk_length, True),
+                                      ("extra_topk_length", extra_topk_length, True)):
         if not isinstance(tensor, torch.Tensor) and not (may_be_none and tensor is None):
             raise InvalidArgument(f"{name}: a {type(tensor).__name__}, expected a torch.Tensor")
     if q.dim() == 4 and q.shape[-1] == 576:
@@ -212,8 +217,6 @@ def _refuse_format(q, k_cache, indices, extra_k_cache, extra_indices_in_kvcache,
         if n_bytes != RECORD_BYTES:
             other = _OTHER_RECORDS.get(n_bytes, "another format")
             raise Unsupported(f"{name}: rows of {n_bytes}, that is {other}; expected V4's {RECORD_BYTES} bytes")
-    if extra_topk_length is not None and extra_k_cache is None:
-        raise InvalidArgument("extra_topk_length: given without extra_k_cache, expected both or neither")
 
 
 def __getattr__(name: str) -> Any:

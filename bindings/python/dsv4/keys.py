@@ -8,13 +8,13 @@ not given, and waits for nothing.
 """
 import ctypes
 import threading
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 from . import memory, native
 from .attn import call_on, set_options
 from .caches import set_cache
 from .errors import InvalidArgument
-from .native import DIM, lib
+from .native import DIM, Backend, Math, lib
 from .tensors import (gpu_backend, check_dense, check_device, check_dtype, check_shape, check_unit, check_writable,
                       layouts, stream_of, torch_of, view)
 
@@ -120,6 +120,10 @@ class _Finish(_Call):
                 raise InvalidArgument("window: not given, expected the cache that kv goes into")
             set_cache("window", window, self._page_rows, p.window)
             _check_list("slots", views["slots"], p.n_tokens)
+        else:
+            for name in ("window", "slots", "kv_norm"):
+                if views[name] is not None:
+                    raise InvalidArgument(f"{name}: given without kv, expected both or neither")
         _set_rope(p, views, p.n_tokens, True)
         return p
 
@@ -229,7 +233,7 @@ def _prepare(kind, tensors, *options):
 
 def finish(q: Any = None, kv: Any = None, window: Any = None, slots: Any = None, *, rope_table: Any, rope_rows: Any,
            kv_norm: Any = None, out: Any = None, page_rows: Optional[int] = None, norm_eps: float = 1e-6,
-           math: str = "auto", backend: str = "auto", n_threads: int = 0, stream: Any = None) -> Any:
+           math: Math = "auto", backend: Backend = "auto", n_threads: int = 0, stream: Any = None) -> Any:
     """Queries: norm and rotation. Window keys: norm, rotation, quantization, insertion. Returns out.
 
         q           [tokens, heads, 512] bf16 or f32, or None: keys alone
@@ -257,7 +261,7 @@ def finish(q: Any = None, kv: Any = None, window: Any = None, slots: Any = None,
 
 def compress(k: Any, g: Any, *, ratio: int, requests: Any, positions: Any, ape: Any, state: Any, tables: Any,
              compressed: Any, slots: Any, rope_table: Any, rope_rows: Any = None, norm: Any = None,
-             page_rows: Optional[int] = None, norm_eps: float = 1e-6, math: str = "auto", backend: str = "auto",
+             page_rows: Optional[int] = None, norm_eps: float = 1e-6, math: Math = "auto", backend: Backend = "auto",
              n_threads: int = 0, stream: Any = None) -> None:
     """One step of a compressor: raw rows into state, finished groups' keys into the compressed cache.
 
@@ -279,8 +283,8 @@ def compress(k: Any, g: Any, *, ratio: int, requests: Any, positions: Any, ape: 
     call.run("dsv4_keys_compress", stream)
 
 
-def read(cache: Any, *, slots: Any = None, pages: Any = None, out: Any = None, dtype: str = "bf16",
-         page_rows: Optional[int] = None, backend: str = "auto", n_threads: int = 0, stream: Any = None) -> Any:
+def read(cache: Any, *, slots: Any = None, pages: Any = None, out: Any = None, dtype: Literal["bf16", "f32"] = "bf16",
+         page_rows: Optional[int] = None, backend: Backend = "auto", n_threads: int = 0, stream: Any = None) -> Any:
     """Rows of a cache as numbers; returns out [rows, 512].
 
         slots  [rows] i32: row i of out is that slot; out of range: zeros
@@ -301,9 +305,15 @@ def read(cache: Any, *, slots: Any = None, pages: Any = None, out: Any = None, d
 
 def _count_rows(cache, slots, pages, page_rows):
     if slots is not None:
-        return view("slots", slots).shape[0]
+        return _length("slots", slots)
     if pages is None:
         raise InvalidArgument("slots: not given, nor pages; expected one of them")
     struct = native.KeysCache()
     set_cache("cache", cache, page_rows, struct)
-    return view("pages", pages).shape[0] * struct.page_rows
+    return _length("pages", pages) * struct.page_rows
+
+
+def _length(name, tensor):
+    found = view(name, tensor)
+    check_shape(name, found, (None,), "one for each row or page")
+    return found.shape[0]

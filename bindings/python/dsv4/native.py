@@ -7,7 +7,7 @@ import ctypes
 import operator
 import os
 from ctypes import c_char, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint64, c_void_p
-from typing import Any
+from typing import Any, Literal
 
 from . import errors
 from .errors import InvalidArgument
@@ -19,6 +19,13 @@ CPU_LEVELS = {"auto": 0, "v2": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4}
 DTYPES = {"bf16": 1, "f32": 2, "fp8": 3}
 ROWS_FP8, ROWS_F32 = 0, 1
 NUMERICS = {"official": 1, "exact": 2}
+# The same names as types.
+Backend = Literal["auto", "ref", "cpu", "cuda", "hip"]
+Math = Literal["auto", "exact", "bf16", "official", "fp8"]
+CudaKernel = Literal["auto", "mma", "sm90"]
+CpuLevel = Literal["auto", "v2", "avx2", "avx512", "avx512bf16"]
+Dtype = Literal["bf16", "f32", "fp8"]
+Numerics = Literal["official", "exact"]
 DIM = 512
 RECORD_BYTES = 584
 
@@ -188,7 +195,10 @@ def _load():
         raise ImportError(f"dsv4: cannot load its C library: {error}; install the wheel, or set DSV4_LIBRARY to a "
                           "built libdsv4.so") from error
     for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise ImportError(f"dsv4: {path} has no {name}: it is of another version than this package") from None
         function.restype, function.argtypes = result, arguments
     return library
 

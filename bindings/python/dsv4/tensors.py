@@ -17,7 +17,10 @@ ITEM_BYTES = {"f32": 4, "bf16": 2, "u16": 2, "i32": 4, "u8": 1, "i8": 1, "fp8": 
 _TORCH_DTYPES = {"torch.float32": "f32", "torch.bfloat16": "bf16", "torch.uint16": "u16", "torch.int32": "i32",
                  "torch.uint8": "u8", "torch.int8": "i8", "torch.float8_e4m3fn": "fp8"}
 _ARRAY_DTYPES = {"<f4": "f32", "<u2": "u16", "<i4": "i32", "|u1": "u8", "|i1": "i8"}
-_DLPACK_DTYPES = {(2, 32): "f32", (4, 16): "bf16", (1, 16): "u16", (0, 32): "i32", (1, 8): "u8", (0, 8): "i8"}
+_DLPACK_DTYPES = {(2, 32): "f32", (4, 16): "bf16", (1, 16): "u16", (0, 32): "i32", (1, 8): "u8", (0, 8): "i8",
+                  (10, 8): "fp8"}
+_DLPACK_VERSION = (1, 1)  # the first with FP8
+_IS_READONLY, _IS_COPIED = 1, 2  # flags of DLPack 1.x
 
 
 class View(NamedTuple):
@@ -38,6 +41,13 @@ class _DLTensor(ctypes.Structure):
                 ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64)]
 
 
+class _DLManagedTensorVersioned(ctypes.Structure):
+    _fields_ = [("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p),
+                ("deleter", ctypes.c_void_p), ("flags", ctypes.c_uint64), ("tensor", _DLTensor)]
+
+
+_capsule_is_valid = ctypes.pythonapi.PyCapsule_IsValid
+_capsule_is_valid.argtypes = [ctypes.py_object, ctypes.c_char_p]
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
@@ -85,14 +95,34 @@ def _view_array(interface):
     return View(address, _ARRAY_DTYPES.get(typestr, typestr), shape, tuple(strides), (CPU, 0), is_readonly)
 
 
-def _view_dlpack(name, tensor):
+def _dlpack_capsule(tensor):
     device_type, _ = tensor.__dlpack_device__()
     # -1: the producer is not to synchronize; the caller's stream orders the work.
+    options = {} if device_type == CPU else {"stream": -1}
     try:
-        capsule = tensor.__dlpack__() if device_type == CPU else tensor.__dlpack__(stream=-1)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        return tensor.__dlpack__(max_version=_DLPACK_VERSION, **options)
+    except TypeError:  # a library from before DLPack 1.0
+        return tensor.__dlpack__(**options)
+
+
+def _open_capsule(capsule):
+    """(tensor, flags) of a capsule of either layout; the older one has no flags."""
+    if not _capsule_is_valid(capsule, b"dltensor_versioned"):
+        return _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor")), 0
+    managed = _DLManagedTensorVersioned.from_address(_capsule_pointer(capsule, b"dltensor_versioned"))
+    if managed.major != _DLPACK_VERSION[0]:  # the layout of all that follows may differ
+        raise ValueError(f"version {managed.major}.{managed.minor}, expected {_DLPACK_VERSION[0]}")
+    return managed.tensor, managed.flags
+
+
+def _view_dlpack(name, tensor):
+    try:
+        capsule = _dlpack_capsule(tensor)
+        found, flags = _open_capsule(capsule)
+    except Exception as error:  # whatever that library raises
         raise InvalidArgument(f"{name}: its library does not give it as DLPack: {error}") from error
-    found = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    if flags & _IS_COPIED:
+        raise InvalidArgument(f"{name}: its library gives a copy as DLPack, expected the tensor's own memory")
     dtype = _DLPACK_DTYPES.get((found.code, found.bits), f"code {found.code} of {found.bits} bits")
     if found.lanes != 1:
         raise InvalidArgument(f"{name}: {found.lanes} values in an element, expected 1")
@@ -102,7 +132,7 @@ def _view_dlpack(name, tensor):
     else:
         strides = dense_strides(shape, found.bits // 8)
     return View((found.data or 0) + found.byte_offset, dtype, shape, strides, (found.device_type, found.device_id),
-                False)
+                bool(flags & _IS_READONLY))
 
 
 def view(name: str, tensor: Any) -> View:

@@ -4,8 +4,34 @@
     out, lse = torch.ops.dsv4.sparse_mla_decode(q, window_cache, window_indices)
 
 Schemas declare what is written; fake kernels make them usable under torch.compile; they can be captured in CUDA
-graphs. Shapes are those of dsv4.attn and dsv4.keys; caches are [pages, page_rows, 584], or [pages, page_rows, 1, 584].
-None of them has a derivative.
+graphs. None of them has a derivative.
+
+sparse_mla_decode -> (out, lse), and sparse_mla_decode_out: b requests, s query tokens of each, h heads
+    q                             [b, s, h, 512]   bf16, or f32 on the CPU
+    window_cache, extra_cache     [pages, page_rows, 584] or [pages, page_rows, 1, 584] u8, i8 or FP8;
+                                  [pages, page_rows, 512] f32 on the CPU
+    window_indices, extra_indices [b, s, n] i32    slots: page * page_rows + row; what is out of range names no key
+    window_lengths, extra_lengths [b] i32          only the first entries of a list count
+    sink                          [h] f32          natural-log logits
+    out                           [b, s, h, 512]   bf16; f32 with f32 queries
+    lse                           [b, s, h] f32    natural log, without the sink
+    plan, workspace               [bytes] u8       those of a dsv4.attn.Plan of the same shapes, where the queries lie
+    rope_table, rope_rows         [positions, 64] f32, [b, s] i32
+sparse_mla_plan_build: the same, without sink and what follows it
+keys_finish
+    q, out                        [tokens, heads, 512] bf16 or f32; out may be q
+    kv, kv_norm                   [tokens, 512] bf16 or f32, [512] bf16
+    window_cache, slots           a cache as above, [tokens] i32
+    rope_table, rope_rows         [positions, 64] f32, [tokens] i32
+keys_compress: width is 512 with ratio 128, 1024 with ratio 4
+    k, g                          [tokens, width] f32
+    requests, positions, slots    [tokens] i32
+    ape, norm                     [ratio, width] f32, [512] bf16
+    state, tables                 [pages, page_rows, 2, width] f32, [requests, table pages] i32
+    compressed_cache              a cache as above
+    rope_table, rope_rows         [positions, 64] f32, [tokens] i32
+keys_read
+    cache, slots, out             a cache as above, [rows] i32, [rows, 512] bf16 or f32
 """
 import torch
 
@@ -13,7 +39,7 @@ from . import attn, keys
 from . import memory as scratch
 from .attn import DecodeCall, Scope, call_for
 from .errors import InvalidArgument
-from .tensors import view
+from .tensors import check_device, view
 
 _SCOPES = """Tensor q, Tensor window_cache, Tensor window_indices, Tensor? window_lengths=None,
     Tensor? extra_cache=None, Tensor? extra_indices=None, Tensor? extra_lengths=None"""
@@ -36,7 +62,6 @@ _SCHEMAS = (
 )
 
 
-
 class _OperatorCall(DecodeCall):
     """A call whose errors call tensors by the operators' names."""
 
@@ -46,8 +71,10 @@ class _OperatorCall(DecodeCall):
 _library = torch.library.Library("dsv4", "DEF")
 
 
-def _block(name, tensor):
+def _block(name, tensor, device):
+    """Address and size of a memory; the kernels write to it, so it must lie where they run."""
     found = view(name, tensor)
+    check_device(name, found, device, "the queries")
     if tensor.dtype not in (torch.uint8, torch.int8) or not tensor.is_contiguous():
         raise InvalidArgument(f"{name}: {tensor.dtype} with strides {tensor.stride()}, expected contiguous bytes")
     return found.address, tensor.numel()
@@ -57,7 +84,8 @@ def _plan_build(q, window_cache, window_indices, window_lengths=None, extra_cach
                 extra_lengths=None, *, plan, fixed_split=False):
     window = Scope(window_cache, window_indices, window_lengths)
     extra = Scope(extra_cache, extra_indices, extra_lengths)
-    call_for(_OperatorCall, q, window, extra, fixed_split).run_build(window, extra, None, *_block("plan", plan))
+    call = call_for(_OperatorCall, q, window, extra, fixed_split)
+    call.run_build(window, extra, None, *_block("plan", plan, call.device))
 
 
 def _decode_out(q, window_cache, window_indices, window_lengths=None, extra_cache=None, extra_indices=None,
@@ -72,9 +100,9 @@ def _decode_out(q, window_cache, window_indices, window_lengths=None, extra_cach
         n_plan, n_workspace = call.sizes()
         plan = scratch.zeros("plan", n_plan, call.device, torch)
         workspace = scratch.zeros("workspace", n_workspace, call.device, torch)
-        call.run_build(window, extra, None, *_block("plan", plan))
+        call.run_build(window, extra, None, *_block("plan", plan, call.device))
     call.run_decode(q, window, extra, sink, softmax_scale, out, lse, rope_table, rope_rows, None, None,
-                    (*_block("plan", plan), *_block("workspace", workspace)))
+                    (*_block("plan", plan, call.device), *_block("workspace", workspace, call.device)))
 
 
 def _out_dtype(q):

@@ -30,7 +30,7 @@ def register() -> None:
     seam = vllm_seam.CUDA
     module = sys.modules.get(seam.module)
     if module is not None:
-        install(module)
+        _or_refuse(install, module)
     elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport(seam.module, install))
         sys.meta_path.insert(0, _AfterImport(vllm_seam.ROCM.module, _refuse_rocm))
@@ -48,14 +48,25 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def exec_module(module):
-                run(module)
-                self._action(module)
-
-            spec.loader.exec_module = exec_module
+            _or_refuse(self._hook, spec.loader)
         return spec
+
+    def _hook(self, loader: Any) -> None:
+        run = loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            _or_refuse(self._action, module)
+
+        loader.exec_module = exec_module
+
+
+def _or_refuse(action: Callable[..., None], *args: Any) -> None:
+    """Does it, or says why not: nothing that fails here may end vLLM, which works without."""
+    try:
+        action(*args)
+    except Exception as error:
+        _refuse(f"{type(error).__name__}: {error}")
 
 
 def _refuse(reason: str) -> None:
@@ -77,12 +88,15 @@ def device_refusal() -> Optional[str]:
     return None
 
 
+def _package():
+    return os.path.dirname(str(sys.modules["vllm"].__file__))
+
+
 def install(module: Any) -> None:
     """Prepares the module of V4's CUDA attention: what is decided when its first layer is made."""
     seam = vllm_seam.CUDA
     layer = getattr(module, seam.layer, None)
-    package = os.path.dirname(str(sys.modules["vllm"].__file__))
-    found = vllm_seam.differences(package, seam)
+    found = vllm_seam.differences(_package(), seam)
     if layer is None or found:
         _refuse("; ".join(found) or f"no class {seam.layer}")
         return
@@ -96,7 +110,7 @@ def install(module: Any) -> None:
         original(self, *args, **kwargs)
         if layer.__init__ is init:
             layer.__init__ = original
-            _decide(module, layer)
+            _or_refuse(_decide, module, layer)
 
     layer.__init__ = init
 
@@ -106,8 +120,11 @@ def _decide(module: Any, layer: Any) -> None:
     if reason is not None:
         _refuse(reason)
         return
+    version = vllm_seam.version_of(_package()) or "of unknown version"
+    note = "" if version in vllm_seam.KNOWN_VERSIONS else (
+        f"; vLLM {version} fits, but is not one of those checked: {', '.join(vllm_seam.KNOWN_VERSIONS)}")
     switch_on(module, layer)
-    _log.info("dsv4 %s: on, the decode attention of DeepSeek-V4 layers is dsv4's", VERSION)
+    _log.info("dsv4 %s: on, the decode attention of DeepSeek-V4 layers is dsv4's%s", VERSION, note)
 
 
 def switch_on(module: Any, layer: Any) -> None:

@@ -8,6 +8,7 @@ import os
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 KNOWN_VERSIONS = ("0.30.0", "0.31.0", "0.32.0", "0.33.0")  # whose sources this has been checked against
+ROCM_VERSIONS = KNOWN_VERSIONS[1:]  # of which ROCM fits these: 0.30.0 handed no positions on
 
 PLUGIN_GROUP = "vllm.general_plugins"
 
@@ -58,7 +59,7 @@ def version_of(package: str) -> Optional[str]:
     """The version that a package folder's _version.py states."""
     try:
         tree = _parse(package, "_version.py")
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ValueError):
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
@@ -71,7 +72,7 @@ def differences(package: str, seam: Seam = CUDA) -> List[str]:
     """What of vLLM's package folder is not as the seam needs it, in words; empty: all is."""
     try:
         return list(_layer_differences(package, seam)) + list(_padding_differences(package, seam))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError) as error:  # ValueError: bytes that are no UTF-8, or NUL
         return [f"cannot read vLLM's sources: {error}"]
 
 
