@@ -40,8 +40,8 @@
  *   gpu_barrier_shared()   the same, of shared memory only: loads on their way stay on their way
  *   gpu_wave_sync()        all lanes of a wave; shared memory written before is seen behind it
  *   gpu_cluster_barrier()  all threads of the cluster; shared memory written before is seen behind it
- *   gpu_cluster_load_f64(x, block)                what this shared memory of that block of the cluster holds; the block is there until
- *                                                 it has passed a later cluster barrier
+ *   gpu_cluster_load_f64(x, block)                what this shared memory of that block of the cluster holds
+ *   gpu_cluster_end()      all threads of the cluster: until all have come here, blocks and their shared memory stay
  *   gpu_shuffle, gpu_shuffle_xor, gpu_any         of a wave, called by all of its lanes
  *   gpu_shuffle_up(x, n)   of the lane n below; own where there is none
  *   gpu_match(x)           which lanes have the same x: their number, and how many of them are below

@@ -151,6 +151,10 @@ GPU_DEVICE void gpu_cluster_barrier(void)
     gpu_barrier_shared();
 }
 
+GPU_DEVICE void gpu_cluster_end(void)
+{
+}
+
 GPU_DEVICE double gpu_cluster_load_f64(const GPU_SHARED double *shared, int block)
 {
     (void)block;

@@ -134,9 +134,17 @@ GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
 GPU_DEVICE void gpu_cluster_barrier(void)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;\n"
-                 "barrier.cluster.wait.acquire.aligned;\n" ::
-                     : "memory");
+    __cluster_barrier_arrive();
+    __cluster_barrier_wait();
+#endif
+}
+
+/* Without an order of memory: nobody waits for stores to global memory. */
+GPU_DEVICE void gpu_cluster_end(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    __cluster_barrier_arrive_relaxed();
+    __cluster_barrier_wait();
 #endif
 }
 
@@ -250,17 +258,21 @@ GPU_DEVICE gpu_f32x4 gpu_load_f32x4_once(const void *from)
 /* Not by assignment: nvcc takes that apart and does not always put it together again. */
 GPU_DEVICE void gpu_store_f32x4(void *to, gpu_f32x4 values)
 {
-    __stwb((float4 *)to, make_float4(values[0], values[1], values[2], values[3]));
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"l"(to), "f"(values[0]),
+                 "f"(values[1]), "f"(values[2]), "f"(values[3])
+                 : "memory");
 }
 
 GPU_DEVICE void gpu_store16(void *to, gpu_u32x4 words)
 {
-    __stwb((uint4 *)to, make_uint4(words[0], words[1], words[2], words[3]));
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"l"(to), "r"(words[0]),
+                 "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
 }
 
 GPU_DEVICE void gpu_store8(void *to, uint32_t low, uint32_t high)
 {
-    __stwb((uint2 *)to, make_uint2(low, high));
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};\n" ::"l"(to), "r"(low), "r"(high) : "memory");
 }
 
 GPU_DEVICE void gpu_store4(void *to, uint32_t word)

@@ -151,6 +151,11 @@ GPU_DEVICE void gpu_cluster_barrier(void)
     fiber_cluster_barrier();
 }
 
+GPU_DEVICE void gpu_cluster_end(void)
+{
+    fiber_cluster_barrier();
+}
+
 GPU_DEVICE double gpu_cluster_load_f64(const double *shared, int block)
 {
     double value;

@@ -307,7 +307,7 @@ GPU_DEVICE void emit_key(compress_args a, group_shape s, group_memory m, int64_t
         store_group_key(a, rope_row, page, row, first_channel + FOUR * lane,
                         thread < block_lanes(s), key);
     }
-    if (s.n_blocks > 1) wait_for_blocks(s); /* others may still read this block's sum */
+    if (s.n_blocks > 1) gpu_cluster_end(); /* others may still read this block's sum */
 }
 
 GPU_DEVICE void compress_token(compress_args a, group_shape s, group_memory m)
