@@ -8,7 +8,7 @@
 
 enum { MERGE_DIM = 512, MERGE_PIECES = MERGE_DIM / (4 * GPU_WAVE) };
 
-/* Four values of a part, f32 or bf16; of the result. */
+/* Four values of a part, f32 or bf16. */
 GPU_DEVICE gpu_f32x4 load_part(const void *values, int64_t index, bool is_f32)
 {
     if (is_f32) return gpu_load_f32x4_once((const float *)values + index);
@@ -18,13 +18,18 @@ GPU_DEVICE gpu_f32x4 load_part(const void *values, int64_t index, bool is_f32)
     return four;
 }
 
-GPU_DEVICE void store_result(void *values, int64_t index, bool is_f32, gpu_f32x4 v)
+/* A lane's fours of a row whose first is `to`, at constant distances: nvcc makes one instruction of each then. */
+GPU_DEVICE void store_result(char *to, bool is_f32, const gpu_f32x4 *v)
 {
     if (is_f32) {
-        gpu_store_f32x4((float *)values + index, v);
+        GPU_UNROLL
+        for (int i = 0; i < MERGE_PIECES; i++) gpu_store_f32x4(to + 16 * GPU_WAVE * i, v[i]);
     } else {
-        gpu_store8((uint16_t *)values + index, gpu_to_bf16_pair(v[0], v[1]),
-                   gpu_to_bf16_pair(v[2], v[3]));
+        GPU_UNROLL
+        for (int i = 0; i < MERGE_PIECES; i++) {
+            gpu_store8(to + 8 * GPU_WAVE * i, gpu_to_bf16_pair(v[i][0], v[i][1]),
+                       gpu_to_bf16_pair(v[i][2], v[i][3]));
+        }
     }
 }
 
@@ -65,11 +70,10 @@ GPU_DEVICE void merge_row(const attn_merge_args *a, int64_t row, int64_t n_rows,
     const float inverse = is_empty ? 0.0f : 1.0f / (sum + sink);
     GPU_UNROLL
     for (int i = 0; i < MERGE_PIECES; i++) {
-        const gpu_f32x4 result = {total[i][0] * inverse, total[i][1] * inverse,
-                                  total[i][2] * inverse, total[i][3] * inverse};
-        store_result(a->out, row * MERGE_DIM + 4 * (GPU_WAVE * i + lane), a->out_is_f32 != 0,
-                     result);
+        for (int k = 0; k < 4; k++) total[i][k] *= inverse;
     }
+    store_result((char *)a->out + (row * MERGE_DIM + 4 * lane) * (a->out_is_f32 ? 4 : 2),
+                 a->out_is_f32 != 0, total);
     if (a->lse != NULL && lane == 0) {
         gpu_store4(a->lse + row, gpu_as_u32(is_empty ? GPU_INFINITY : largest + gpu_log(sum)));
     }

@@ -80,14 +80,15 @@ typedef struct gpu_matches {
 #define GPU_INFINITY __builtin_inff()
 #define GPU_NAN      __builtin_nanf("")
 
+/* Unsigned, so that what is added to them can become a distance in an address. */
 GPU_DEVICE int gpu_lane(void)
 {
-    return gpu_thread() % GPU_WAVE;
+    return (int)((uint32_t)gpu_thread() % GPU_WAVE);
 }
 
 GPU_DEVICE int gpu_wave(void)
 {
-    return gpu_uniform(gpu_thread() / GPU_WAVE);
+    return gpu_uniform((int)((uint32_t)gpu_thread() / GPU_WAVE));
 }
 
 GPU_DEVICE int32_t gpu_min_i32(int32_t a, int32_t b)

@@ -255,24 +255,19 @@ GPU_DEVICE gpu_f32x4 gpu_load_f32x4_once(const void *from)
     return {{four.x, four.y, four.z, four.w}};
 }
 
-/* Not by assignment: nvcc takes that apart and does not always put it together again. */
 GPU_DEVICE void gpu_store_f32x4(void *to, gpu_f32x4 values)
 {
-    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"l"(to), "f"(values[0]),
-                 "f"(values[1]), "f"(values[2]), "f"(values[3])
-                 : "memory");
+    *(float4 *)to = make_float4(values[0], values[1], values[2], values[3]);
 }
 
 GPU_DEVICE void gpu_store16(void *to, gpu_u32x4 words)
 {
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"l"(to), "r"(words[0]),
-                 "r"(words[1]), "r"(words[2]), "r"(words[3])
-                 : "memory");
+    *(uint4 *)to = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 GPU_DEVICE void gpu_store8(void *to, uint32_t low, uint32_t high)
 {
-    asm volatile("st.global.v2.u32 [%0], {%1, %2};\n" ::"l"(to), "r"(low), "r"(high) : "memory");
+    *(uint2 *)to = make_uint2(low, high);
 }
 
 GPU_DEVICE void gpu_store4(void *to, uint32_t word)
