@@ -104,10 +104,11 @@ GPU_DEVICE void finish_key(const GPU_ARGUMENTS keys_finish_args *a, int64_t toke
     for (int f = 0; f < ROW_FOURS; f += v / FOUR) {
         const int dim = lane_dim(v, f);
         GPU_UNROLL
-        for (int i = 0; i < v / FOUR; i++) {
-            x.v[f + i] = multiply_weight(a->kv_norm, dim + FOUR * i, x.v[f + i]);
-            if (a->is_official) x.v[f + i] = round_values(x.v[f + i]);
-        }
+        for (int i = 0; i < v; i += FOUR)
+            x.v[f + i / FOUR] = multiply_weight(a->kv_norm, dim + i, x.v[f + i / FOUR]);
+        GPU_UNROLL
+        for (int i = 0; i < v && a->is_official; i += FOUR)
+            x.v[f + i / FOUR] = round_values(x.v[f + i / FOUR]);
         if (dim >= NOPE_DIM) rotate_piece(a, rope_row, dim, v, &x.v[f]);
         store_key(&a->window, page, row, dim, v, true, &x.v[f]);
     }
