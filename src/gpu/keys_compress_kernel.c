@@ -58,8 +58,20 @@ typedef struct run_sums {
     gpu_f32x4 max, weights, keys;
 } run_sums;
 
+/* The same in shared memory, bias apart: 20 bytes, since NVIDIA's smaller devices give a block no more than 99 KB. */
+typedef struct row_place {
+    const float *k, *g;
+} row_place;
+
+_Static_assert(LONG_RUNS *LONG_LANES * sizeof(run_sums) +
+                       LONG_RATIO * (sizeof(row_place) + sizeof(int32_t)) +
+                       N_SEGMENTS * sizeof(double) <=
+                   99 * 1024,
+               "shared memory");
+
 typedef struct group_memory {
-    GPU_SHARED raw_row *rows;    /* [n_rows] */
+    GPU_SHARED row_place *rows;  /* [n_rows] */
+    GPU_SHARED int32_t *biases;  /* [n_rows] */
     GPU_SHARED double *segments; /* [N_SEGMENTS], in a cluster [1] */
     GPU_SHARED run_sums *runs;   /* [runs, n_lanes]; of one run there is none */
 } group_memory;
@@ -136,20 +148,19 @@ GPU_DEVICE void store_raw_row(compress_args a, group_shape s, raw_row own, float
 /* ---- softmax ---- */
 
 /* Eight rows from `first` on; of the overlapping ratio the last four use the second half of their channels. */
-GPU_DEVICE run_sums sum_run(compress_args a, group_shape s, GPU_SHARED const raw_row *rows,
-                            int first, int channel)
+GPU_DEVICE run_sums sum_run(compress_args a, group_shape s, group_memory m, int first, int channel)
 {
     gpu_f32x4 k[RUN_ROWS] = {}, g[RUN_ROWS] = {};
     bool counts[RUN_ROWS];
     GPU_UNROLL
     for (int r = 0; r < RUN_ROWS; r++) {
-        const int32_t bias = rows[first + r].bias;
+        const int32_t bias = m.biases[first + r];
         const int at = channel + (s.ratio == OVERLAP_RATIO && r >= OVERLAP_RATIO ? ROW_DIM : 0);
         const bool is_aligned = a->raw_is_aligned != 0 || bias == HAS_ITS_BIAS;
         counts[r] = bias != COUNTS_NOT;
         if (!counts[r]) continue;
-        k[r] = load_channels(rows[first + r].k + at, is_aligned);
-        g[r] = load_channels(rows[first + r].g + at, is_aligned);
+        k[r] = load_channels(m.rows[first + r].k + at, is_aligned);
+        g[r] = load_channels(m.rows[first + r].g + at, is_aligned);
         if (bias >= 0) g[r] = g[r] + load_channels(a->ape + bias + at, is_aligned);
     }
     run_sums sums;
@@ -219,13 +230,13 @@ GPU_DEVICE gpu_f32x4 pool_group(compress_args a, group_shape s, group_memory m, 
     GPU_SHARED run_sums *const own = m.runs + lane;
     gpu_f32x4 key = {};
     if (n_runs == 1) {
-        const run_sums sums = sum_run(a, s, m.rows, 0, FOUR * lane);
+        const run_sums sums = sum_run(a, s, m, 0, FOUR * lane);
         return sums.keys / sums.weights;
     }
     for (int begin = 0; begin < block_lanes(s); begin += s.n_lanes) { /* a slice */
         const int channel = first_channel + FOUR * (begin + lane);
         for (int run = thread / s.n_lanes; run < n_runs; run += s.n_run_lanes) {
-            const run_sums sums = sum_run(a, s, m.rows, run * RUN_ROWS, channel);
+            const run_sums sums = sum_run(a, s, m, run * RUN_ROWS, channel);
             if (begin > 0) gpu_barrier_shared(); /* the slice before has been added */
             own[run * s.n_lanes] = sums;
         }
@@ -287,7 +298,7 @@ GPU_DEVICE void emit_key(compress_args a, group_shape s, group_memory m, int64_t
         const raw_row found = find_row(a, s, token, request, position, s.n_rows - 1 - thread);
         m.rows[thread].k = found.k;
         m.rows[thread].g = found.g;
-        m.rows[thread].bias = found.bias;
+        m.biases[thread] = found.bias;
     }
     gpu_barrier_shared();
     gpu_f32x4 key = pool_group(a, s, m, first_channel);
@@ -331,7 +342,8 @@ GPU_DEVICE void compress_token(compress_args a, group_shape s, group_memory m)
 
 GPU_KERNEL(dsv4_keys_compress_4, KEYS_COMPRESS_4_THREADS)(GPU_BY_VALUE keys_compress_args args)
 {
-    GPU_SHARED_VARIABLE raw_row rows[2 * OVERLAP_RATIO];
+    GPU_SHARED_VARIABLE row_place rows[2 * OVERLAP_RATIO];
+    GPU_SHARED_VARIABLE int32_t biases[2 * OVERLAP_RATIO];
     GPU_SHARED_VARIABLE double segments[N_SEGMENTS];
     const group_shape s = {.ratio = OVERLAP_RATIO,
                            .width = 2 * ROW_DIM,
@@ -339,13 +351,14 @@ GPU_KERNEL(dsv4_keys_compress_4, KEYS_COMPRESS_4_THREADS)(GPU_BY_VALUE keys_comp
                            .n_blocks = 1,
                            .n_lanes = N_LANES,
                            .n_run_lanes = 1};
-    const group_memory m = {rows, segments, NULL};
+    const group_memory m = {rows, biases, segments, NULL};
     compress_token(gpu_arguments(&args), s, m);
 }
 
 GPU_KERNEL(dsv4_keys_compress_128, KEYS_COMPRESS_128_THREADS)(GPU_BY_VALUE keys_compress_args args)
 {
-    GPU_SHARED_VARIABLE raw_row rows[LONG_RATIO];
+    GPU_SHARED_VARIABLE row_place rows[LONG_RATIO];
+    GPU_SHARED_VARIABLE int32_t biases[LONG_RATIO];
     GPU_SHARED_VARIABLE double segments[N_SEGMENTS];
     GPU_SHARED_ARRAY(run_sums, long_runs, LONG_RUNS * LONG_LANES);
     const group_shape s = {.ratio = LONG_RATIO,
@@ -354,7 +367,7 @@ GPU_KERNEL(dsv4_keys_compress_128, KEYS_COMPRESS_128_THREADS)(GPU_BY_VALUE keys_
                            .n_blocks = 1,
                            .n_lanes = LONG_LANES,
                            .n_run_lanes = KEYS_COMPRESS_128_THREADS / LONG_LANES};
-    const group_memory m = {rows, segments, long_runs};
+    const group_memory m = {rows, biases, segments, long_runs};
     compress_token(gpu_arguments(&args), s, m);
 }
 
@@ -363,7 +376,8 @@ GPU_KERNEL(dsv4_keys_compress_128, KEYS_COMPRESS_128_THREADS)(GPU_BY_VALUE keys_
 GPU_KERNEL(dsv4_keys_compress_128_cluster, KEYS_CLUSTER_THREADS)
 (GPU_BY_VALUE keys_compress_args args)
 {
-    GPU_SHARED_VARIABLE raw_row rows[LONG_RATIO];
+    GPU_SHARED_VARIABLE row_place rows[LONG_RATIO];
+    GPU_SHARED_VARIABLE int32_t biases[LONG_RATIO];
     GPU_SHARED_VARIABLE double segment;
     GPU_SHARED_VARIABLE run_sums runs[LONG_RUNS * CLUSTER_LANES];
     const group_shape s = {.ratio = LONG_RATIO,
@@ -372,7 +386,7 @@ GPU_KERNEL(dsv4_keys_compress_128_cluster, KEYS_CLUSTER_THREADS)
                            .n_blocks = KEYS_CLUSTER_BLOCKS,
                            .n_lanes = CLUSTER_LANES,
                            .n_run_lanes = LONG_RUNS};
-    const group_memory m = {rows, &segment, runs};
+    const group_memory m = {rows, biases, &segment, runs};
     compress_token(gpu_arguments(&args), s, m);
 }
 #endif
