@@ -101,7 +101,8 @@ static bool check_product(uint64_t seed, int side, int n_k)
         }
         for (int j = 0; j < side; j++) t.c[i][j] = attn_rng_normal(&rng);
     }
-    fiber_run(n_k == 32 ? run_bf16 : run_codes, NULL, 1, 64, false);
+    const fiber_kernel kernel = {n_k == 32 ? run_bf16 : run_codes, 64, 1};
+    fiber_run(&kernel, NULL, 1, 64, false);
     for (int i = 0; i < side; i++) {
         for (int j = 0; j < side; j++) {
             double sum = (double)t.c[i][j], magnitude = 1;
