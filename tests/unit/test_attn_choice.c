@@ -292,6 +292,35 @@ static dsv4_attn_params neighbours(int64_t n_requests, int64_t n_queries, int64_
     return params;
 }
 
+static void assert_join_refused(int32_t join_queries, int32_t reserved, const char *expected)
+{
+    dsv4_attn_params params = neighbours(1, 2, 8);
+    dsv4_error error = {0};
+    size_t n_bytes;
+    params.backend = DSV4_BACKEND_REF; /* which ignores it, but not what it cannot be */
+    params.join_queries = join_queries;
+    params.reserved = reserved;
+    assert_int_equal(dsv4_attn_plan_size(&params, &n_bytes, &n_bytes, &error),
+                     DSV4_ERROR_INVALID_ARGUMENT);
+    assert_string_equal(error.text, expected);
+}
+
+static void join_queries_is_checked(void **state)
+{
+    (void)state;
+    assert_join_refused(-1, 0, "join_queries: -1, expected 0 .. 2");
+    assert_join_refused(3, 0, "join_queries: 3, expected 0 .. 2");
+    assert_join_refused(INT32_MIN, 0, "join_queries: -2147483648, expected 0 .. 2");
+    assert_join_refused(0, 1, "reserved: 1, expected 0 .. 0");
+    for (int32_t join = DSV4_JOIN_AUTO; join <= DSV4_JOIN_ALWAYS; join++) {
+        dsv4_attn_params params = neighbours(1, 2, 8);
+        size_t n_bytes;
+        params.backend = DSV4_BACKEND_REF;
+        params.join_queries = join;
+        assert_int_equal(dsv4_attn_plan_size(&params, &n_bytes, &n_bytes, NULL), DSV4_OK);
+    }
+}
+
 static bool can_join(const dsv4_attn_params *params)
 {
     int32_t group_heads = -1;
@@ -447,6 +476,7 @@ int main(void)
         cmocka_unit_test(official_math_is_chosen_everywhere),
         cmocka_unit_test(fp8_math_is_refused_by_the_cpu),
         cmocka_unit_test(fp8_math_on_cuda_is_chosen_or_explained),
+        cmocka_unit_test(join_queries_is_checked),
         cmocka_unit_test(lists_of_some_shapes_can_be_joined),
         cmocka_unit_test(lists_of_small_pools_can_be_joined),
         cmocka_unit_test(lists_are_joined_where_it_gains),
