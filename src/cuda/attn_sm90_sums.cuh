@@ -92,11 +92,22 @@ __device__ __forceinline__ void leave_heads(float *state, const MEMORY &s)
 
 /* ---- output ---- */
 
+/* The query of a head. Heads behind the last, which are computed too, have that of the last query. */
+__device__ __forceinline__ int32_t rope_query(const attn_args &, const attn_part &p, int)
+{
+    return part_query(p);
+}
+
+__device__ __forceinline__ int32_t rope_query(const attn_args &a, const joined_part &p, int head)
+{
+    return min(query_of(a, p, head), a.n_queries - 1);
+}
+
 /* cos and sin of a head's query for pair i, NaN outside the table. */
 template <class PART>
 __device__ __forceinline__ float2 rope_pair(const attn_args &a, const PART &p, int head, int i)
 {
-    int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + query_of(a, p, head)];
+    int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + rope_query(a, p, head)];
     if (row < 0 || row >= a.n_rope_rows) return make_float2(NAN, NAN);
     const float *table = a.rope_table + (int64_t)row * 64;
     return make_float2(table[i], table[32 + i]);
