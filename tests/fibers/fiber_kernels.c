@@ -13,7 +13,6 @@
 
 #define KERNELS(K)                                                                                 \
     K(dsv4_attn_plan, attn_plan_args)                                                              \
-    K(dsv4_attn_join, attn_join_args)                                                              \
     K(dsv4_attn_merge, attn_merge_args)                                                            \
     K(dsv4_attn_bf16_h16, attn_args)                                                               \
     K(dsv4_attn_bf16_h32, attn_args)                                                               \
