@@ -3,9 +3,10 @@
  *
  * Place: cuda, any device from sm_80 on.
  */
-#include "gpu/attn_join_kernel.c"
+#define GPU_KERNEL(name, n_threads) __global__ static void __launch_bounds__(n_threads) name##_gpu
 
 #include "attn_launch.h"
+#include "gpu/attn_join_kernel.c"
 #include "launch.cuh"
 
 cudaError_t dsv4_attn_join_launch(const attn_join_args *args, cudaStream_t stream)

@@ -9,8 +9,10 @@
 
 #define GPU_WAVE 32
 
+#if !defined(GPU_KERNEL)
 #define GPU_KERNEL(name, n_threads)                                                                \
     extern "C" __global__ void __launch_bounds__(n_threads) name##_gpu
+#endif
 #define GPU_UNROLL      _Pragma("unroll")
 #define GPU_DEVICE      __device__ static __forceinline__
 #define GPU_DEVICE_CALL __device__ static __noinline__
