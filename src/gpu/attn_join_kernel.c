@@ -22,6 +22,7 @@ enum {
         2 * ATTN_JOIN_ENTRIES, /* at most half of them are taken: searches are short and end */
     FREE_PLACE = -1,
     OWN_ENTRIES = ATTN_JOIN_ENTRIES / ATTN_JOIN_THREADS, /* of a thread */
+    ONE_PARTIAL = 2 * ATTN_JOIN_ENTRIES,                 /* two counts in one number */
     CODE_BYTES = 448,
     ROTATED_BYTES = 128,
     DATA_BYTES = CODE_BYTES + ROTATED_BYTES,
@@ -34,12 +35,14 @@ enum {
     SAFE_SCALE = INFINITE_EXPONENT - 15 - 1, /* up to here none is */
 };
 
+_Static_assert((int)TABLE_PLACES >= 2 * (int)ATTN_JOIN_ENTRIES, "pairs of write_partial");
+
 typedef struct join_shared {
     int32_t slots
         [ATTN_JOIN_ENTRIES]; /* of the chunk's entries, one query's behind the other's; -1: no key */
     int32_t table[TABLE_PLACES]; /* entries */
     int32_t wave_sums[ATTN_JOIN_THREADS / GPU_WAVE];
-    int32_t n_joined;
+    int32_t n_joined; /* of the chunk, with ONE_PARTIAL for each that not all queries name */
 } join_shared;
 
 /* A chunk: so many entries of each query. */
@@ -160,30 +163,54 @@ GPU_DEVICE uint32_t find_queries(join_chunk c, int32_t e, const GPU_SHARED join_
     return queries == (1u << c.n_queries) - 1 ? (uint32_t)ATTN_JOIN_ALL : queries;
 }
 
-/* Adds the chunk to the list, which has n_joined entries; returns how many it has then. */
+/*
+ * Looks at the rows that not all queries name, and writes their entries: pairs of the table, a place in the list and the
+ * entry. Collected for that, so that no thread waits for one row behind the other while most have none.
+ */
+GPU_DEVICE void write_partial(const attn_scope_args *scope, uint32_t *list, int32_t n_partial,
+                              const GPU_SHARED join_shared *s)
+{
+    for (int32_t i = gpu_thread(); i < n_partial; i += ATTN_JOIN_THREADS) {
+        uint32_t entry = (uint32_t)s->table[2 * i + 1];
+        if (!is_finite_row(scope, entry & ATTN_JOIN_NAN_SLOT)) entry |= ATTN_JOIN_NAN_SLOT;
+        gpu_store4(list + s->table[2 * i], entry);
+    }
+}
+
+/* Writes the chunk's joined entries to `list`; returns how many they are. */
 GPU_DEVICE int32_t write_chunk(const attn_scope_args *scope, join_chunk c, uint32_t *list,
-                               int32_t n_joined, GPU_SHARED join_shared *s)
+                               GPU_SHARED join_shared *s)
 {
     uint32_t queries[OWN_ENTRIES];
-    int32_t n = 0;
+    int32_t n = 0; /* entries, and those that not all queries name */
     GPU_UNROLL
     for (int i = 0; i < OWN_ENTRIES; i++) {
         const int32_t e = gpu_thread() * OWN_ENTRIES + i;
         queries[i] = e < c.n_queries * c.n ? find_queries(c, e, s) : 0;
-        n += queries[i] != 0;
+        n += queries[i] == 0 ? 0 : (queries[i] == ATTN_JOIN_ALL ? 1 : 1 + ONE_PARTIAL);
     }
-    const int32_t end = gpu_scan_block(n, s->wave_sums);
-    uint32_t *to = list + n_joined + end - n;
+    const int32_t end = gpu_scan_block(n, s->wave_sums); /* nobody searches the table behind it */
+    int32_t at = (end - n) % ONE_PARTIAL, partial = (end - n) / ONE_PARTIAL;
     GPU_UNROLL
     for (int i = 0; i < OWN_ENTRIES; i++) {
         if (queries[i] == 0) continue;
-        uint32_t slot = (uint32_t)s->slots[gpu_thread() * OWN_ENTRIES + i];
-        if (queries[i] != ATTN_JOIN_ALL && !is_finite_row(scope, slot)) slot = ATTN_JOIN_NAN_SLOT;
-        gpu_store4(to++, slot | queries[i] << ATTN_JOIN_SLOT_BITS);
+        const uint32_t slot = (uint32_t)s->slots[gpu_thread() * OWN_ENTRIES + i];
+        const uint32_t entry = slot | queries[i] << ATTN_JOIN_SLOT_BITS;
+        if (queries[i] == ATTN_JOIN_ALL) {
+            gpu_store4(list + at, entry);
+        } else {
+            s->table[2 * partial] = at;
+            s->table[2 * partial + 1] = (int32_t)entry;
+            partial++;
+        }
+        at++;
     }
-    if (gpu_thread() == ATTN_JOIN_THREADS - 1) s->n_joined = n_joined + end;
+    if (gpu_thread() == ATTN_JOIN_THREADS - 1) s->n_joined = end;
     gpu_barrier_shared();
-    return s->n_joined;
+    const int32_t n_joined = s->n_joined;
+    write_partial(scope, list, n_joined / ONE_PARTIAL, s);
+    gpu_barrier_shared(); /* the next chunk's entries take the place of these */
+    return n_joined % ONE_PARTIAL;
 }
 
 GPU_KERNEL(dsv4_attn_join, ATTN_JOIN_THREADS)(const attn_join_args a)
@@ -207,7 +234,7 @@ GPU_KERNEL(dsv4_attn_join, ATTN_JOIN_THREADS)(const attn_join_args a)
         const join_chunk c = {a.n_queries, first, gpu_min_i32(most, n_listed - first)};
         load_chunk(&scope, request, c, &s);
         fill_table(c, &s);
-        n_joined = write_chunk(&scope, c, list, n_joined, &s);
+        n_joined += write_chunk(&scope, c, list + n_joined, &s);
     }
     if (gpu_thread() == 0) {
         gpu_store4((char *)own + (which == 0 ? offsetof(attn_joined_head, n_window)
