@@ -248,7 +248,7 @@ static void draw_queries(attn_rng *rng, int64_t index, attn_spec *spec)
     spec_draw(rng, spec, index % 2 == 0 ? 30 : 250);
     spec->n_heads = heads[index % COUNT(heads)];
     spec->n_queries = 1 + index / COUNT(heads) % 4;
-    spec->names_nan = index % 3 == 0;
+    spec->names_nan = index % 5 < 2;
     if (index % 8 == 7) {
         spec->n_requests = 1;
         spec->n_queries = 2;
