@@ -46,6 +46,8 @@
  *   gpu_shuffle_up(x, n)   of the lane n below; own where there is none
  *   gpu_match(x)           which lanes have the same x: their number, and how many of them are below
  *   gpu_add_shared         atomic, order free
+ *   gpu_min_shared         the same
+ *   gpu_compare_shared     atomic: `value` takes the place of `expected`, if that is there; says what was there
  *   gpu_release_device()   what this thread wrote may be read by any block that learns of it afterwards
  *   gpu_acquire_device()   what others released before is read from now on
  *   gpu_add_device         atomic, acquires and releases for all blocks of the device
