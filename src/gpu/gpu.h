@@ -25,6 +25,7 @@
  *   gpu_arguments(&args), gpu_arguments_again(a)  const GPU_ARGUMENTS pointer to a kernel's args; the same, as if never read
  *   gpu_scalar(x), gpu_scalar64(x)                a uniform x, in a register of the wave: what is chosen by lane from such
  *                                                 values is not loaded by lane
+ *   gpu_in_lanes(x)                               a uniform x, in a register of the lanes all the same
  *   gpu_arrive(&x)                                x has been loaded here, and not where it is used first
  *   gpu_uniform(x)                                x, which is the same in all lanes, as the compiler shall know
  *

@@ -84,6 +84,12 @@ GPU_DEVICE uint64_t gpu_scalar64(uint64_t value)
     return value;
 }
 
+GPU_DEVICE float gpu_in_lanes(float value)
+{
+    __asm__("" : "+v"(value));
+    return value;
+}
+
 GPU_DEVICE void gpu_arrive(gpu_u32x4 *value)
 {
     __asm__ volatile("" : "+v"(*value));

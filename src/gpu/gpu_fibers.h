@@ -50,7 +50,10 @@ const unsigned char *fiber_exchange(const char *what, const void *own, size_t n_
 /* Changes with every exchange that has ended; the same for all lanes behind one. */
 extern uint64_t fiber_exchange_number;
 
-/* A copy, also one of 0 bytes, that happens when this thread waits until at most `most` of its copies are left. */
+/*
+ * A copy, also one of 0 bytes, that has happened when this thread has waited until at most `most` of its copies are left:
+ * then, or at once (fiber_copies_at_once).
+ */
 void fiber_copy_later(void *to, const void *from, size_t n_bytes);
 void fiber_wait_copies(int most);
 
@@ -98,6 +101,11 @@ GPU_DEVICE uint32_t gpu_scalar(uint32_t value)
 }
 
 GPU_DEVICE uint64_t gpu_scalar64(uint64_t value)
+{
+    return value;
+}
+
+GPU_DEVICE float gpu_in_lanes(float value)
 {
     return value;
 }

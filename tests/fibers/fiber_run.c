@@ -59,6 +59,7 @@ static unsigned char exchanged[MAX_THREADS / GPU_WAVE][2][GPU_WAVE][FIBER_MAX_EX
 
 fiber_place fiber_here;
 uint64_t fiber_exchange_number;
+bool fiber_copies_at_once;
 
 /* Saves the caller's registers and stack pointer in *from and goes on where `to` was saved. */
 void fiber_switch(void **from, void *to);
@@ -110,15 +111,18 @@ void fiber_copy_later(void *to, const void *from, size_t n_bytes)
 {
     fiber *f = &fibers[current];
     if (f->n_copies == MAX_COPIES) fail("too many copies on their way", "");
-    f->copies[f->n_copies++] = (pending_copy){to, from, n_bytes};
+    if (fiber_copies_at_once && n_bytes > 0) memcpy(to, from, n_bytes);
+    f->copies[f->n_copies++] = (pending_copy){to, from, fiber_copies_at_once ? 0 : n_bytes};
 }
 
 void fiber_wait_copies(int most)
 {
     fiber *f = &fibers[current];
     const int n_done = f->n_copies > most ? f->n_copies - most : 0;
-    for (int i = 0; i < n_done; i++)
-        memcpy(f->copies[i].to, f->copies[i].from, f->copies[i].n_bytes);
+    for (int i = 0; i < n_done; i++) {
+        if (f->copies[i].n_bytes > 0)
+            memcpy(f->copies[i].to, f->copies[i].from, f->copies[i].n_bytes);
+    }
     f->n_copies -= n_done;
     memmove(f->copies, f->copies + n_done, (size_t)f->n_copies * sizeof f->copies[0]);
 }

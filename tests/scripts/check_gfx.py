@@ -5,8 +5,8 @@ usage: check_gfx.py [--counts] CODE_OBJECT TARGET EXPECTED     exit status 0: as
 
 Of every kernel: its target, that nothing goes to scratch memory or is spilled, that its registers and shared memory
 leave room for the waves it is designed for, that it has its matrix instructions, in one loop, and its copies to shared
-memory, no flat accesses, no waits for memory in its main loop but its own, and no contraction of products and sums where
-bits are compared; that what other blocks read passes the caches, has arrived behind a wait and a barrier when it is
+memory, no flat accesses, no waits for memory in its main loop but its own, no scalar loads there but for what is rare, none
+between a step's copies for shared memory, and no contraction of products and sums where bits are compared; that what other blocks read passes the caches, has arrived behind a wait and a barrier when it is
 counted, and no fence touches a whole cache; and that enough wait states stand between an instruction of long latency and
 who reads its registers, which the compiler sees to except around assembly. A kernel that is not in EXPECTED is a
 failure, and so is one that is missing. --counts prints the instructions of each main loop besides.
@@ -24,7 +24,7 @@ TRANSCENDENTAL_STATES = 1
 MATRIX_STATES = {"v_mfma_f32_16x16x16_bf16": {"gfx942": 7, "gfx950": 8}, "v_mfma_f32_16x16x32_bf16": {"gfx950": 8},
                  "v_mfma_scale_f32_16x16x128_f8f6f4": {"gfx950": 12}}
 COLUMNS = ("target", "kernel", "waves_per_simd", "shared_bytes", "matrix", "n_matrix", "n_copies", "n_loop_waits",
-           "n_device", "n_contracted")
+           "n_loop_loads", "n_device", "n_contracted")
 
 
 class Fault(Exception):
@@ -185,6 +185,13 @@ def is_counted_early(lines):
     return is_early
 
 
+def waits_between_copies(loop):
+    """Whether a wait for shared memory stands between two of a step's copies of 16 bytes."""
+    copies = [i for i, (_, name, _) in enumerate(loop) if name == "global_load_lds_dwordx4"]
+    return bool(copies) and any(name == "s_waitcnt" and "lgkmcnt" in rest
+                                for _, name, rest in loop[copies[0]:copies[-1]])
+
+
 def count_loop(loop):
     counts = {"all": len(loop), "vector": 0, "matrix": 0, "scalar": 0, "shared": 0, "copies": 0}
     for _, name, _ in loop:
@@ -250,6 +257,11 @@ def faults_of(row, notes, lines):
     waits = [rest for _, name, rest in loop if name == "s_waitcnt" and "vmcnt" in rest]
     if len(waits) > int(row["n_loop_waits"]):
         yield f"{len(waits)} waits for memory in the main loop, at most {row['n_loop_waits']}"
+    n_loads = sum(name.startswith("s_load") for _, name, _ in loop)
+    if n_loads > int(row["n_loop_loads"]):
+        yield f"{n_loads} scalar loads in the main loop, at most {row['n_loop_loads']}"
+    if waits_between_copies(loop):
+        yield "copies of the main loop wait for shared memory between each other"
 
 
 def check(path, target, expected_path, prints_counts):
