@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Check the machine code of kernels for AMD GPUs against what they are meant to be (tests/gfx/kernels.txt).
 
-usage: check_gfx.py [--counts] CODE_OBJECT TARGET EXPECTED     exit status 0: as expected, 1: not, 2: cannot read
+usage: check_gfx.py [--counts] [--tools FOLDER] CODE_OBJECT TARGET EXPECTED
+exit status 0: as expected, 1: not, 2: cannot read. --tools: where llvm-objdump and llvm-readelf are, else LLVM 22's.
 
 Of every kernel: its target, that nothing goes to scratch memory or is spilled, that its registers and shared memory
 leave room for the waves it is designed for, that it has its matrix instructions, in one loop, and its copies to shared
@@ -11,11 +12,13 @@ counted, and no fence touches a whole cache; and that enough wait states stand b
 who reads its registers, which the compiler sees to except around assembly. A kernel that is not in EXPECTED is a
 failure, and so is one that is missing. --counts prints the instructions of each main loop besides.
 """
+import argparse
+import os
 import re
 import subprocess
 import sys
 
-OBJDUMP, READELF = "llvm-objdump-22", "llvm-readelf-22"
+TOOLS = {"objdump": "llvm-objdump-22", "readelf": "llvm-readelf-22"}
 VECTOR_REGISTERS = 512  # of a lane of a SIMD, in both targets
 GRANULE = 8             # they are given out in
 SCALARS_IN_LANES = 8    # scalar registers that may be kept in lanes of a vector register: no memory
@@ -59,7 +62,7 @@ def read_expected(path, target):
 
 def read_notes(path):
     """-> target, {kernel: {field: number}}"""
-    text = run(READELF, "--notes", path)
+    text = run(TOOLS["readelf"], "--notes", path)
     target = re.search(r"amdhsa\.target:\s*\S*--(\S+)", text)
     if target is None:
         raise Fault(f"{path}: no amdhsa.target")
@@ -78,7 +81,7 @@ def read_notes(path):
 def read_code(path):
     """-> {kernel: [(address, instruction, rest)]}"""
     code, lines = {}, None
-    for line in run(OBJDUMP, "-d", path).splitlines():
+    for line in run(TOOLS["objdump"], "-d", path).splitlines():
         head = re.match(r"^[0-9a-f]+ <(\w+)>:", line)
         if head:
             lines = code.setdefault(head.group(1), [])
@@ -291,12 +294,16 @@ def check(path, target, expected_path, prints_counts):
 
 
 def main():
-    words = [word for word in sys.argv[1:] if word != "--counts"]
-    if len(words) != 3:
-        print(__doc__, file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", action="store_true")
+    parser.add_argument("--tools", metavar="FOLDER")
+    for name in ("code_object", "target", "expected"):
+        parser.add_argument(name)
+    args = parser.parse_args()
+    if args.tools:
+        TOOLS.update({name: os.path.join(args.tools, f"llvm-{name}") for name in TOOLS})
     try:
-        return check(*words, "--counts" in sys.argv)
+        return check(args.code_object, args.target, args.expected, args.counts)
     except (Fault, OSError, ValueError) as error:
         print(f"check_gfx.py: {error}", file=sys.stderr)
         return 2
