@@ -459,8 +459,11 @@ static const struct keys_cases {
 
 static void print_tally(const char *name, const tally *t, tally *all)
 {
-    printf("%-8s %4d cases, %d failed, largest error of out %.2g, of lse %.2g\n", name,
+    printf("%-8s %4d cases, %d failed, largest error of out %.2g, of lse %.2g", name,
            (int)t->n_cases, (int)t->n_failed, t->worst.out, t->worst.lse);
+    if (t->worst.cosine_distance > 0) /* of FP8 math, to the answer for unrounded queries */
+        printf(", fp8 %.2g of the norm", sqrt(2 * t->worst.cosine_distance));
+    printf("\n");
     fflush(stdout);
     all->n_cases += t->n_cases;
     all->n_failed += t->n_failed;
