@@ -85,11 +85,15 @@ EXPECTED = "gfx950 sums 4 65536 v_mfma_f32_16x16x32_bf16 1 0,0 0 0 0,0 0\n"
 # gpu.h's conversion with nothing between it and what it reads.
 WRAPPED = """
 #include "gpu/gpu_matrix.h"
-GPU_KERNEL(converted, 64)(const void *from, void *to)
+GPU_KERNEL(converted, 64)(const void *from, char *to)
 {
+    const gpu_u32x4 x = gpu_load16(from);
     gpu_f32x4 sum = {0, 0, 0, 0};
-    for (int i = 0; i < gpu_block(); i++) sum = gpu_multiply_bf16(gpu_load16(from), gpu_load16(from), sum);
-    gpu_store8(to, gpu_to_bf16_pair(sum[0], sum[1]), gpu_to_bf16_pair(gpu_exp2(sum[2]), gpu_exp2(sum[3])));
+    for (int i = 0; i < gpu_block(); i++) {
+        sum = gpu_multiply_bf16(x, x, sum);
+        gpu_store4(to + 4 * i, gpu_to_bf16_pair(sum[0], sum[1]));
+    }
+    gpu_store4(to, gpu_to_bf16_pair(gpu_exp2(gpu_as_f32(x[0])), gpu_exp2(gpu_as_f32(x[1]))));
 }
 """
 WRAPPED_EXPECTED = {"gfx950": "gfx950 converted 8 0 v_mfma_f32_16x16x32_bf16 1 0,0 99 99 0,0 -\n",

@@ -33,10 +33,10 @@ shards() { # the randomized checks: failures, what was skipped, and the sum of c
         ! grep -q 'exit status' "$temp"/*
 }
 
-machine_code() { # what clang 22 makes is held to exactly; another compiler's differences are only told
+machine_code() { # options of check_gfx.py; what clang 22 makes is held to exactly; another compiler's differences are only told
     status=0
     for target in gfx942 gfx950; do
-        python3 "$(dirname "$0")/check_gfx.py" $1 "$build/src/gpu/dsv4.$target.co" $target \
+        python3 "$(dirname "$0")/check_gfx.py" "$@" "$build/src/gpu/dsv4.$target.co" $target \
             "$(dirname "$0")/../gfx/kernels.txt" || status=$?
     done
     "$build/dsv4" info | grep -q 'code is by clang 22' || return 0
@@ -68,9 +68,9 @@ else
     fi
 fi
 if command -v python3 >/dev/null && command -v llvm-objdump-22 >/dev/null; then
-    step machine-code machine_code ''
+    step machine-code machine_code
 elif command -v python3 >/dev/null && [ -x /opt/rocm/llvm/bin/llvm-objdump ]; then
-    step machine-code machine_code '--tools /opt/rocm/llvm/bin'
+    step machine-code machine_code --tools /opt/rocm/llvm/bin
 fi
 if [ -n "$failed" ]; then
     echo "== FAILED:$failed"
