@@ -15,6 +15,8 @@ enum {
     MAX_THREADS = 1024,
     STACK_BYTES = 1 << 17,
     MAX_COPIES = 64,
+    MAX_STORES = 64,
+    NO_THREAD = -1,
     GUARD_BYTES = 256,
     GUARD_BYTE = 0xc9
 };
@@ -27,6 +29,12 @@ typedef struct pending_copy {
     size_t n_bytes;
 } pending_copy;
 
+typedef struct pending_store {
+    void *to;
+    unsigned char value[8];
+    size_t n_bytes;
+} pending_store;
+
 typedef struct fiber {
     void *stack_top; /* saved stack pointer */
     unsigned char *stack;
@@ -35,17 +43,23 @@ typedef struct fiber {
     uint64_t n_exchanges;
     int n_copies;
     pending_copy copies[MAX_COPIES]; /* the oldest first */
+    int n_stores;
+    pending_store stores[MAX_STORES];
 } fiber;
 
 static fiber fibers[MAX_THREADS];
 static void *runner_top;
 static int current;
+static int n_pending_stores; /* of the block */
+static int storing_thread,
+    counting_thread; /* since the last barrier: one that has stored, that has counted */
 static void (*current_kernel)(const void *args);
 static const void *current_args;
 static unsigned char exchanged[MAX_THREADS / GPU_WAVE][2][GPU_WAVE][FIBER_MAX_EXCHANGE_BYTES];
 
 fiber_place fiber_here;
 uint64_t fiber_exchange_number;
+bool fiber_copies_at_once;
 
 /* Saves the caller's registers and stack pointer in *from and goes on where `to` was saved. */
 void fiber_switch(void **from, void *to);
@@ -73,6 +87,7 @@ static void run_kernel(void)
 {
     current_kernel(current_args);
     if (fibers[current].n_copies != 0) fail("ends while copies are on their way", "");
+    fiber_wait_stores();
     give_back(ENDED);
 }
 
@@ -96,17 +111,50 @@ void fiber_copy_later(void *to, const void *from, size_t n_bytes)
 {
     fiber *f = &fibers[current];
     if (f->n_copies == MAX_COPIES) fail("too many copies on their way", "");
-    f->copies[f->n_copies++] = (pending_copy){to, from, n_bytes};
+    if (fiber_copies_at_once && n_bytes > 0) memcpy(to, from, n_bytes);
+    f->copies[f->n_copies++] = (pending_copy){to, from, fiber_copies_at_once ? 0 : n_bytes};
 }
 
 void fiber_wait_copies(int most)
 {
     fiber *f = &fibers[current];
     const int n_done = f->n_copies > most ? f->n_copies - most : 0;
-    for (int i = 0; i < n_done; i++)
-        memcpy(f->copies[i].to, f->copies[i].from, f->copies[i].n_bytes);
+    for (int i = 0; i < n_done; i++) {
+        if (f->copies[i].n_bytes > 0)
+            memcpy(f->copies[i].to, f->copies[i].from, f->copies[i].n_bytes);
+    }
     f->n_copies -= n_done;
     memmove(f->copies, f->copies + n_done, (size_t)f->n_copies * sizeof f->copies[0]);
+}
+
+void fiber_store_device(void *to, const void *from, size_t n_bytes)
+{
+    fiber *f = &fibers[current];
+    if (f->n_stores == MAX_STORES) fail("too many stores on their way", "");
+    if (counting_thread != NO_THREAD && counting_thread != current)
+        fail("stores for other blocks while another thread counts", "");
+    pending_store *s = &f->stores[f->n_stores++];
+    *s = (pending_store){.to = to, .n_bytes = n_bytes};
+    memcpy(s->value, from, n_bytes);
+    n_pending_stores++;
+    storing_thread = current;
+}
+
+void fiber_wait_stores(void)
+{
+    fiber *f = &fibers[current];
+    for (int i = 0; i < f->n_stores; i++)
+        memcpy(f->stores[i].to, f->stores[i].value, f->stores[i].n_bytes);
+    n_pending_stores -= f->n_stores;
+    f->n_stores = 0;
+}
+
+void fiber_count(void)
+{
+    if (storing_thread != NO_THREAD && storing_thread != current)
+        fail("counts while another thread stores for other blocks", "");
+    if (n_pending_stores != 0) fail("counts while stores are on their way", "");
+    counting_thread = current;
 }
 
 static void begin_fiber(fiber *f)
@@ -122,6 +170,7 @@ static void begin_fiber(fiber *f)
     f->state = READY;
     f->n_exchanges = 0;
     f->n_copies = 0;
+    f->n_stores = 0;
 }
 
 static void resume(int thread)
@@ -158,7 +207,9 @@ static void check_stack(const fiber *f)
 static void run_block(int n_waves, bool downwards)
 {
     for (int i = 0; i < n_waves * GPU_WAVE; i++) begin_fiber(&fibers[i]);
+    n_pending_stores = 0;
     for (;;) {
+        storing_thread = counting_thread = NO_THREAD;
         for (int i = 0; i < n_waves; i++) run_wave(downwards ? n_waves - 1 - i : i);
         for (int i = 1; i < n_waves; i++) {
             if (fibers[i * GPU_WAVE].state != fibers[0].state) fail("waves of a block part", "");

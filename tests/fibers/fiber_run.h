@@ -11,6 +11,12 @@
 
 #include <stdbool.h>
 
+/*
+ * When copies that a kernel will wait for happen: false, at the wait, so that one which is waited for too late is missing;
+ * true, when they are asked for, so that one which is asked for too early is in the way.
+ */
+extern bool fiber_copies_at_once;
+
 /* kernel(args), in n_blocks blocks of n_threads; downwards: the last block first, and in it the last wave. */
 void fiber_run(void (*kernel)(const void *args), const void *args, int n_blocks, int n_threads,
                bool downwards);
