@@ -16,8 +16,14 @@ STEP_KEYS = 32
 ISSUE_CYCLES = 4                               # of a vector instruction of 64 lanes on a SIMD of 16
 MATRIX_CYCLES = {"bf16 16x16x32": 16, "codes 16x16x128": 32}  # at the published rates
 # Vector instructions of a wave and step: scores, values, the rest of the loop.
-VECTOR = {"bf16": (102, 64, 25), "fp8": (32, 64, 25)}
+VECTOR = {"bf16": (102, 64, 21), "fp8": (32, 64, 21)}
 UNIT_BYTES_PER_CYCLE = 64                      # that one compute unit can load at most
+# Bytes of shared memory of a wave and step, 4 of each lane at least: scores; values; probabilities of 16 heads; the rest.
+SHARED = (10 * 1024 + 2 * 512, 4 * 512 + 8 * 256, 1024, 4 * 512 + 3 * 256)
+COPIED_BYTES = 8 * (4 * 37 * 16 + 32)          # of a step's rows into shared memory
+# ROCm's HIP documentation (understand/hardware_implementation): two SIMDs share a port of 64 bytes a cycle; CDNA 4's 64
+# banks could give 256.
+SHARED_BYTES_PER_CYCLE = 128
 
 # Guesses.
 LAUNCH_US = 5.0       # of a graph with one kernel, and its end
@@ -33,7 +39,7 @@ def group_of(heads):
 
 
 def step_cycles(group, math_name, n_units, n_groups):
-    """-> cycles of a step by resource: vector instructions, matrix instructions, memory"""
+    """-> cycles of a step by resource: vector instructions, matrix instructions, shared memory, memory"""
     tiles = group // 16
     score_waves = {1: 1, 2: 1, 4: 2}[tiles]  # on the SIMD that has most of them
     scores, values, rest = VECTOR[math_name]
@@ -41,9 +47,11 @@ def step_cycles(group, math_name, n_units, n_groups):
     bf16 = MATRIX_CYCLES["bf16 16x16x32"]
     score = 16 * bf16 if math_name == "bf16" else 4 * MATRIX_CYCLES["codes 16x16x128"] + 2 * bf16
     matrix = score_waves * score + 2 * 4 * tiles * bf16
+    of_scores, of_values, of_probs, of_rest = SHARED
+    shared = 2 * tiles * of_scores + 8 * (of_values + tiles * of_probs + of_rest) + COPIED_BYTES
     step_bytes = STEP_KEYS * 588 / n_groups  # groups of a query share a chiplet's cache
     memory = step_bytes * max(n_units / (MEMORY / CLOCK), 1 / UNIT_BYTES_PER_CYCLE)
-    return vector, matrix, memory
+    return vector, matrix, shared / SHARED_BYTES_PER_CYCLE, memory
 
 
 def predict(heads, keys, requests, math_name):
@@ -52,7 +60,7 @@ def predict(heads, keys, requests, math_name):
     n_groups = math.ceil(heads / group)
     n_tasks, n_blocks = requests * n_groups, math.ceil(keys / 64)
     n_whole, n_tail = divmod(n_tasks, UNITS)
-    names = ("vector", "matrix", "memory")
+    names = ("vector", "matrix", "shared", "memory")
 
     def step_us(n_units):
         cycles = step_cycles(group, math_name, n_units, n_groups)
@@ -97,12 +105,12 @@ def print_table(keys):
 
 
 def print_steps():
-    print("| kernel | vector | matrix | memory, 256 units | all in microseconds for 64 keys |")
-    print("|---|---:|---:|---:|---:|")
+    print("| kernel | vector | matrix | shared memory | memory, 256 units | all in microseconds for 64 keys |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name in ("bf16", "fp8"):
         for group in (16, 32, 64):
             cycles = [2 * c for c in step_cycles(group, name, UNITS, 1)]
-            print(f"| `{name}_h{group}` | {cycles[0]:.0f} | {cycles[1]:.0f} | {cycles[2]:.0f} | "
+            print(f"| `{name}_h{group}` | {cycles[0]:.0f} | {cycles[1]:.0f} | {cycles[2]:.0f} | {cycles[3]:.0f} | "
                   f"{IDLE * max(cycles) / CLOCK * 1e6:.2f} |")
 
 

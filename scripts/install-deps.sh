@@ -14,9 +14,10 @@ test="$run clang-22 lld-22 llvm-22 make g++ binutils clang clang-format libclang
 case "${1-}" in
 run) packages=$run ;;
 test) packages=$test ;;
-hip) # ROCm's own compiler will do
+hip) # ROCm's own compiler will do, if it knows gfx950
     packages="$run libcmocka-dev"
-    [ -x /opt/rocm/llvm/bin/clang ] || packages="$packages clang-22 lld-22"
+    /opt/rocm/llvm/bin/clang -target amdgcn-amd-amdhsa -mcpu=gfx950 -nogpulib -x c -c /dev/null -o /dev/null \
+        2>/dev/null || packages="$packages clang-22 lld-22"
     ;;
 *)
     echo "usage: install-deps.sh {run|test|hip}" >&2

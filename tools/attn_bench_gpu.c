@@ -12,8 +12,8 @@
 #include "bench_clock.h"
 
 enum {
-    COPIES = 8,        /* of two pools of 78 MB: 620 MB each */
-    PAGE_ROWS = 64,    /* of a pool */
+    COPIES = 16,    /* of two pools of 78 MB: 1.2 GB each, rows enough for 256 requests of 8192 */
+    PAGE_ROWS = 64, /* of a pool */
     FLUSH_BYTE = 0x5a, /* whatever */
 };
 

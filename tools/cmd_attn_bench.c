@@ -26,20 +26,30 @@
 #include <string.h>
 
 enum {
-    N_HEADS_CHOICES = 4,
-    N_KEYS_CHOICES = 3,
-    N_REQUESTS_CHOICES = 3,
+    N_HEADS_CHOICES = 5,
+    N_KEYS_CHOICES = 4,
+    N_REQUESTS_CHOICES = 6,
     N_SHAPES = N_HEADS_CHOICES * N_KEYS_CHOICES * N_REQUESTS_CHOICES,
     MAX_HEADS = 128,
     MAX_REQUESTS = 64,
+    MAX_GPU_REQUESTS = 256,
     POOL_SLOTS = 128 << 10,
     MAX_SAMPLES = 4096,
     N_ROUNDS = 9,
 };
 
-static const int64_t heads_choices[N_HEADS_CHOICES] = {8, 16, 64, 128};
-static const int64_t extra_choices[N_KEYS_CHOICES] = {0, 512, 1024};
-static const int64_t requests_choices[N_REQUESTS_CHOICES] = {1, 8, 64};
+/* A size of a shape; those for GPUs would take the CPU hours. */
+typedef struct size_choice {
+    int64_t n;
+    bool is_for_gpus;
+} size_choice;
+
+static const size_choice heads_choices[N_HEADS_CHOICES] = {
+    {8, false}, {16, false}, {32, true}, {64, false}, {128, false}};
+static const size_choice extra_choices[N_KEYS_CHOICES] = {
+    {0, false}, {512, false}, {1024, false}, {8192, true}};
+static const size_choice requests_choices[N_REQUESTS_CHOICES] = {
+    {1, false}, {8, false}, {32, true}, {64, false}, {128, true}, {256, true}};
 
 static const char *const quick_names[] = {
     "h8-k128-b1",      "h16-k128+1024-b8", "h64-k128+512-b1",
@@ -53,20 +63,35 @@ typedef struct bench {
     dsv4_bench_gpu gpu;     /* with a backend that is one */
     double budget_s;
     dsv4_bench_pool window, extra;
-    uint16_t *q;                                   /* [MAX_REQUESTS, 1, MAX_HEADS, 512] bf16 */
+    uint16_t *q;                                   /* [most requests, 1, MAX_HEADS, 512] bf16 */
     float *sink;                                   /* [MAX_HEADS] */
     double ref_s[N_HEADS_CHOICES][N_KEYS_CHOICES]; /* 0: not measured yet */
     double *samples_s;                             /* [MAX_SAMPLES] */
 } bench;
 
+static size_choice heads_choice(int32_t i)
+{
+    return heads_choices[i / (N_KEYS_CHOICES * N_REQUESTS_CHOICES)];
+}
+
+static size_choice extra_choice(int32_t i)
+{
+    return extra_choices[i / N_REQUESTS_CHOICES % N_KEYS_CHOICES];
+}
+
+static size_choice requests_choice(int32_t i)
+{
+    return requests_choices[i % N_REQUESTS_CHOICES];
+}
+
 /* i: 0 .. N_SHAPES - 1 */
 static dsv4_bench_shape make_shape(int32_t i)
 {
     dsv4_bench_shape shape = {
-        .n_heads = heads_choices[i / (N_KEYS_CHOICES * N_REQUESTS_CHOICES)],
+        .n_heads = heads_choice(i).n,
         .n_window = 128,
-        .n_extra = extra_choices[i / N_REQUESTS_CHOICES % N_KEYS_CHOICES],
-        .n_requests = requests_choices[i % N_REQUESTS_CHOICES],
+        .n_extra = extra_choice(i).n,
+        .n_requests = requests_choice(i).n,
     };
     char extra[24] = "";
     if (shape.n_extra > 0) (void)snprintf(extra, sizeof extra, "+%" PRId64, shape.n_extra);
@@ -75,15 +100,43 @@ static dsv4_bench_shape make_shape(int32_t i)
     return shape;
 }
 
-static bool is_selected(const char *name, const dsv4_options *options)
+static bool is_gpu(int32_t backend)
 {
+    return backend == DSV4_BACKEND_CUDA || backend == DSV4_BACKEND_HIP;
+}
+
+/* Whether the backend measures it: quick ones of a GPU are those that name no row of one pool twice. */
+static bool is_for_backend(int32_t i, const dsv4_options *options)
+{
+    const dsv4_bench_shape shape = make_shape(i);
+    if (!is_gpu((int32_t)options->values[DSV4_OPTION_BACKEND])) {
+        return !heads_choice(i).is_for_gpus && !extra_choice(i).is_for_gpus &&
+               !requests_choice(i).is_for_gpus;
+    }
+    return !options->given[DSV4_OPTION_QUICK] || shape.n_requests * shape.n_extra <= POOL_SLOTS;
+}
+
+static bool is_shape_name(const char *name)
+{
+    for (int32_t i = 0; i < N_SHAPES; i++) {
+        if (strcmp(make_shape(i).name, name) == 0) return true;
+    }
+    return false;
+}
+
+/* A pattern is a name, how names begin, or one for fnmatch. */
+static bool is_selected(int32_t i, const dsv4_options *options)
+{
+    const dsv4_bench_shape shape = make_shape(i);
     const char *pattern = options->texts[DSV4_OPTION_SHAPE];
+    if (!is_for_backend(i, options)) return false;
     if (pattern != NULL) {
-        return strncmp(name, pattern, strlen(pattern)) == 0 || fnmatch(pattern, name, 0) == 0;
+        return fnmatch(pattern, shape.name, 0) == 0 ||
+               (!is_shape_name(pattern) && strncmp(shape.name, pattern, strlen(pattern)) == 0);
     }
     if (!options->given[DSV4_OPTION_QUICK]) return true;
-    for (size_t i = 0; i < sizeof quick_names / sizeof *quick_names; i++) {
-        if (strcmp(name, quick_names[i]) == 0) return true;
+    for (size_t k = 0; k < sizeof quick_names / sizeof *quick_names; k++) {
+        if (strcmp(shape.name, quick_names[k]) == 0) return true;
     }
     return false;
 }
@@ -91,7 +144,7 @@ static bool is_selected(const char *name, const dsv4_options *options)
 static int32_t count_selected(const dsv4_options *options)
 {
     int32_t n_selected = 0;
-    for (int32_t i = 0; i < N_SHAPES; i++) n_selected += is_selected(make_shape(i).name, options);
+    for (int32_t i = 0; i < N_SHAPES; i++) n_selected += is_selected(i, options);
     return n_selected;
 }
 
@@ -236,11 +289,6 @@ static int32_t kernel_level(const char *kernel)
     return DSV4_CPU_LEVEL_V2;
 }
 
-static bool is_on_gpu(const bench *b)
-{
-    return b->params.backend == DSV4_BACKEND_CUDA || b->params.backend == DSV4_BACKEND_HIP;
-}
-
 static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error *error)
 {
     *b = (bench){.budget_s = options->given[DSV4_OPTION_QUICK] ? 0.1 : 0.3};
@@ -250,7 +298,8 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
         b->params.n_threads > 0 ? b->params.n_threads : dsv4_parallel_default_threads();
     b->params.n_threads = setup->n_threads;
     setup->n_pool_rows = POOL_SLOTS;
-    int64_t n_queries = (int64_t)MAX_REQUESTS * MAX_HEADS * DSV4_ATTN_DIM;
+    const int64_t n_requests = is_gpu(b->params.backend) ? MAX_GPU_REQUESTS : MAX_REQUESTS;
+    int64_t n_queries = n_requests * MAX_HEADS * DSV4_ATTN_DIM;
     b->q = malloc((size_t)n_queries * sizeof *b->q);
     b->sink = malloc(MAX_HEADS * sizeof *b->sink);
     b->samples_s = malloc(MAX_SAMPLES * sizeof *b->samples_s);
@@ -263,7 +312,7 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
     b->params.sink = b->sink;
     DSV4_TRY(dsv4_bench_pool_open(&b->window, POOL_SLOTS, 3, error));
     DSV4_TRY(dsv4_bench_pool_open(&b->extra, POOL_SLOTS, 4, error));
-    if (is_on_gpu(b)) {
+    if (is_gpu(b->params.backend)) {
         return dsv4_bench_gpu_open(&b->gpu, b->params.backend, options->given[DSV4_OPTION_QUICK],
                                    &b->window, &b->extra, b->q, n_queries, b->sink, MAX_HEADS,
                                    error);
@@ -309,7 +358,7 @@ static dsv4_status run_gpu(bench *b, const dsv4_options *options, dsv4_error *er
     bool is_json = options->given[DSV4_OPTION_JSON];
     if (!is_json) dsv4_bench_print_gpu_header(&b->setup, &b->gpu);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        if (is_selected(make_shape(i).name, options)) DSV4_TRY(measure_gpu(b, i, is_json, error));
+        if (is_selected(i, options)) DSV4_TRY(measure_gpu(b, i, is_json, error));
     }
     return DSV4_OK;
 }
@@ -318,10 +367,10 @@ static dsv4_status run(bench *b, const dsv4_options *options, dsv4_error *error)
 {
     bool is_json = options->given[DSV4_OPTION_JSON];
     DSV4_TRY(bench_open(b, options, error));
-    if (is_on_gpu(b)) return run_gpu(b, options, error);
+    if (is_gpu(b->params.backend)) return run_gpu(b, options, error);
     if (!is_json) dsv4_bench_print_header(&b->setup);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        if (!is_selected(make_shape(i).name, options)) continue;
+        if (!is_selected(i, options)) continue;
         dsv4_bench_result result;
         DSV4_TRY(measure(b, i, &result, error));
         if (is_json) {

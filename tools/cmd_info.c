@@ -79,6 +79,8 @@ static void print_devices(void)
     print_kernel("", "HIP", DSV4_BACKEND_HIP);
     const dsv4_hip *hip = dsv4_hip_get(NULL);
     if (hip != NULL) print_hip_devices(hip);
+    if (dsv4_code_gfx950_bytes > 0)
+        printf("%-10s HIP: this build's code is by %s\n", "", dsv4_code_compiler);
     printf("%-10s HIP: %s\n", "",
            dsv4_code_gfx950_bytes == 0
                ? "this build has no code for AMD GPUs (it was configured without clang-22)"
@@ -106,7 +108,8 @@ int dsv4_cmd_info(const dsv4_options *options)
     print_cpu();
     printf(
         "backends   ref (scalar), cpu (v2, avx2, avx512, avx512bf16), cuda (mma, sm90: attention "
-        "and its neighbours), hip (gfx950, gfx942: attention)\n");
+        "and its neighbours), hip (gfx950, gfx942: attention\n"
+        "           and its neighbours)\n");
     print_devices();
     return print_choice(options);
 }

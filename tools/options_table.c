@@ -486,7 +486,7 @@ const dsv4_option_spec dsv4_options_table[DSV4_N_OPTIONS] = {
             .choices = math_choices,
             .help = "arithmetic of products: exact is f32; auto is bf16 where the hardware has it, "
                     "else exact; official rounds where DeepSeek's own code does; fp8 is faster and "
-                    "rougher, on Hopper GPUs alone",
+                    "rougher, on Hopper GPUs and on gfx950 alone",
         },
     [DSV4_OPTION_THREADS] =
         {

@@ -30,10 +30,15 @@
 
 enum {
     PROBS_PITCH = DECODE_KEYS + 8, /* bf16 of a head: heads fall into different banks */
+    QUARTER_KEYS = 4,              /* in a row, that 16 lanes have of a product's keys */
+    QUARTER_WORDS = 16,            /* that they read of a row */
+    BANKS = 64,                    /* of gfx950's shared memory, of a word */
     N_FLAGS = 3,
 };
 
 _Static_assert((int)DECODE_THREADS == (int)DECODE_BLOCK_THREADS, "what a host launches");
+_Static_assert(QUARTER_KEYS *ROW_PITCH / 4 % BANKS == QUARTER_WORDS,
+               "a wave reads values of all banks");
 
 typedef struct decode_memory {
     row_memory rows;
@@ -47,18 +52,18 @@ typedef struct decode_memory {
 } decode_memory;
 
 /* Probabilities of the lane's four keys to shared memory; true unless their sum is small enough for this reference. */
-GPU_DEVICE bool make_probs(score_lane *w, float scale_log2, int buffer, GPU_SHARED decode_memory *m)
+GPU_DEVICE bool make_probs(score_lane *w, int buffer, GPU_SHARED decode_memory *m)
 {
     float probs[4];
     for (int r = 0; r < 4; r++) {
-        probs[r] = gpu_exp2(gpu_fma(w->scores[r], scale_log2, -w->ref));
+        probs[r] = gpu_exp2(gpu_fma(w->scores[r], w->scale_log2, -w->ref));
     }
     w->last_sum = probs[0] + probs[1] + (probs[2] + probs[3]);
     const gpu_u32x2 words = {gpu_to_bf16_pair(probs[0], probs[1]),
                              gpu_to_bf16_pair(probs[2], probs[3])};
     const int lane = gpu_lane();
-    *(GPU_SHARED gpu_u32x2 *)&m
-         ->probs[buffer][TILE_HEADS * w->column + lane % 16][16 * w->tile + 4 * (lane / 16)] =
+    *(GPU_SHARED gpu_u32x2 *)&m->probs[buffer][TILE_HEADS * w->column + lane % 16]
+                                      [2 * QUARTER_KEYS * (lane / 16) + QUARTER_KEYS * w->tile] =
         words;
     return !(w->last_sum < LARGEST_SUM);
 }
@@ -73,8 +78,8 @@ GPU_DEVICE float reduce_quarters(float value, bool adds)
 }
 
 /* A new reference for every head from the last step's scores, and everything so far relative to it. */
-GPU_DEVICE void set_reference(score_lane *w, float scale_log2, int buffer, int n_tiles,
-                              lane_sums *sums, GPU_SHARED decode_memory *m)
+GPU_DEVICE void set_reference(score_lane *w, int buffer, int n_tiles, lane_sums *sums,
+                              GPU_SHARED decode_memory *m)
 {
     const int lane = gpu_lane(), wave = gpu_wave();
     if (w->is_active) {
@@ -87,12 +92,12 @@ GPU_DEVICE void set_reference(score_lane *w, float scale_log2, int buffer, int n
     if (w->is_active) {
         const float largest = gpu_max(m->wave_values[2 * w->column][lane % 16],
                                       m->wave_values[2 * w->column + 1][lane % 16]);
-        const float now = gpu_max(w->ref, largest * scale_log2);
+        const float now = gpu_max(w->ref, largest * w->scale_log2);
         const float factor = gpu_exp2(w->ref - now);
         w->ref = now;
         w->sum *= factor;
         if (w->tile == 0 && lane < 16) m->rescale[TILE_HEADS * w->column + lane] = factor;
-        (void)make_probs(w, scale_log2, buffer, m);
+        (void)make_probs(w, buffer, m);
     }
     gpu_barrier_shared();
     GPU_UNROLL
@@ -104,24 +109,31 @@ GPU_DEVICE void set_reference(score_lane *w, float scale_log2, int buffer, int n
 
 /* ---- values ---- */
 
-/* Four dimensions, 4 (lane % 16) ... of the wave's 64, of eight keys, 8 (lane / 16) ..., as pairs of bf16. */
+/* Of a lane's eight keys, behind the first: its quarter's of both products' rows that scores come from. */
+GPU_DEVICE int value_key(int e)
+{
+    return e % QUARTER_KEYS + DECODE_KEYS / 2 * (e / QUARTER_KEYS);
+}
+
+/* Four dimensions, 4 (lane % 16) ... of the wave's 64, of the lane's eight keys, as pairs of bf16. */
 GPU_DEVICE void load_values(int slot, uint32_t low[8], uint32_t high[8],
                             GPU_SHARED decode_memory *m)
 {
-    const int lane = gpu_lane(), wave = gpu_wave();
-    GPU_SHARED const unsigned char *rows = m->rows.rows[slot] + 8 * (lane / 16) * ROW_PITCH;
+    const int lane = gpu_lane(), wave = gpu_wave(), first = QUARTER_KEYS * (lane / 16);
+    GPU_SHARED const unsigned char *rows = m->rows.rows[slot] + first * ROW_PITCH;
     if (wave == CODE_GROUPS) {
         for (int e = 0; e < 8; e++) {
-            const gpu_u32x2 pairs = shared8(rows + e * ROW_PITCH + ROTATED_PLACE + 8 * (lane % 16));
+            const gpu_u32x2 pairs =
+                shared8(rows + value_key(e) * ROW_PITCH + ROTATED_PLACE + 8 * (lane % 16));
             low[e] = pairs[0];
             high[e] = pairs[1];
         }
         return;
     }
     for (int e = 0; e < 8; e++) {
-        GPU_SHARED const unsigned char *row = rows + e * ROW_PITCH;
+        GPU_SHARED const unsigned char *row = rows + value_key(e) * ROW_PITCH;
         const uint32_t codes = *(GPU_SHARED const uint32_t *)(row + 64 * wave + 4 * (lane % 16));
-        const uint32_t scale = gpu_scale_bits(row[SCALE_PLACE + wave]);
+        const uint32_t scale = gpu_scale_bits(m->rows.scales[slot][first + value_key(e)][wave]);
         low[e] = gpu_codes_to_bf16_low(codes, scale);
         high[e] = gpu_codes_to_bf16_high(codes, scale);
     }
@@ -191,7 +203,7 @@ GPU_DEVICE void run_step(decode_args a, int32_t first_step, int32_t t, int32_t n
 {
     const int32_t step = first_step + t;
     if (t > 0 && gpu_uniform(m->is_large[(t - 1) % N_FLAGS]) != 0) {
-        set_reference(w, a->scale_log2, (t - 1) % 2, n_tiles, sums, m);
+        set_reference(w, (t - 1) % 2, n_tiles, sums, m);
     }
     if (gpu_thread() == 0) m->is_large[(t + 1) % N_FLAGS] = 0;
     if (t > 0) issue_step(a, queue, &m->rows);
@@ -202,7 +214,7 @@ GPU_DEVICE void run_step(decode_args a, int32_t first_step, int32_t t, int32_t n
         } else {
             multiply_scores(w, step % DECODE_SLOTS, &m->rows);
         }
-        const bool is_large = make_probs(w, a->scale_log2, t % 2, m);
+        const bool is_large = make_probs(w, t % 2, m);
         if (gpu_any(is_large) && gpu_lane() == 0) m->is_large[t % N_FLAGS] = 1;
     }
     if (t > 0) add_values((step - 1) % DECODE_SLOTS, (t - 1) % 2, n_tiles, sums, m);
@@ -217,6 +229,7 @@ GPU_DEVICE void run_part(decode_args a, const attn_part *p, int32_t first_step, 
     w.tile = gpu_wave() % 2;
     w.is_active = w.column < n_tiles;
     w.scores = (gpu_f32x4){0.0f, 0.0f, 0.0f, 0.0f};
+    w.scale_log2 = gpu_in_lanes(a->scale_log2);
     w.ref = FIRST_REF;
     w.sum = 0.0f;
     w.last_sum = 0.0f;

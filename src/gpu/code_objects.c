@@ -22,6 +22,7 @@
 
 EMBED("dsv4_code_gfx942", DSV4_CODE_GFX942);
 EMBED("dsv4_code_gfx950", DSV4_CODE_GFX950);
+const char dsv4_code_compiler[] = DSV4_CODE_COMPILER;
 
 #else
 
@@ -29,5 +30,6 @@ const unsigned char dsv4_code_gfx942[1] = {0};
 const size_t dsv4_code_gfx942_bytes = 0;
 const unsigned char dsv4_code_gfx950[1] = {0};
 const size_t dsv4_code_gfx950_bytes = 0;
+const char dsv4_code_compiler[] = "";
 
 #endif

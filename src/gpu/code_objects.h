@@ -33,4 +33,7 @@ extern const size_t dsv4_code_gfx942_bytes;
 extern const unsigned char dsv4_code_gfx950[];
 extern const size_t dsv4_code_gfx950_bytes;
 
+/* Who compiled them: "clang 22.1.8"; "" if nobody did. */
+extern const char dsv4_code_compiler[];
+
 #endif

@@ -17,9 +17,9 @@
 enum {
     TILE_HEADS = 16,
     MAX_TILES = DECODE_MAX_HEADS / TILE_HEADS,
-    LANE_DIMS = 16, /* of a lane, for each head that it has */
+    LANE_DIMS = 16,            /* of a lane, for each head that it has */
+    WAVE_PAIRS_BYTES = 64 * 8, /* two values of each lane of a wave */
     SCALED_DIMS = 128,
-    VALUES_DIM = 512,
 };
 
 /* Sums of a lane: of each tile, its dimensions in four pieces of four. */
@@ -50,11 +50,14 @@ GPU_DEVICE unsigned char *find_state(decode_args a, const attn_part *p, int k)
     return a->states + (int64_t)(p->first_slot + k) * a->state_bytes;
 }
 
-/* Of a head's 512 values in a state, those of this lane. */
-GPU_DEVICE unsigned char *lane_values(unsigned char *state, int tile)
+/*
+ * Of a tile's values in a state, the first two of this lane; the next ones are WAVE_PAIRS_BYTES on. Whoever merges has them
+ * in the same lane, so that they lie as they are stored: what a wave stores at once has no gaps.
+ */
+GPU_DEVICE unsigned char *lane_pairs(unsigned char *state, int tile)
 {
-    const int head = TILE_HEADS * tile + gpu_lane_again() % 16;
-    return state + ATTN_STATE_BYTES + (head * VALUES_DIM + lane_first_dim()) * (int)sizeof(float);
+    const int first = (tile * DECODE_WAVES + gpu_wave()) * (LANE_DIMS / 2) * WAVE_PAIRS_BYTES;
+    return state + ATTN_STATE_BYTES + first + 8 * gpu_lane_again();
 }
 
 /* Leaves this part's state in its slot; true for every thread when all parts of the task have arrived. */
@@ -66,26 +69,32 @@ GPU_DEVICE bool leave_state(decode_args a, const attn_part *p, int n_tiles, cons
     for (int c = 0; c < n_tiles; c++) {
         if (gpu_thread() < 16) {
             const int head = TILE_HEADS * c + gpu_thread();
-            gpu_store4(state + 4 * head, gpu_as_u32(heads->ref[c]));
-            gpu_store4(state + 4 * (ATTN_MAX_GROUP + head), gpu_as_u32(heads->sum[c]));
+            gpu_store4_device(state + 4 * head, gpu_as_u32(heads->ref[c]));
+            gpu_store4_device(state + 4 * (ATTN_MAX_GROUP + head), gpu_as_u32(heads->sum[c]));
         }
-        for (int i = 0; i < 4; i++) {
-            gpu_store_f32x4(lane_values(state, c) + 16 * i, sums->v[c][i]);
+        unsigned char *to = lane_pairs(state, c);
+        for (int i = 0; i < LANE_DIMS / 2; i++) {
+            gpu_store8_device(to + i * WAVE_PAIRS_BYTES, gpu_as_u32(sums->v[c][i / 2][i % 2 * 2]),
+                              gpu_as_u32(sums->v[c][i / 2][i % 2 * 2 + 1]));
         }
     }
-    gpu_release_device(); /* every wave its own stores: the barrier orders them only within the block */
+    gpu_wait_stores(); /* every wave its own: no barrier does */
     gpu_barrier();
     if (gpu_thread() == 0) {
         const int n_parts = p->part_of & 0xffff;
         int32_t *arrived = &a->arrivals[p->first_slot].arrived;
         const bool is_last = gpu_add_device(arrived, 1) == n_parts - 1;
-        if (is_last) gpu_store4(arrived, 0);
+        if (is_last) gpu_store4_device(arrived, 0);
         m->is_last_arriver = is_last;
     }
     gpu_barrier();
-    if (gpu_uniform(m->is_last_arriver) == 0) return false;
-    gpu_acquire_device();
-    return true;
+    return gpu_uniform(m->is_last_arriver) != 0;
+}
+
+/* A reference or a sum of a state. */
+GPU_DEVICE float load_head(const unsigned char *from)
+{
+    return gpu_as_f32(gpu_load4_device(from));
 }
 
 /* All parts together, of this lane's heads and dimensions. */
@@ -98,15 +107,18 @@ GPU_DEVICE void merge_parts(decode_args a, const attn_part *p, int n_tiles, lane
         const int head = TILE_HEADS * c + gpu_lane_again() % 16;
         float ref = first_ref, sum = 0.0f;
         for (int k = 0; k < n_parts; k++) {
-            ref = gpu_max(ref, gpu_load_f32(find_state(a, p, k) + 4 * head));
+            ref = gpu_max(ref, load_head(find_state(a, p, k) + 4 * head));
         }
         for (int i = 0; i < 4; i++) sums->v[c][i] = (gpu_f32x4){0.0f, 0.0f, 0.0f, 0.0f};
         for (int k = 0; k < n_parts; k++) {
             unsigned char *state = find_state(a, p, k);
-            const float weight = gpu_exp2(gpu_load_f32(state + 4 * head) - ref);
-            sum += gpu_load_f32(state + 4 * (ATTN_MAX_GROUP + head)) * weight;
-            for (int i = 0; i < 4; i++) {
-                sums->v[c][i] += weight * gpu_load_f32x4(lane_values(state, c) + 16 * i);
+            const float weight = gpu_exp2(load_head(state + 4 * head) - ref);
+            sum += load_head(state + 4 * (ATTN_MAX_GROUP + head)) * weight;
+            const unsigned char *from = lane_pairs(state, c);
+            for (int i = 0; i < LANE_DIMS / 2; i++) {
+                const gpu_u32x2 two = gpu_load8_device(from + i * WAVE_PAIRS_BYTES);
+                for (int n = 0; n < 2; n++)
+                    sums->v[c][i / 2][i % 2 * 2 + n] += weight * gpu_as_f32(two[n]);
             }
         }
         heads->ref[c] = ref;

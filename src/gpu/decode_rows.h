@@ -10,9 +10,10 @@
  *   take_chunk   makes their rows' addresses, when the chunk before is used up, and asks for the chunk behind
  *   issue_step   copies the rows of the next step
  *
- * A row of ROW_PITCH bytes in shared memory: 576 of codes and rotated values, 8 without meaning, 8 of scales. The scales
- * come with the 8 bytes in front of them, which are always in the same page. Entries that name no key are rows of
- * zeros, read from memory of the kernel's own; nothing that no list names is used.
+ * A row of ROW_PITCH bytes in shared memory: 576 of codes and rotated values, and the last 16 of these again, so that
+ * rows are apart by a number of banks. Its 8 bytes of scales, which in the cache have no better alignment, are two words
+ * of a copy of their own. Entries that name no key are rows of zeros, read from memory of the kernel's own; nothing that
+ * no list names is used.
  */
 #ifndef DSV4_GPU_DECODE_ROWS_H
 #define DSV4_GPU_DECODE_ROWS_H
@@ -26,12 +27,13 @@ enum {
     DECODE_KEYS = 32,                       /* of a step */
     WAVE_KEYS = DECODE_KEYS / DECODE_WAVES, /* rows of a step that a wave brings */
     ROW_BYTES = 576,                        /* in the cache */
+    SCALE_BYTES = 8,                        /* of a row, behind the rows of its page */
     ROW_PIECES = 37,                        /* of 16 bytes in shared memory */
     ROW_PITCH = 16 * ROW_PIECES,            /* bytes; eight rows start in different banks */
-    SCALE_PLACE = 584,                      /* of the scales in a row */
     ROTATED_PLACE = 448,                    /* of the rotated dimensions */
-    ROW_COPIES =
+    PIECE_COPIES =
         (WAVE_KEYS * ROW_PIECES + 63) / 64, /* instructions of a wave for its rows of a step */
+    ROW_COPIES = PIECE_COPIES + 1,          /* and for their scales */
 #if defined(GPU_SMALL)
     DECODE_SLOTS = 3, /* steps in shared memory: one is used twice, the others are on their way */
     DECODE_MAX_HEADS = 32,
@@ -54,10 +56,10 @@ static const GPU_CONSTANT gpu_u32x4 zero_rows[N_ZERO_ROWS][ROW_PIECES] = {0};
 /* Rows and what belongs to them; of chunks, this one and the next. */
 typedef struct row_memory {
     unsigned char rows[DECODE_SLOTS][DECODE_KEYS * ROW_PITCH] __attribute__((aligned(16)));
+    unsigned char scales[DECODE_SLOTS][DECODE_KEYS][SCALE_BYTES] __attribute__((aligned(16)));
     uint64_t codes[2][DECODE_WAVES][CHUNK_ROWS]; /* addresses */
-    int32_t to_scales[2][DECODE_WAVES]
-                     [CHUNK_ROWS]; /* bytes from there to 8 in front of the scales; 0: no key */
-    uint32_t indices[2][DECODE_WAVES][CHUNK_ROWS];
+    int32_t entries[2][DECODE_WAVES]
+                   [CHUNK_ROWS]; /* indices; then bytes from there to the scales, 0: no key */
     float masks[DECODE_SLOTS][DECODE_KEYS] __attribute__((aligned(16))); /* 0, or -inf: no key */
 } row_memory;
 
@@ -168,7 +170,7 @@ GPU_DEVICE void ask_chunk(decode_args a, row_queue *c, GPU_SHARED row_memory *m)
     const int64_t address =
         (is_extra ? c->extra_list : c->window_list) + entry * (int64_t)sizeof(int32_t);
     const void *from = is_listed ? (const void *)(uintptr_t)address : (const void *)zero_row();
-    gpu_copy4_to_shared(m->indices[(c->chunk + 1) % 2][wave], from, lane < CHUNK_ROWS);
+    gpu_copy4_to_shared(m->entries[(c->chunk + 1) % 2][wave], from, lane < CHUNK_ROWS);
     c->next_kind = !is_listed ? KIND_NONE : (is_extra ? KIND_EXTRA : KIND_WINDOW);
     c->next_steps = gpu_min_i32(n_steps, CHUNK_STEPS);
     c->next_asked = c->n_issued;
@@ -212,7 +214,7 @@ GPU_DEVICE row_place locate_row(decode_args a, uint32_t slot, int kind)
     const int64_t plane = choose64(x, a->window.scale_plane_bytes, a->extra.scale_plane_bytes);
     row.codes = is_valid ? (const unsigned char *)(uintptr_t)(base + (int64_t)in_page * ROW_BYTES)
                          : zero_row();
-    row.to_scales = is_valid ? (int32_t)plane - (int32_t)in_page * (ROW_BYTES - 8) - 8 : 0;
+    row.to_scales = is_valid ? (int32_t)plane - (int32_t)in_page * (ROW_BYTES - SCALE_BYTES) : 0;
     return row;
 }
 
@@ -226,11 +228,12 @@ GPU_DEVICE bool take_chunk(decode_args a, row_queue *c, GPU_SHARED row_memory *m
     c->chunk++;
     c->first_step = c->n_issued;
     c->end_step = c->n_issued + c->next_steps;
-    gpu_wave_sync();
     if (lane < CHUNK_ROWS) {
-        const row_place row = locate_row(a, m->indices[c->chunk % 2][wave][lane], c->next_kind);
+        GPU_SHARED int32_t *entry =
+            &m->entries[c->chunk % 2][wave][lane]; /* this lane's own copy */
+        const row_place row = locate_row(a, (uint32_t)*entry, c->next_kind);
         m->codes[c->chunk % 2][wave][lane] = (uint64_t)(uintptr_t)row.codes;
-        m->to_scales[c->chunk % 2][wave][lane] = row.to_scales;
+        *entry = row.to_scales;
     }
     gpu_wave_sync();
     ask_chunk(a, c, m);
@@ -245,19 +248,26 @@ GPU_DEVICE void issue_step(decode_args a, row_queue *c, GPU_SHARED row_memory *m
     const int32_t slot = c->n_issued % DECODE_SLOTS;
     const int32_t first_row = WAVE_KEYS * (c->n_issued - c->first_step);
     GPU_SHARED const uint64_t *codes = &m->codes[c->chunk % 2][wave][first_row];
-    GPU_SHARED const int32_t *to_scales = &m->to_scales[c->chunk % 2][wave][first_row];
+    GPU_SHARED const int32_t *to_scales = &m->entries[c->chunk % 2][wave][first_row];
     GPU_SHARED unsigned char *to = m->rows[slot] + WAVE_KEYS * wave * ROW_PITCH;
     c->n_issued++;
-    if (lane < WAVE_KEYS) {
-        m->masks[slot][WAVE_KEYS * wave + lane] = to_scales[lane] == 0 ? -GPU_INFINITY : 0.0f;
+    /* All addresses first: no read of shared memory is moved across a copy. */
+    const unsigned char *from[PIECE_COPIES];
+    for (int i = 0; i < PIECE_COPIES; i++) {
+        const int piece = 64 * i + lane;
+        from[i] = (const unsigned char *)(uintptr_t)codes[piece / ROW_PIECES % WAVE_KEYS] +
+                  16 * gpu_min_i32(piece % ROW_PIECES, ROW_PIECES - 2);
     }
-    for (int i = 0; i < ROW_COPIES; i++) {
-        const int piece = 64 * i + lane, key = piece / ROW_PIECES % WAVE_KEYS;
-        const int in_row = piece % ROW_PIECES;
-        const int64_t step = in_row == ROW_PIECES - 1 ? to_scales[key] : 16 * in_row;
-        const unsigned char *from = (const unsigned char *)(uintptr_t)codes[key] + step;
-        gpu_copy16_to_shared(to + 64 * 16 * i, from, piece < WAVE_KEYS * ROW_PIECES);
+    const int key = lane / 2 % WAVE_KEYS;
+    const int32_t to_scale = to_scales[key];
+    const unsigned char *scales =
+        (const unsigned char *)(uintptr_t)codes[key] + to_scale + 4 * (lane % 2);
+    for (int i = 0; i < PIECE_COPIES; i++) {
+        gpu_copy16_to_shared(to + 64 * 16 * i, from[i], 64 * i + lane < WAVE_KEYS * ROW_PIECES);
     }
+    gpu_copy4_to_shared(m->scales[slot][WAVE_KEYS * wave], scales, lane < 2 * WAVE_KEYS);
+    if (lane < 2 * WAVE_KEYS) /* both lanes of a row */
+        m->masks[slot][WAVE_KEYS * wave + key] = to_scale == 0 ? -GPU_INFINITY : 0.0f;
 }
 
 /* Before the first part: as many steps as there are places for. */

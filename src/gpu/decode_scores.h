@@ -31,6 +31,8 @@ typedef struct score_lane {
     /* bf16: each step's dimensions; FP8: each group's codes, behind them nothing up to the rotated steps */
     gpu_u32x4 q[QUERY_STEPS];
     uint32_t q_scale; /* FP8: ue8m0 of the head's codes */
+    float
+        scale_log2; /* of the call, kept here: scalar registers are short, and a load is waited for in every step */
     gpu_f32x4 scores; /* of the last step */
     float ref, sum;   /* of all steps but the last */
     float last_sum;   /* of the last step */
@@ -113,7 +115,7 @@ GPU_DEVICE void multiply_scores(score_lane *w, int slot, GPU_SHARED row_memory *
 {
     const int lane = gpu_lane(), quarter = lane / 16;
     GPU_SHARED const unsigned char *row = m->rows[slot] + (16 * w->tile + lane % 16) * ROW_PITCH;
-    const gpu_u32x2 scales = shared8(row + SCALE_PLACE);
+    const gpu_u32x2 scales = shared8(m->scales[slot][16 * w->tile + lane % 16]);
     gpu_f32x4 turns[2] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
     for (int s = 0; s < CODE_GROUPS; s++) {
         const gpu_u32x4 codes = shared16(row + 64 * s + 16 * quarter);
@@ -180,7 +182,7 @@ GPU_DEVICE void multiply_scores_codes(score_lane *w, int slot, GPU_SHARED row_me
 {
     const int lane = gpu_lane(), quarter = lane / 16;
     GPU_SHARED const unsigned char *row = m->rows[slot] + (16 * w->tile + lane % 16) * ROW_PITCH;
-    const gpu_u32x2 scales = shared8(row + SCALE_PLACE);
+    const gpu_u32x2 scales = shared8(m->scales[slot][16 * w->tile + lane % 16]);
     const gpu_u32x4 zeros = {0, 0, 0, 0};
     gpu_f32x4 turns[2] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
     for (int pair = 0; pair < 4; pair++) {

@@ -33,6 +33,7 @@
  *   gpu_arguments(&args), gpu_arguments_again(a)  const GPU_ARGUMENTS pointer to a kernel's args; the same, as if never read
  *   gpu_scalar(x), gpu_scalar64(x)                a uniform x, in a register of the wave: what is chosen by lane from such
  *                                                 values is not loaded by lane
+ *   gpu_in_lanes(x)                               a uniform x, in a register of the lanes all the same
  *   gpu_arrive(&x)                                x has been loaded here, and not where it is used first
  *   gpu_uniform(x)                                x, which is the same in all lanes, as the compiler shall know
  *
@@ -48,9 +49,12 @@
  *   gpu_add_shared         atomic, order free
  *   gpu_min_shared         the same
  *   gpu_compare_shared     atomic: `value` takes the place of `expected`, if that is there; says what was there
- *   gpu_release_device()   what this thread wrote may be read by any block that learns of it afterwards
- *   gpu_acquire_device()   what others released before is read from now on
- *   gpu_add_device         atomic, acquires and releases for all blocks of the device
+ *
+ *   gpu_store8_device, gpu_store4_device          to where all blocks of the device read, behind no cache of fewer
+ *   gpu_wait_stores()      until this thread's stores are there; behind a barrier, those of the block's threads are
+ *   gpu_add_device         atomic for all blocks; orders nothing but through the value it returns
+ *   gpu_load8_device, gpu_load4_device            from there. These six are missing in gpu_cuda.h, whose kernels have
+ *                                                 nothing to say to other blocks
  *
  *   gpu_load16, gpu_load8, gpu_load4, ...         of global memory, aligned to their size
  *   gpu_load_f32x4_once, gpu_load8_once           the same, of what nobody reads a second time

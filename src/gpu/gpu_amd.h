@@ -31,7 +31,9 @@
 
 typedef uint32_t gpu_u32x2 __attribute__((vector_size(8)));
 typedef uint32_t gpu_u32x4 __attribute__((vector_size(16)));
+typedef float gpu_f32x2 __attribute__((vector_size(8)));
 typedef float gpu_f32x4 __attribute__((vector_size(16)));
+typedef __bf16 gpu_bf16x2 __attribute__((vector_size(4)));
 
 GPU_DEVICE int gpu_thread(void)
 {
@@ -85,6 +87,12 @@ GPU_DEVICE uint64_t gpu_scalar64(uint64_t value)
     return value;
 }
 
+GPU_DEVICE float gpu_in_lanes(float value)
+{
+    __asm__("" : "+v"(value));
+    return value;
+}
+
 GPU_DEVICE void gpu_arrive(gpu_u32x4 *value)
 {
     __asm__ volatile("" : "+v"(*value));
@@ -123,21 +131,45 @@ GPU_DEVICE void gpu_wave_sync(void)
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }
 
-/* Chiplets have a second-level cache each: the fences write it back and invalidate. */
-GPU_DEVICE void gpu_release_device(void)
+/*
+ * Chiplets have a second-level cache each, and a fence of this scope writes back or drops all of it. Accesses of single
+ * words that are atomic at this scope pass the caches instead. Their order is made by hand: a store is done when it is no
+ * longer counted.
+ */
+GPU_DEVICE void gpu_store8_device(void *to, uint32_t low, uint32_t high)
 {
-    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent");
+    __scoped_atomic_store_n((GPU_GLOBAL uint64_t *)to, low | (uint64_t)high << 32, __ATOMIC_RELAXED,
+                            __MEMORY_SCOPE_DEVICE);
 }
 
-GPU_DEVICE void gpu_acquire_device(void)
+GPU_DEVICE void gpu_store4_device(void *to, uint32_t word)
 {
-    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
+    __scoped_atomic_store_n((GPU_GLOBAL uint32_t *)to, word, __ATOMIC_RELAXED,
+                            __MEMORY_SCOPE_DEVICE);
+}
+
+GPU_DEVICE void gpu_wait_stores(void)
+{
+    __asm__ volatile("s_waitcnt vmcnt(0)" : : : "memory");
 }
 
 GPU_DEVICE int32_t gpu_add_device(int32_t *counter, int32_t n)
 {
-    return __scoped_atomic_fetch_add((GPU_GLOBAL int32_t *)counter, n, __ATOMIC_ACQ_REL,
+    return __scoped_atomic_fetch_add((GPU_GLOBAL int32_t *)counter, n, __ATOMIC_RELAXED,
                                      __MEMORY_SCOPE_DEVICE);
+}
+
+GPU_DEVICE gpu_u32x2 gpu_load8_device(const void *from)
+{
+    const uint64_t both = __scoped_atomic_load_n((const GPU_GLOBAL uint64_t *)from,
+                                                 __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
+    return (gpu_u32x2){(uint32_t)both, (uint32_t)(both >> 32)};
+}
+
+GPU_DEVICE uint32_t gpu_load4_device(const void *from)
+{
+    return __scoped_atomic_load_n((const GPU_GLOBAL uint32_t *)from, __ATOMIC_RELAXED,
+                                  __MEMORY_SCOPE_DEVICE);
 }
 
 GPU_DEVICE void gpu_add_shared(GPU_SHARED int32_t *counter, int32_t n)
@@ -336,18 +368,11 @@ GPU_DEVICE uint32_t gpu_multiply_high(uint32_t a, uint32_t b)
     return (uint32_t)((uint64_t)a * b >> 32);
 }
 
-/* Two f32 as a pair of bf16, low half first, nearest even. */
+/* Two f32 as a pair of bf16, low half first, nearest even: one instruction of gfx950, a correct sequence on gfx942. */
 GPU_DEVICE uint32_t gpu_to_bf16_pair(float low, float high)
 {
-#if defined(__gfx950__)
-    uint32_t pair; /* not by a conversion of vectors: it is the same instruction, and says so */
-    __asm__("v_cvt_pk_bf16_f32 %0, %1, %2" : "=v"(pair) : "v"(low), "v"(high));
-    return pair;
-#else
-    const __bf16 halves[2] = {(__bf16)low, (__bf16)high};
-    return __builtin_bit_cast(uint16_t, halves[0]) |
-           (uint32_t) __builtin_bit_cast(uint16_t, halves[1]) << 16;
-#endif
+    const gpu_f32x2 pair = {low, high};
+    return __builtin_bit_cast(uint32_t, __builtin_convertvector(pair, gpu_bf16x2));
 }
 
 #endif

@@ -106,24 +106,6 @@ GPU_DEVICE void gpu_wave_sync(void)
     __syncwarp();
 }
 
-GPU_DEVICE void gpu_release_device(void)
-{
-    __threadfence();
-}
-
-GPU_DEVICE void gpu_acquire_device(void)
-{
-    __threadfence();
-}
-
-GPU_DEVICE int32_t gpu_add_device(int32_t *counter, int32_t n)
-{
-    __threadfence();
-    const int32_t before = atomicAdd(counter, n);
-    __threadfence();
-    return before;
-}
-
 GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
 {
     atomicAdd(counter, n);

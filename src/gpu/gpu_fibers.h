@@ -67,9 +67,21 @@ const unsigned char *fiber_exchange(const char *what, const void *own, size_t n_
 /* Changes with every exchange that has ended; the same for all lanes behind one. */
 extern uint64_t fiber_exchange_number;
 
-/* A copy, also one of 0 bytes, that happens when this thread waits until at most `most` of its copies are left. */
+/*
+ * A copy, also one of 0 bytes, that has happened when this thread has waited until at most `most` of its copies are left:
+ * then, or at once (fiber_copies_at_once).
+ */
 void fiber_copy_later(void *to, const void *from, size_t n_bytes);
 void fiber_wait_copies(int most);
+
+/*
+ * A store of at most 8 bytes that happens when this thread waits for its stores, or ends. A thread that counts tells
+ * other blocks of the stores before it: it must not do so between the same barriers as another thread stores, nor while a
+ * store of the block is on its way.
+ */
+void fiber_store_device(void *to, const void *from, size_t n_bytes);
+void fiber_wait_stores(void);
+void fiber_count(void);
 
 GPU_DEVICE int gpu_thread(void)
 {
@@ -106,6 +118,11 @@ GPU_DEVICE uint32_t gpu_scalar(uint32_t value)
 }
 
 GPU_DEVICE uint64_t gpu_scalar64(uint64_t value)
+{
+    return value;
+}
+
+GPU_DEVICE float gpu_in_lanes(float value)
 {
     return value;
 }
@@ -163,20 +180,38 @@ GPU_DEVICE double gpu_cluster_load_f64(const double *shared, int block)
     return value;
 }
 
-/* Blocks run one after the other: nothing can be out of order. */
-GPU_DEVICE void gpu_release_device(void)
+GPU_DEVICE void gpu_store8_device(void *to, uint32_t low, uint32_t high)
 {
+    const uint32_t words[2] = {low, high};
+    fiber_store_device(to, words, sizeof words);
 }
 
-GPU_DEVICE void gpu_acquire_device(void)
+GPU_DEVICE void gpu_store4_device(void *to, uint32_t word)
 {
+    fiber_store_device(to, &word, sizeof word);
+}
+
+GPU_DEVICE void gpu_wait_stores(void)
+{
+    fiber_wait_stores();
 }
 
 GPU_DEVICE int32_t gpu_add_device(int32_t *counter, int32_t n)
 {
+    fiber_count();
     const int32_t before = *counter;
     *counter += n;
     return before;
+}
+
+GPU_DEVICE gpu_u32x2 gpu_load8_device(const void *from)
+{
+    return *(const gpu_u32x2 *)from;
+}
+
+GPU_DEVICE uint32_t gpu_load4_device(const void *from)
+{
+    return *(const uint32_t *)from;
 }
 
 GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)

@@ -8,7 +8,6 @@
 
 typedef short gpu_s16x4 __attribute__((vector_size(8)));
 typedef int gpu_s32x8 __attribute__((vector_size(32)));
-typedef __bf16 gpu_bf16x2 __attribute__((vector_size(4)));
 typedef __bf16 gpu_bf16x8 __attribute__((vector_size(16)));
 
 GPU_DEVICE uint32_t gpu_low_halves(uint32_t a, uint32_t b)

@@ -22,8 +22,9 @@ enum {
     MACHINE_AMDGPU = 224,
     ABI_HSA = 64,
     ABI_VERSION_5 = 3, /* of code objects: every HIP from 6.0 on has it */
-    KERNARG_SIZE_OFFSET =
-        8, /* in a kernel's descriptor, which lies where its address says: in the first segment */
+    /* in a kernel's descriptor, which lies where its address says: in the first segment */
+    SHARED_SIZE_OFFSET = 0,
+    KERNARG_SIZE_OFFSET = 8,
     MAX_MODULES = 64,
     MAX_FUNCTIONS = 256,
     MAX_CALLS = 1 << 13,
@@ -39,9 +40,16 @@ typedef struct module_state {
     int device;
 } module_state;
 
+/* What a code object says of a kernel. */
+typedef struct kernel_limits {
+    unsigned max_threads;  /* of a block */
+    uint32_t shared_bytes; /* that it has without a launch's asking */
+} kernel_limits;
+
 typedef struct function_state {
     char name[FAKE_HIP_NAME_BYTES];
     const module_state *module;
+    kernel_limits limits;
 } function_state;
 
 static struct {
@@ -260,23 +268,43 @@ int hipGetDevicePropertiesR0600(void *properties, int device)
 
 /* ---- code ---- */
 
+static const struct machine {
+    const char *architecture;
+    unsigned number;       /* in an ELF file's flags */
+    uint32_t shared_bytes; /* of a block */
+} machines[] = {
+    {"gfx90a", 0x3f, 64 << 10}, {"gfx942", 0x4c, 64 << 10}, {"gfx950", 0x4f, 160 << 10}};
+
+enum { N_MACHINES = sizeof machines / sizeof machines[0] };
+
+static bool is_machine(const struct machine *machine, const char *device_name)
+{
+    return strncmp(device_name, machine->architecture, strlen(machine->architecture)) == 0;
+}
+
 static bool is_code_for(const unsigned char *image, const char *device_name)
 {
-    static const struct {
-        const char *architecture;
-        unsigned machine;
-    } machines[] = {{"gfx90a", 0x3f}, {"gfx942", 0x4c}, {"gfx950", 0x4f}};
     Elf64_Ehdr header;
     memcpy(&header, image, sizeof header);
     if (memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_machine != MACHINE_AMDGPU ||
         header.e_ident[EI_OSABI] != ABI_HSA || header.e_ident[EI_ABIVERSION] != ABI_VERSION_5 ||
         header.e_type != ET_DYN)
         return false;
-    for (size_t i = 0; i < sizeof machines / sizeof machines[0]; i++) {
-        if (machines[i].machine == (header.e_flags & 0xff))
-            return strncmp(device_name, machines[i].architecture, 6) == 0;
+    for (int i = 0; i < N_MACHINES; i++) {
+        if (machines[i].number == (header.e_flags & 0xff))
+            return is_machine(&machines[i], device_name);
     }
     return false;
+}
+
+/* Of the current device, for a block. */
+static uint32_t most_shared_bytes(void)
+{
+    for (int i = 0; i < N_MACHINES; i++) {
+        if (is_machine(&machines[i], fake.devices[fake.current].name))
+            return machines[i].shared_bytes;
+    }
+    return 0;
 }
 
 int hipModuleLoadData(void **module, const void *image)
@@ -299,10 +327,44 @@ int hipModuleUnload(void *module)
 }
 
 /*
- * Whether the dynamic symbols have the kernel's descriptor, and its arguments are as long as the host's struct: a launch
- * would read as many. A file that is a header only has every kernel.
+ * The most threads of a block, from the code object's notes: a map in MessagePack, its keys sorted, so that the kernel's
+ * name stands behind the number. 0: not found.
  */
-static bool has_kernel(const unsigned char *image, const char *name)
+static unsigned read_max_threads(const unsigned char *notes, size_t n_bytes, const char *name)
+{
+    static const char key[] = ".max_flat_workgroup_size", next_key[] = "\xa5.name";
+    for (size_t i = 0; i + sizeof key + 40 < n_bytes; i++) {
+        const unsigned char *at = notes + i;
+        if (memcmp(at, key, sizeof key - 1) != 0) continue;
+        at += sizeof key - 1;
+        const bool is_wide = *at == 0xcd; /* two bytes behind it, else one */
+        const unsigned n = is_wide ? (unsigned)at[1] << 8 | at[2] : *at == 0xcc ? at[1] : *at;
+        at += is_wide ? 3 : *at == 0xcc ? 2 : 1;
+        if (memcmp(at, next_key, sizeof next_key - 1) != 0) continue;
+        at += sizeof next_key - 1;
+        const size_t len = *at & 0x1f;
+        if (len == strlen(name) && memcmp(at + 1, name, len) == 0) return n;
+    }
+    return 0;
+}
+
+static unsigned find_max_threads(const unsigned char *image, const Elf64_Ehdr *header,
+                                 const char *name)
+{
+    for (unsigned i = 0; i < header->e_shnum; i++) {
+        Elf64_Shdr section;
+        memcpy(&section, image + header->e_shoff + i * sizeof section, sizeof section);
+        if (section.sh_type == SHT_NOTE)
+            return read_max_threads(image + section.sh_offset, section.sh_size, name);
+    }
+    return 0;
+}
+
+/*
+ * Whether the dynamic symbols have the kernel's descriptor, and its arguments are as long as the host's struct: a launch
+ * would read as many. A file that is a header only has every kernel, without limits of its own.
+ */
+static bool find_kernel(const unsigned char *image, const char *name, kernel_limits *limits)
 {
     uint32_t args_bytes;
     char wanted[FAKE_HIP_NAME_BYTES + 4];
@@ -310,7 +372,9 @@ static bool has_kernel(const unsigned char *image, const char *name)
     Elf64_Shdr section, strings;
     Elf64_Sym symbol;
     memcpy(&header, image, sizeof header);
+    *limits = (kernel_limits){.max_threads = MAX_BLOCK_THREADS};
     if (header.e_shnum == 0) return true;
+    limits->max_threads = find_max_threads(image, &header, name);
     strcpy(stpcpy(wanted, name), ".kd");
     for (unsigned i = 0; i < header.e_shnum; i++) {
         memcpy(&section, image + header.e_shoff + i * sizeof section, sizeof section);
@@ -321,6 +385,8 @@ static bool has_kernel(const unsigned char *image, const char *name)
             const char *found = (const char *)image + strings.sh_offset + symbol.st_name;
             if (strcmp(found, wanted) != 0) continue;
             memcpy(&args_bytes, image + symbol.st_value + KERNARG_SIZE_OFFSET, sizeof args_bytes);
+            memcpy(&limits->shared_bytes, image + symbol.st_value + SHARED_SIZE_OFFSET,
+                   sizeof limits->shared_bytes);
             if (args_bytes == fake_hip_args_bytes(name)) return true;
             fprintf(stderr, "fake_hip: %s reads %u bytes of arguments, the host has %zu\n", name,
                     (unsigned)args_bytes, fake_hip_args_bytes(name));
@@ -340,10 +406,13 @@ int hipModuleGetFunction(void **function, void *module, const char *name)
     if (m->image == NULL || fake.n_functions == MAX_FUNCTIONS) return FAKE_INVALID_VALUE;
     if (fake.hidden != NULL && strncmp(name, fake.hidden, strlen(fake.hidden)) == 0)
         return FAKE_NOT_FOUND;
-    if (strlen(name) >= FAKE_HIP_NAME_BYTES || !has_kernel(m->image, name)) return FAKE_NOT_FOUND;
+    kernel_limits limits;
+    if (strlen(name) >= FAKE_HIP_NAME_BYTES || !find_kernel(m->image, name, &limits))
+        return FAKE_NOT_FOUND;
     function_state *f = &fake.functions[fake.n_functions++];
     strcpy(f->name, name);
     f->module = m;
+    f->limits = limits;
     *function = f;
     return 0;
 }
@@ -372,7 +441,8 @@ int hipModuleLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsi
     if (failure != 0) return failure;
     const uint64_t n_threads = (uint64_t)grid_x * block_x;
     if (grid_x == 0 || grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || block_x == 0 ||
-        block_x > MAX_BLOCK_THREADS || n_threads > UINT32_MAX)
+        block_x > f->limits.max_threads || n_threads > UINT32_MAX ||
+        (uint64_t)f->limits.shared_bytes + shared_bytes > most_shared_bytes())
         return FAKE_INVALID_CONFIGURATION;
     if (arguments == NULL || extra != NULL || f->module->device != fake.current ||
         f->module->image == NULL)

@@ -7,8 +7,9 @@
  * runs kernels on fibers, and one where a launch only leaves a record, unless a test gives it a way to run them.
  *
  * Strict where the real one is: code must be an ELF file for the device's architecture, kernels are those that it
- * names, blocks have as many threads as HIP allows, and what waits or allocates fails during a capture. It is not for
- * several threads at once, but for first calls, which it counts.
+ * names, blocks have at most the threads for which the kernel was compiled and no more shared memory, its own and the
+ * launch's, than the device has, and what waits or allocates fails during a capture. It is not for several threads at
+ * once, but for first calls, which it counts.
  */
 #ifndef DSV4_TESTS_FAKE_HIP_H
 #define DSV4_TESTS_FAKE_HIP_H

@@ -16,7 +16,9 @@ static bool run(const char *kernel, const void *args, int n_blocks, int n_thread
     const fiber_kernel *found = fiber_kernel_find(kernel, 64);
     if (found == NULL) return false;
     fiber_run(found, args, n_blocks, n_threads, downwards);
-    downwards = !downwards; /* waves in another order each time: bits must not depend on it */
+    /* waves in another order each time, copies early or late: bits must not depend on it */
+    downwards = !downwards;
+    fiber_copies_at_once = downwards;
     return true;
 }
 

@@ -95,7 +95,9 @@ static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is
     attn_args a;
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
+    fiber_copies_at_once = way->copies_at_once;
     fiber_run(find_way(way), &a, way->n_thread_blocks, DECODE_BLOCK_THREADS, way->downwards);
+    fiber_copies_at_once = false;
     bool is_good = true;
     for (size_t i = 0; i < n_counter_bytes; i++) is_good &= workspace.data[i] == 0;
     if (!is_good) snprintf(text, FIBER_TEXT_BYTES, "a counter is not 0 behind the decode");

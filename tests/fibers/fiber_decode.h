@@ -17,7 +17,8 @@ typedef struct fiber_way {
     bool is_small; /* the kernels of gfx942: bf16, 16 or 32 heads */
     int32_t n_thread_blocks;
     bool may_split;
-    bool downwards; /* order of waves in the first block */
+    bool downwards;      /* order of waves in the first block */
+    bool copies_at_once; /* fiber_run.h */
 } fiber_way;
 
 enum { FIBER_TEXT_BYTES = 200 };

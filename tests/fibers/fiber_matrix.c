@@ -40,31 +40,45 @@ static void multiply_all(int side, int n_k, float a[MAX_SIDE][MAX_K], float b[MA
     }
 }
 
-/* Lane l: row l % 16 of A, column l % 16 of B, k = 8 (l / 16) ... */
-static void multiply_bf16_wave(const unsigned char *all)
+/* n_words of A, then of B. Lane l: row l % 16 of A, column l % 16 of B, k = 2 n_words (l / 16) ... */
+static void multiply_bf16_wave(const unsigned char *all, int n_words)
 {
     static float a[MAX_SIDE][MAX_K], b[MAX_SIDE][MAX_K];
     for (int lane = 0; lane < 64; lane++) {
-        uint32_t words[8]; /* of A, then of B */
+        uint32_t words[8];
         memcpy(words, all + lane * PLACE, sizeof words);
-        for (int i = 0; i < 8; i++) {
-            float *to = (i < 4 ? a : b)[lane % 16] + 8 * (lane / 16) + 2 * (i % 4);
-            to[0] = bf16_value(words[i] & 0xffffu);
-            to[1] = bf16_value(words[i] >> 16);
+        for (int i = 0; i < 2 * n_words; i++) {
+            float *to = (i < n_words ? a : b)[lane % 16] + 2 * n_words * (lane / 16);
+            to[2 * (i % n_words)] = bf16_value(words[i] & 0xffffu);
+            to[2 * (i % n_words) + 1] = bf16_value(words[i] >> 16);
         }
     }
-    multiply_all(16, 32, a, b);
+    multiply_all(16, 8 * n_words, a, b);
+}
+
+static gpu_f32x4 add_product(gpu_f32x4 c)
+{
+    const int lane = fiber_here.thread % 64;
+    for (int r = 0; r < 4; r++) c[r] += product[4 * (lane / 16) + r][lane % 16];
+    return c;
 }
 
 gpu_f32x4 gpu_multiply_bf16(gpu_u32x4 a, gpu_u32x4 b, gpu_f32x4 c)
 {
     const gpu_u32x4 own[2] = {a, b};
     const unsigned char *all = fiber_exchange("multiply_bf16", own, sizeof own);
-    const int lane = fiber_here.thread % 64;
-    if (product_number != fiber_exchange_number) multiply_bf16_wave(all);
+    if (product_number != fiber_exchange_number) multiply_bf16_wave(all, 4);
     product_number = fiber_exchange_number;
-    for (int r = 0; r < 4; r++) c[r] += product[4 * (lane / 16) + r][lane % 16];
-    return c;
+    return add_product(c);
+}
+
+gpu_f32x4 fiber_multiply_bf16_k16(gpu_u32x2 a, gpu_u32x2 b, gpu_f32x4 c)
+{
+    const gpu_u32x2 own[2] = {a, b};
+    const unsigned char *all = fiber_exchange("multiply_bf16_k16", own, sizeof own);
+    if (product_number != fiber_exchange_number) multiply_bf16_wave(all, 2);
+    product_number = fiber_exchange_number;
+    return add_product(c);
 }
 
 typedef struct code_operands {
@@ -118,10 +132,8 @@ static void exchange_codes(gpu_u32x8 a, gpu_u32x8 b, uint32_t scale_a, uint32_t 
 gpu_f32x4 gpu_multiply_codes(gpu_u32x8 a, gpu_u32x8 b, gpu_f32x4 c, uint32_t scale_a,
                              uint32_t scale_b)
 {
-    const int lane = fiber_here.thread % 64;
     exchange_codes(a, b, scale_a, scale_b, 16, 128);
-    for (int r = 0; r < 4; r++) c[r] += product[4 * (lane / 16) + r][lane % 16];
-    return c;
+    return add_product(c);
 }
 
 gpu_f32x16 gpu_multiply_codes32(gpu_u32x8 a, gpu_u32x8 b, gpu_f32x16 c, uint32_t scale_a,

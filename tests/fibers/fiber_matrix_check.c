@@ -1,8 +1,9 @@
 /*
  * fiber_matrix_check.c - operands filled from plain matrices by the layouts of gpu_matrix.h, products compared with loops
- * over these matrices, conversions with src/num.
+ * over these matrices, conversions with src/num, and who scales what with AMD's published tables.
  *
- * Place: tests. The layouts are spelled out a second time here, by index and not by lane.
+ * Place: tests. The layouts are spelled out a second time here, by index and not by lane. Operands are small integers
+ * times powers of two: every sum of them is exact in f32, in any order, and results have to be equal.
  */
 #include "fiber_matrix_check.h"
 
@@ -19,7 +20,7 @@ enum { SIDE = 32, MAX_K = 128 };
 
 /* A product to check, in and out. */
 typedef struct trial {
-    int side, n_k;                           /* 16 x 32 of bf16; 16 x 128 and 32 x 64 of codes */
+    int side, n_k; /* 16 x 32 and 16 x 16 of bf16; 16 x 128 and 32 x 64 of codes */
     uint32_t a[SIDE][MAX_K], b[SIDE][MAX_K]; /* bits of numbers or codes; b by columns */
     uint32_t scales_a[SIDE][4], scales_b[SIDE][4];
     float c[SIDE][SIDE], d[SIDE][SIDE];
@@ -40,6 +41,23 @@ static void run_bf16(const void *args)
         c[i] = t.c[4 * block + i][row];
     }
     c = gpu_multiply_bf16(a, b, c);
+    for (int i = 0; i < 4; i++) t.d[4 * block + i][row] = c[i];
+}
+
+/* gfx942's. */
+static void run_bf16_k16(const void *args)
+{
+    (void)args;
+    const int lane = gpu_thread(), row = lane % 16, block = lane / 16;
+    gpu_u32x2 a, b;
+    gpu_f32x4 c;
+    for (int i = 0; i < 2; i++) {
+        const int k = 4 * block + 2 * i;
+        a[i] = t.a[row][k] | t.a[row][k + 1] << 16;
+        b[i] = t.b[row][k] | t.b[row][k + 1] << 16;
+    }
+    for (int i = 0; i < 4; i++) c[i] = t.c[4 * block + i][row];
+    c = fiber_multiply_bf16_k16(a, b, c);
     for (int i = 0; i < 4; i++) t.d[4 * block + i][row] = c[i];
 }
 
@@ -78,9 +96,14 @@ static void run_codes(const void *args)
     }
 }
 
+static bool is_bf16(void)
+{
+    return t.n_k <= 32;
+}
+
 static double number_of(uint32_t bits, uint32_t scale)
 {
-    if (t.n_k == 32) return (double)dsv4_bf16_to_f32((uint16_t)bits);
+    if (is_bf16()) return (double)dsv4_bf16_to_f32((uint16_t)bits);
     return (double)dsv4_e4m3_to_f32((uint8_t)bits) * ldexp(1.0, (int)scale - 127);
 }
 
@@ -91,32 +114,97 @@ static bool check_product(uint64_t seed, int side, int n_k)
     t.n_k = n_k;
     for (int i = 0; i < side; i++) {
         for (int k = 0; k < n_k; k++) {
-            const float x = attn_rng_normal(&rng), y = attn_rng_normal(&rng);
-            t.a[i][k] = n_k == 32 ? dsv4_bf16_from_f32(x) : dsv4_e4m3_from_f32(x);
-            t.b[i][k] = n_k == 32 ? dsv4_bf16_from_f32(y) : dsv4_e4m3_from_f32(y);
+            const float x = (float)attn_rng_range(&rng, -8, 8),
+                        y = (float)attn_rng_range(&rng, -8, 8);
+            t.a[i][k] = is_bf16() ? dsv4_bf16_from_f32(x) : dsv4_e4m3_from_f32(x);
+            t.b[i][k] = is_bf16() ? dsv4_bf16_from_f32(y) : dsv4_e4m3_from_f32(y);
         }
         for (int k = 0; k < 4; k++) {
-            t.scales_a[i][k] = (uint32_t)attn_rng_range(&rng, 120, 134);
-            t.scales_b[i][k] = (uint32_t)attn_rng_range(&rng, 120, 134);
+            t.scales_a[i][k] = (uint32_t)attn_rng_range(&rng, 125, 129);
+            t.scales_b[i][k] = (uint32_t)attn_rng_range(&rng, 125, 129);
         }
-        for (int j = 0; j < side; j++) t.c[i][j] = attn_rng_normal(&rng);
+        for (int j = 0; j < side; j++) t.c[i][j] = (float)attn_rng_range(&rng, -100, 100);
     }
-    const fiber_kernel kernel = {n_k == 32 ? run_bf16 : run_codes, 64, 1};
+    const fiber_kernel kernel = {n_k == 16   ? run_bf16_k16
+                                 : n_k == 32 ? run_bf16
+                                             : run_codes,
+                                 64, 1};
     fiber_run(&kernel, NULL, 1, 64, false);
     for (int i = 0; i < side; i++) {
         for (int j = 0; j < side; j++) {
-            double sum = (double)t.c[i][j], magnitude = 1;
+            double sum = (double)t.c[i][j];
             for (int k = 0; k < n_k; k++) {
-                const double product = number_of(t.a[i][k], t.scales_a[i][k / 32]) *
-                                       number_of(t.b[j][k], t.scales_b[j][k / 32]);
-                sum += product;
-                magnitude += fabs(product);
+                sum += number_of(t.a[i][k], t.scales_a[i][k / 32]) *
+                       number_of(t.b[j][k], t.scales_b[j][k / 32]);
             }
-            if (!(fabs((double)t.d[i][j] - sum) <= 1e-5 * magnitude)) {
+            if ((double)t.d[i][j] != sum) {
                 printf("FAILED product %dx%dx%d: [%d][%d] is %g, expected %g\n", side, side, n_k, i,
                        j, (double)t.d[i][j], sum);
                 return false;
             }
+        }
+    }
+    return true;
+}
+
+/*
+ * Whose scale counts for which bytes, as AMD lists it for every element (composable_kernel, test/mx_mfma_op,
+ * scale_mapping_16x16x128.txt and scale_mapping_32x32x64.txt; the two operands alike): bytes 0 .. 15 and 16 .. 31 of the
+ * lanes of a group are scaled by the lanes of these groups.
+ */
+typedef struct scale_fact {
+    int side, group;
+    int scaled_by[2];
+} scale_fact;
+
+static const scale_fact scale_facts[] = {
+    {16, 0, {0, 2}}, {16, 1, {0, 2}}, {16, 2, {1, 3}},
+    {16, 3, {1, 3}}, {32, 0, {0, 1}}, {32, 1, {0, 1}},
+};
+
+/* What is scaled: these bytes of one operand, all of them 1. */
+static struct scale_trial {
+    int side, group, half;
+    bool is_b;
+    float d[64]; /* a value of each lane */
+} s;
+
+static void run_scaled(const void *args)
+{
+    (void)args;
+    const int lane = gpu_thread(), group = lane / s.side;
+    unsigned char bytes[2][32];
+    memset(bytes[s.is_b], 0, 32);
+    memset(bytes[!s.is_b], 0x38, 32); /* 1 */
+    if (group == s.group) memset(bytes[s.is_b] + 16 * s.half, 0x38, 16);
+    gpu_u32x8 a, b;
+    memcpy(&a, bytes[0], 32);
+    memcpy(&b, bytes[1], 32);
+    const uint32_t own = 127 + (uint32_t)group; /* 2^group */
+    const uint32_t scale_a = s.is_b ? 127 : own, scale_b = s.is_b ? own : 127;
+    if (s.side == 16) {
+        const gpu_f32x4 zero = {0};
+        s.d[lane] = gpu_multiply_codes(a, b, zero, scale_a, scale_b)[0];
+    } else {
+        const gpu_f32x16 zero = {0};
+        s.d[lane] = gpu_multiply_codes32(a, b, zero, scale_a, scale_b)[0];
+    }
+}
+
+/* Every row and column has 16 products of 1, times the scale of who scales them. */
+static bool check_scale_fact(const scale_fact *fact)
+{
+    const fiber_kernel kernel = {run_scaled, 64, 1};
+    for (int i = 0; i < 4; i++) {
+        s = (struct scale_trial){
+            .side = fact->side, .group = fact->group, .half = i % 2, .is_b = i / 2 == 1};
+        fiber_run(&kernel, NULL, 1, 64, false);
+        for (int lane = 0; lane < 64; lane++) {
+            const float wanted = ldexpf(16.0f, fact->scaled_by[s.half]);
+            if (s.d[lane] == wanted) continue;
+            printf("FAILED scale, side %d group %d half %d: %g, expected %g\n", s.side, s.group,
+                   s.half, (double)s.d[lane], (double)wanted);
+            return false;
         }
     }
     return true;
@@ -170,12 +258,16 @@ static bool check_codes(void)
 
 int64_t fiber_matrix_check(int64_t *n_failed)
 {
-    static const int shapes[][2] = {{16, 32}, {16, 128}, {32, 64}};
+    static const int shapes[][2] = {{16, 32}, {16, 128}, {32, 64}, {16, 16}};
     int64_t n_checks = 2;
     *n_failed = !check_conversions() + !check_codes();
-    for (uint64_t seed = 1; seed <= 30; seed++) {
+    for (uint64_t seed = 1; seed <= 40; seed++) {
         n_checks++;
-        *n_failed += !check_product(seed, shapes[seed % 3][0], shapes[seed % 3][1]);
+        *n_failed += !check_product(seed, shapes[seed % 4][0], shapes[seed % 4][1]);
+    }
+    for (size_t i = 0; i < sizeof scale_facts / sizeof scale_facts[0]; i++) {
+        n_checks++;
+        *n_failed += !check_scale_fact(&scale_facts[i]);
     }
     return n_checks;
 }

@@ -19,6 +19,8 @@ enum {
     MOST_WAVE = 64,
     STACK_BYTES = 1 << 17,
     MAX_COPIES = 64,
+    MAX_STORES = 64,
+    NO_THREAD = -1,
     GUARD_BYTES = 256,
     GUARD_BYTE = 0xc9
 };
@@ -31,6 +33,12 @@ typedef struct pending_copy {
     size_t n_bytes;
 } pending_copy;
 
+typedef struct pending_store {
+    void *to;
+    unsigned char value[8];
+    size_t n_bytes;
+} pending_store;
+
 typedef struct fiber {
     void *stack_top; /* saved stack pointer */
     unsigned char *stack;
@@ -39,11 +47,15 @@ typedef struct fiber {
     uint64_t n_exchanges;
     int n_copies;
     pending_copy copies[MAX_COPIES]; /* the oldest first */
+    int n_stores;
+    pending_store stores[MAX_STORES];
 } fiber;
 
 static fiber fibers[MAX_THREADS]; /* of the cluster's blocks, one after the other */
 static void *runner_top;
 static int current;
+static int storing_thread,
+    counting_thread; /* since the block's last barrier: one that has stored, that has counted */
 static const fiber_kernel *current_kernel;
 static const void *current_args;
 static int n_block_threads;
@@ -59,6 +71,7 @@ static int block_in_cluster;
 
 fiber_place fiber_here;
 uint64_t fiber_exchange_number;
+bool fiber_copies_at_once;
 
 /* Saves the caller's registers and stack pointer in *from and goes on where `to` was saved. */
 void fiber_switch(void **from, void *to);
@@ -86,6 +99,7 @@ static void run_kernel(void)
 {
     current_kernel->run(current_args);
     if (fibers[current].n_copies != 0) fail("ends while copies are on their way", "");
+    fiber_wait_stores();
     give_back(ENDED);
 }
 
@@ -130,17 +144,51 @@ void fiber_copy_later(void *to, const void *from, size_t n_bytes)
 {
     fiber *f = &fibers[current];
     if (f->n_copies == MAX_COPIES) fail("too many copies on their way", "");
-    f->copies[f->n_copies++] = (pending_copy){to, from, n_bytes};
+    if (fiber_copies_at_once && n_bytes > 0) memcpy(to, from, n_bytes);
+    f->copies[f->n_copies++] = (pending_copy){to, from, fiber_copies_at_once ? 0 : n_bytes};
 }
 
 void fiber_wait_copies(int most)
 {
     fiber *f = &fibers[current];
     const int n_done = f->n_copies > most ? f->n_copies - most : 0;
-    for (int i = 0; i < n_done; i++)
-        memcpy(f->copies[i].to, f->copies[i].from, f->copies[i].n_bytes);
+    for (int i = 0; i < n_done; i++) {
+        if (f->copies[i].n_bytes > 0)
+            memcpy(f->copies[i].to, f->copies[i].from, f->copies[i].n_bytes);
+    }
     f->n_copies -= n_done;
     memmove(f->copies, f->copies + n_done, (size_t)f->n_copies * sizeof f->copies[0]);
+}
+
+void fiber_store_device(void *to, const void *from, size_t n_bytes)
+{
+    fiber *f = &fibers[current];
+    if (f->n_stores == MAX_STORES) fail("too many stores on their way", "");
+    if (counting_thread != NO_THREAD && counting_thread != current)
+        fail("stores for other blocks while another thread counts", "");
+    pending_store *s = &f->stores[f->n_stores++];
+    *s = (pending_store){.to = to, .n_bytes = n_bytes};
+    memcpy(s->value, from, n_bytes);
+    storing_thread = current;
+}
+
+void fiber_wait_stores(void)
+{
+    fiber *f = &fibers[current];
+    for (int i = 0; i < f->n_stores; i++)
+        memcpy(f->stores[i].to, f->stores[i].value, f->stores[i].n_bytes);
+    f->n_stores = 0;
+}
+
+void fiber_count(void)
+{
+    if (storing_thread != NO_THREAD && storing_thread != current)
+        fail("counts while another thread stores for other blocks", "");
+    for (int i = 0; i < n_block_threads; i++) {
+        if (fibers_of(block_in_cluster)[i].n_stores != 0)
+            fail("counts while stores are on their way", "");
+    }
+    counting_thread = current;
 }
 
 static void begin_fiber(fiber *f)
@@ -156,6 +204,7 @@ static void begin_fiber(fiber *f)
     f->state = READY;
     f->n_exchanges = 0;
     f->n_copies = 0;
+    f->n_stores = 0;
 }
 
 static void resume(fiber *f)
@@ -198,6 +247,7 @@ static void run_block(int block)
     block_in_cluster = block;
     if (current_kernel->cluster_blocks > 1) memcpy(__start_fiber_clusters, images[block], n_bytes);
     do {
+        storing_thread = counting_thread = NO_THREAD;
         for (int i = 0; i < n_waves; i++)
             run_wave(&own[(downwards_now ? n_waves - 1 - i : i) * current_kernel->wave_threads]);
         for (int i = 1; i < n_waves; i++) {

@@ -18,6 +18,12 @@ typedef struct fiber_kernel {
     int wave_threads, cluster_blocks;
 } fiber_kernel;
 
+/*
+ * When copies that a kernel will wait for happen: false, at the wait, so that one which is waited for too late is missing;
+ * true, when they are asked for, so that one which is asked for too early is in the way.
+ */
+extern bool fiber_copies_at_once;
+
 /* In n_blocks blocks of n_threads, whole clusters; downwards: the last block first, and in it the last wave. */
 void fiber_run(const fiber_kernel *kernel, const void *args, int n_blocks, int n_threads,
                bool downwards);

@@ -1,7 +1,8 @@
 /*
  * fiber_small.c - the decode kernels as gfx942 has them: less shared memory, so fewer steps and heads.
  *
- * Place: tests. Products are still those of gpu_matrix.h's model: one of 32 where gfx942 makes two of 16.
+ * Place: tests. With two products of K = 16 for one of 32, conversions by bits and copies that have happened when they
+ * return, as gpu_matrix_amd.h has them there.
  */
 #define GPU_SMALL
 #define GPU_KERNEL(name, n_threads) void name##_small

@@ -141,6 +141,12 @@ run 2 inspect ""; err "dsv4 inspect: argument '' is wrong; expected DIR"; no_out
 run 2 help attn fly; err "unknown command 'attn fly'"
 run 0 help --man; out ".TH DSV4 1"; out ".SH EXIT STATUS"; silent
 run 0 info; out "cpu level"; out "attn "; out "devices"; out "HIP: "; silent
+# Nothing says more of the kernels for AMD GPUs than what was done.
+label="compiled and ISA-checked for gfx950, functionally tested without hardware, never run on an MI355X"
+grep -q "no code for AMD GPUs" "$work/out" || out "HIP: $label"
+for text in README.md docs/hip.md docs/kernels-gfx950.md; do
+    grep -q "$label" "$fixtures/../../../$text" || fail "$text does not say: $label"
+done
 level=$(sed -n 's/^cpu level *\([a-z0-9]*\):.*/\1/p' "$work/out")
 case $level in v2 | avx2 | avx512 | avx512bf16) ;; *) fail "no known level: '$level'" ;; esac
 
@@ -157,6 +163,7 @@ run 2 attn check --threads 0 "$good"; err "option --threads: '0' is wrong"; err 
 run 2 attn check --isa v2 --isa v2 "$good"; err "option --isa: given twice"
 run 2 attn run "$good"; err "option --output is missing"
 run 2 attn bench --shape nope; err "option --shape: 'nope'"; no_output
+run 2 attn bench --shape h32-k128-b1; err "option --shape: 'h32-k128-b1'"; no_output # GPUs' alone
 run 2 attn check --math bf16 --isa v2 "$good"; err "--isa v2: --math bf16"
 run 2 attn run --math bf16 --backend ref "$good" -o "$work/x"; err "--backend ref: --math bf16"
 if [ "$level" != avx512bf16 ]; then

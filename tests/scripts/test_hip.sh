@@ -1,6 +1,7 @@
 #!/bin/sh
 # On a machine with an AMD GPU: what the runtime and the device are, the case files with their answers, the randomized
-# checks in parallel shards, queries and keys, graphs that are replayed, and the table of times. Ends with one line: PASSED or FAILED.
+# checks in parallel shards, queries and keys, graphs that are replayed, the machine code where LLVM's tools are, and the
+# tables of times. Ends with one line: PASSED or FAILED.
 #
 # usage: test_hip.sh BUILD_DIR [bare]      bare: no table, small batches, few cases, for a device that is none
 set -u
@@ -32,6 +33,16 @@ shards() { # the randomized checks: failures, what was skipped, and the sum of c
         ! grep -q 'exit status' "$temp"/*
 }
 
+machine_code() { # options of check_gfx.py; what clang 22 makes is held to exactly; another compiler's differences are only told
+    status=0
+    for target in gfx942 gfx950; do
+        python3 "$(dirname "$0")/check_gfx.py" "$@" "$build/src/gpu/dsv4.$target.co" $target \
+            "$(dirname "$0")/../gfx/kernels.txt" || status=$?
+    done
+    "$build/dsv4" info | grep -q 'code is by clang 22' || return 0
+    return $status
+}
+
 n=$(nproc)
 [ "$n" -le 16 ] || n=16
 if ! "$build/dsv4" info || ! "$build/dsv4" info | grep -q 'HIP: kernel'; then
@@ -52,6 +63,14 @@ else
     OMP_NUM_THREADS=$(nproc) # alone on the device: it looks at free memory
     step graphs "$build/tests/check/check_replay" --hip
     step times "$build/dsv4" attn bench --backend hip
+    if "$build/dsv4" info | grep -q 'HIP: kernel gfx950'; then
+        step times-fp8 "$build/dsv4" attn bench --backend hip --math fp8
+    fi
+fi
+if command -v python3 >/dev/null && command -v llvm-objdump-22 >/dev/null; then
+    step machine-code machine_code
+elif command -v python3 >/dev/null && [ -x /opt/rocm/llvm/bin/llvm-objdump ]; then
+    step machine-code machine_code --tools /opt/rocm/llvm/bin
 fi
 if [ -n "$failed" ]; then
     echo "== FAILED:$failed"
