@@ -170,6 +170,17 @@ __device__ __forceinline__ void convert_codes(uint32_t codes, uint32_t factor, u
     even_pair = multiply_bf16x2(even | ((codes << 8) & 0x80008000u), factor);
 }
 
+/* The same with pairs in the order of codes, for two more instructions. */
+__device__ __forceinline__ void convert_ordered(uint32_t codes, uint32_t factor, uint32_t &low_pair,
+                                                uint32_t &high_pair, uint32_t &largest)
+{
+    const uint32_t low = __byte_perm(codes, 0, 0x1404), high = __byte_perm(codes, 0, 0x3424);
+    const uint32_t low_size = (low >> 4) & 0x07f007f0u, high_size = (high >> 4) & 0x07f007f0u;
+    largest = largest_u16x2(largest, low_size, high_size);
+    low_pair = multiply_bf16x2(low_size | (low & 0x80008000u), factor);
+    high_pair = multiply_bf16x2(high_size | (high & 0x80008000u), factor);
+}
+
 /* True for a row of which any code, in any of its four threads, is NaN. */
 __device__ __forceinline__ bool is_nan_row(uint32_t largest)
 {

@@ -45,6 +45,13 @@ __device__ __forceinline__ void store_shared4(uint32_t address, uint32_t v)
     asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(v) : "memory");
 }
 
+__device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y),
+                 "r"(v.z), "r"(v.w)
+                 : "memory");
+}
+
 /* Not volatile, so that it can be moved ahead of arithmetic; only for memory that a wait in front protects. */
 __device__ __forceinline__ uint4 load_shared16(uint32_t address)
 {
