@@ -6,7 +6,7 @@
  *
  *   head warps   two warpgroups. The first multiplies queries with a block of 64 keys (heads on rows), makes
  *                probabilities, and adds them times the first half of the dimensions to its sums; the second adds the
- *                other half
+ *                other half, and asks the second-level cache for rows
  *   row warps    a warpgroup: find rows, bring them, convert them to bf16 in shared memory, two blocks ahead at most; and
  *                bring queries
  *
@@ -23,7 +23,6 @@
 #include "attn_launch.h"
 #include "attn_refuse.cuh"
 #include "attn_wide_heads.cuh"
-#include "attn_wide_rows.cuh"
 #include "launch.cuh"
 
 __device__ static void init_barriers(shared_memory &s)

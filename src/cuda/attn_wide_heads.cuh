@@ -11,6 +11,7 @@
 #define DSV4_CUDA_ATTN_WIDE_HEADS_CUH
 
 #include "attn_wide_output.cuh"
+#include "attn_wide_rows.cuh"
 
 /* Of a thread's two heads: probabilities are 2^(score - ref), the sum of a thread's keys. */
 struct head_state {
@@ -218,11 +219,12 @@ __device__ static void run_scores(const attn_args &a, shared_memory &s)
     }
 }
 
-/* The second: the other half of the dimensions. */
+/* The second: the other half of the dimensions; and it asks for rows ahead. */
 __device__ static void run_values(const attn_args &a, shared_memory &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0;
+    row_finder finder = begin_prefetch(a);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
         const uint32_t end = b + count_blocks(a, rank);
@@ -245,6 +247,7 @@ __device__ static void run_values(const attn_args &a, shared_memory &s)
                 wgmma_ss_tb(sums.v, wgmma_move(probs, k * 32), wgmma_move(values, k * 2048), true);
             }
             wgmma_commit();
+            prefetch_rows(a, finder);
             wgmma_wait<0>();
             wgmma_settle(sums.v);
             barrier_arrive_warp(shared_address(&s.probs_empty));

@@ -5,7 +5,8 @@
  *
  * Every warp finds, brings and converts its own 16 rows of a block, and needs no barrier with other warps for it. Lanes
  * 0..15, and 16..31 once more, walk through the lists, a row each, two blocks ahead of what is asked for, and an index
- * further ahead: an address is used long after it was asked for. Four threads then have two rows together: a thread
+ * further ahead: an address is used long after it was asked for. The second head warpgroup, which has time, walks
+ * through the same lists further ahead and asks the second-level cache for the rows. Four threads then have two rows together: a thread
  * brings the 16 of each 64 bytes (a chunk) that it alone will convert, by asynchronous copies into its own places of a
  * short queue in shared memory. A place is asked for again when it has been read, across blocks and parts.
  */
@@ -43,9 +44,30 @@ __device__ __forceinline__ void read_index(const attn_args &a, row_finder &f)
 __device__ __forceinline__ found_row find_row(const attn_args &a, row_finder &f)
 {
     const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
-    if (row.is_valid && threadIdx.x % 32 < 16) prefetch_bytes_l2(row.codes, ROW_BYTES);
     read_index(a, f);
     return {(uint64_t)row.codes | row.is_valid, __ldg((const uint2 *)row.scales)};
+}
+
+/* By a warpgroup: asks the second-level cache for the next block's rows. */
+__device__ __forceinline__ void prefetch_rows(const attn_args &a, row_finder &f)
+{
+    const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
+    if (row.is_valid && threadIdx.x % 32 < 16) {
+        prefetch_bytes_l2(row.codes, ROW_BYTES);
+        prefetch_l2(row.scales);
+    }
+    read_index(a, f);
+}
+
+/* Of the blocks that the row warps will have begun before the first one has been multiplied, and of two more. */
+__device__ __forceinline__ row_finder begin_prefetch(const attn_args &a)
+{
+    row_finder f = {};
+    f.lists = begin_lists(a);
+    read_index(a, f);
+#pragma unroll 1
+    for (int i = 0; i < BLOCKS_AHEAD; i++) prefetch_rows(a, f);
+    return f;
 }
 
 /* ---- bringing: a thread has a quarter of two rows, 8 apart ---- */
@@ -54,9 +76,8 @@ struct row_queue {
     row_finder finder;
     found_row asked, next,
         after; /* the lane's row of the block that is asked for, and of the next two */
-    const unsigned char *from[2]; /* the next chunk to ask for */
-    uint32_t places;              /* shared address of this thread's first */
-    uint32_t n_asked, n_read;     /* chunks, for their places */
+    const unsigned char *from[2];                /* the next chunk to ask for */
+    uint32_t first_place, ask_place, read_place; /* shared addresses of this thread's 16 bytes */
 };
 
 /* The lane that has found this thread's row r of two. */
@@ -74,39 +95,47 @@ __device__ __forceinline__ void begin_asking(row_queue &l)
     }
 }
 
+/* Goes on to the next block. */
+__device__ __forceinline__ void next_rows(const attn_args &a, row_queue &l)
+{
+    l.asked = l.next;
+    l.next = l.after;
+    l.after = find_row(a, l.finder);
+    begin_asking(l);
+}
+
+__device__ __forceinline__ uint32_t next_place(const row_queue &l, uint32_t place)
+{
+    const uint32_t last = l.first_place + (N_CHUNKS - 1) * CHUNK_BYTES;
+    return place == last ? l.first_place : place + CHUNK_BYTES;
+}
+
 __device__ __forceinline__ void ask_for_chunk(row_queue &l)
 {
-    const uint32_t place = l.places + l.n_asked++ % N_CHUNKS * CHUNK_BYTES;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        copy_async16(place + r * (CHUNK_BYTES / 2), l.from[r]);
+        copy_async16(l.ask_place + r * (CHUNK_BYTES / 2), l.from[r]);
         l.from[r] += CHUNK_ROW_BYTES;
     }
     copy_async_commit();
+    l.ask_place = next_place(l, l.ask_place);
 }
 
 /* This thread's 16 bytes of both rows of the next chunk. */
 __device__ __forceinline__ void read_chunk(row_queue &l, uint4 (&words)[2])
 {
-    const uint32_t place = l.places + l.n_read++ % N_CHUNKS * CHUNK_BYTES;
     copy_async_wait<N_CHUNKS - 1>();
-    words[0] = load_shared16(place);
-    words[1] = load_shared16(place + CHUNK_BYTES / 2);
+    words[0] = load_shared16(l.read_place);
+    words[1] = load_shared16(l.read_place + CHUNK_BYTES / 2);
+    l.read_place = next_place(l, l.read_place);
 }
 
 /*
- * `words` were chunk k of a block: asks for what their place has to hold next, and reads the chunk behind them. A
- * thread's reads and copies meet shared memory in their order.
+ * `words` have been read: asks for what their place has to hold next, and reads the chunk behind them. A thread's reads
+ * and copies meet shared memory in their order.
  */
-__device__ __forceinline__ void next_chunk(const attn_args &a, row_queue &l, int k,
-                                           uint4 (&words)[2])
+__device__ __forceinline__ void next_chunk(row_queue &l, uint4 (&words)[2])
 {
-    if (k + N_CHUNKS == N_ROW_CHUNKS) {
-        l.asked = l.next;
-        l.next = l.after;
-        l.after = find_row(a, l.finder);
-        begin_asking(l);
-    }
     ask_for_chunk(l);
     read_chunk(l, words);
 }
@@ -116,7 +145,9 @@ __device__ __forceinline__ row_queue begin_rows(const attn_args &a, shared_memor
                                                 uint4 (&words)[2])
 {
     row_queue l = {};
-    l.places = shared_address(s.chunks[0]) + threadIdx.x % WARPGROUP * 16;
+    l.first_place = shared_address(s.chunks[0]) + threadIdx.x % WARPGROUP * 16;
+    l.ask_place = l.first_place;
+    l.read_place = l.first_place;
     l.finder.lists = begin_lists(a);
     read_index(a, l.finder);
     l.asked = find_row(a, l.finder);
@@ -159,7 +190,7 @@ __device__ __forceinline__ key_pair begin_keys(const row_queue &l)
     return keys;
 }
 
-/* Where a thread stores 16 bytes of row r of two: chunk `chunk` of a group. values: of the group, by value_row. */
+/* Where a thread stores 16 bytes of row r of two: chunk `chunk` of a group. values: of its first row in the group. */
 __device__ __forceinline__ uint32_t value_chunk(uint32_t values, int r, int chunk)
 {
     return values + r * 8 * 128 + ((chunk ^ (threadIdx.x % 32 / 4)) << 4);
@@ -222,30 +253,40 @@ __device__ __forceinline__ void pass_on(uint64_t &barrier)
     barrier_arrive(shared_address(&barrier));
 }
 
-/* Block b, all dimensions of it. words: its chunk 0; becomes the next block's. */
+/* Groups first .. end - 1 of codes; words: the first one's chunk, becomes that behind the last. */
+__device__ __forceinline__ void convert_groups(row_queue &rows, key_pair &keys, uint32_t values,
+                                               int first, int end, uint4 (&words)[2])
+{
+#pragma unroll 1
+    for (int group = first; group < end; group++) {
+        const uint4 codes[2] = {words[0], words[1]};
+        next_chunk(rows, words);
+        store_codes(keys, codes, values + group * GROUP_BYTES);
+    }
+}
+
+/*
+ * Block b, all dimensions of it. words: its chunk 0; becomes the next block's. The next block's rows are found outside of
+ * the loops: a move of what is on its way would wait for it.
+ */
 __device__ __forceinline__ void convert_block(const attn_args &a, row_queue &rows, uint32_t b,
                                               uint4 (&words)[2], shared_memory &s)
 {
     const uint32_t place = b % N_PLACES, parity = (b / N_PLACES & 1) ^ 1;
-    const int warp = threadIdx.x % WARPGROUP / 32;
-    uint32_t values = shared_address(s.values[place]) + (16 * warp + threadIdx.x % 32 / 4) * 128;
+    const uint32_t values = shared_address(s.values[place]) +
+                            (threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 32 / 4) * 128;
+    const uint32_t rotated = values + (N_DIM_GROUPS - 1) * GROUP_BYTES;
     key_pair keys = begin_keys(rows);
-#pragma unroll 1
-    for (int group = 0; group < N_DIM_GROUPS - 1; group++) {
-        const uint4 codes[2] = {words[0], words[1]};
-        next_chunk(a, rows, group, words);
-        if (group == 0) barrier_wait(shared_address(&s.empty[place][0]), parity);
-        if (group == N_HALF_GROUPS) {
-            pass_on(s.full[place][0]);
-            barrier_wait(shared_address(&s.empty[place][1]), parity);
-        }
-        store_codes(keys, codes, values);
-        values += GROUP_BYTES;
-    }
-    store_rotated(words, values, 0);
-    next_chunk(a, rows, N_DIM_GROUPS - 1, words);
-    store_rotated(words, values, 1);
-    next_chunk(a, rows, N_DIM_GROUPS, words);
+    barrier_wait(shared_address(&s.empty[place][0]), parity);
+    convert_groups(rows, keys, values, 0, N_HALF_GROUPS, words);
+    pass_on(s.full[place][0]);
+    next_rows(a, rows);
+    barrier_wait(shared_address(&s.empty[place][1]), parity);
+    convert_groups(rows, keys, values, N_HALF_GROUPS, N_DIM_GROUPS - 1, words);
+    store_rotated(words, rotated, 0);
+    next_chunk(rows, words);
+    store_rotated(words, rotated, 1);
+    next_chunk(rows, words);
     mark_rows(keys, s.marks[place]);
     pass_on(s.full[place][1]);
 }

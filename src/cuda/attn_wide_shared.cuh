@@ -38,9 +38,11 @@ enum {
     CHUNK_ROW_BYTES = 64, /* of a row in the cache */
     CHUNK_BYTES = KEYS * CHUNK_ROW_BYTES,
     N_ROW_CHUNKS = ROW_BYTES / CHUNK_ROW_BYTES,
-    N_CHUNKS = 4,
+    N_CHUNKS = N_ROW_CHUNKS -
+               N_HALF_GROUPS, /* so that the next block's rows begin with a block's second half */
     N_PLACES = 2,
-    BARRIER_HEADS = 1, /* id of a named barrier */
+    BLOCKS_AHEAD = N_PLACES + 3, /* of the one that is multiplied, in the second-level cache */
+    BARRIER_HEADS = 1,           /* id of a named barrier */
 };
 static_assert((int)HEADS == (int)KEYS, "queries, values and probabilities have groups of one size");
 static_assert((int)N_HEAD_THREADS == (int)N_TEAM_THREADS, "the head warps finish a part");
