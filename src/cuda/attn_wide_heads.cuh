@@ -31,8 +31,8 @@ __device__ __forceinline__ void ask_for_scores(float (&scores)[KEYS / 2], uint32
                                                shared_memory &s)
 {
     const uint32_t place = b % N_PLACES;
-    const uint64_t q = wgmma_matrix(shared_address(s.q), 16);
-    const uint64_t keys = wgmma_matrix(shared_address(s.values[place]), 16);
+    const uint64_t q = wgmma_matrix(uniform(shared_address(s.q)), 16);
+    const uint64_t keys = wgmma_matrix(uniform(shared_address(s.values[place])), 16);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         barrier_wait(shared_address(&s.full[place][half]), b / N_PLACES & 1);
@@ -239,7 +239,7 @@ __device__ static void run_values(const attn_args &a, shared_memory &s)
                 const float factors[2] = {s.rescale[own_head(0)], s.rescale[own_head(1)]};
                 scale_sums(sums, factors);
             }
-            const uint64_t probs = wgmma_matrix(shared_address(s.probs), 16);
+            const uint64_t probs = wgmma_matrix(uniform(shared_address(s.probs)), 16);
             const uint64_t values = value_matrix(b, 1, s);
             wgmma_fence();
 #pragma unroll

@@ -13,6 +13,12 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
+/* x, which is the same in all lanes, as the compiler shall know: what matrix instructions are told lies in registers of a warp. */
+__device__ __forceinline__ uint32_t uniform(uint32_t x)
+{
+    return __shfl_sync(0xffffffffu, x, 0);
+}
+
 /* 16 bytes from global to shared memory, past the first-level cache. */
 __device__ __forceinline__ void copy_async16(uint32_t to, const void *from)
 {
