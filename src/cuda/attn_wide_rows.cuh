@@ -1,281 +1,22 @@
 /*
- * attn_wide_rows.cuh - the row warps: from index lists to blocks of bf16 values, and queries.
+ * attn_wide_rows.cuh - the row warps: blocks of values, and queries.
  *
  * Place: cuda, sm_90a only; part of attn_wide.cu, which describes the kernel.
- *
- * Every warp finds, brings and converts its own 16 rows of a block, and needs no barrier with other warps for it. Lanes
- * 0..15, and 16..31 once more, walk through the lists, a row each, two blocks ahead of what is asked for, and an index
- * further ahead: an address is used long after it was asked for. The second head warpgroup, which has time, walks
- * through the same lists further ahead and asks the second-level cache for the rows. Four threads then have two rows together: a thread
- * brings the 16 of each 64 bytes (a chunk) that it alone will convert, by asynchronous copies into its own places of a
- * short queue in shared memory. A place is asked for again when it has been read, across blocks and parts.
  */
 #ifndef DSV4_CUDA_ATTN_WIDE_ROWS_CUH
 #define DSV4_CUDA_ATTN_WIDE_ROWS_CUH
 
 #include "attn_wide_shared.cuh"
 
-/* ---- finding: a lane has a row ---- */
-
-struct row_finder {
-    list_cursor lists;
-    int32_t slot; /* of the next block's row, if it is listed; on its way */
-    bool is_listed, is_extra;
-};
-
-struct found_row {
-    uint64_t address; /* bit 0: a list names the row */
-    uint2 scales;
-};
-
-/* Begins to read the next block's index. */
-__device__ __forceinline__ void read_index(const attn_args &a, row_finder &f)
-{
-    f.is_listed = false;
-    if (!seek_entries(a, f.lists)) return;
-    const int row = threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 16;
-    const int32_t *source = find_entry(f.lists, row, f.is_extra);
-    f.is_listed = source != NULL;
-    if (f.is_listed) f.slot = __ldg(source);
-    f.lists.entry += KEYS;
-}
-
-/* The next block's row, of zeros behind the last block. */
-__device__ __forceinline__ found_row find_row(const attn_args &a, row_finder &f)
-{
-    const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
-    read_index(a, f);
-    return {(uint64_t)row.codes | row.is_valid, __ldg((const uint2 *)row.scales)};
-}
-
-/* By a warpgroup: asks the second-level cache for the next block's rows. */
-__device__ __forceinline__ void prefetch_rows(const attn_args &a, row_finder &f)
-{
-    const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
-    if (row.is_valid && threadIdx.x % 32 < 16) {
-        prefetch_bytes_l2(row.codes, ROW_BYTES);
-        prefetch_l2(row.scales);
-    }
-    read_index(a, f);
-}
-
-/* Of the blocks that the row warps will have begun before the first one has been multiplied, and of two more. */
-__device__ __forceinline__ row_finder begin_prefetch(const attn_args &a)
-{
-    row_finder f = {};
-    f.lists = begin_lists(a);
-    read_index(a, f);
-#pragma unroll 1
-    for (int i = 0; i < BLOCKS_AHEAD; i++) prefetch_rows(a, f);
-    return f;
-}
-
-/* ---- bringing: a thread has a quarter of two rows, 8 apart ---- */
-
-struct row_queue {
-    row_finder finder;
-    found_row asked, next,
-        after; /* the lane's row of the block that is asked for, and of the next two */
-    const unsigned char *from[2];                /* the next chunk to ask for */
-    uint32_t first_place, ask_place, read_place; /* shared addresses of this thread's 16 bytes */
-};
-
-/* The lane that has found this thread's row r of two. */
-__device__ __forceinline__ int finder_lane(int r)
-{
-    return threadIdx.x % 32 / 4 + 8 * r;
-}
-
-__device__ __forceinline__ void begin_asking(row_queue &l)
-{
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const uint64_t row = __shfl_sync(0xffffffffu, l.asked.address, finder_lane(r));
-        l.from[r] = (const unsigned char *)(row & ~(uint64_t)1) + threadIdx.x % 4 * 16;
-    }
-}
-
-/* Goes on to the next block. */
-__device__ __forceinline__ void next_rows(const attn_args &a, row_queue &l)
-{
-    l.asked = l.next;
-    l.next = l.after;
-    l.after = find_row(a, l.finder);
-    begin_asking(l);
-}
-
-__device__ __forceinline__ uint32_t next_place(const row_queue &l, uint32_t place)
-{
-    const uint32_t last = l.first_place + (N_CHUNKS - 1) * CHUNK_BYTES;
-    return place == last ? l.first_place : place + CHUNK_BYTES;
-}
-
-__device__ __forceinline__ void ask_for_chunk(row_queue &l)
-{
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        copy_async16(l.ask_place + r * (CHUNK_BYTES / 2), l.from[r]);
-        l.from[r] += CHUNK_ROW_BYTES;
-    }
-    copy_async_commit();
-    l.ask_place = next_place(l, l.ask_place);
-}
-
-/* This thread's 16 bytes of both rows of the next chunk. */
-__device__ __forceinline__ void read_chunk(row_queue &l, uint4 (&words)[2])
-{
-    copy_async_wait<N_CHUNKS - 1>();
-    words[0] = load_shared16(l.read_place);
-    words[1] = load_shared16(l.read_place + CHUNK_BYTES / 2);
-    l.read_place = next_place(l, l.read_place);
-}
-
-/*
- * `words` have been read: asks for what their place has to hold next, and reads the chunk behind them. A thread's reads
- * and copies meet shared memory in their order.
- */
-__device__ __forceinline__ void next_chunk(row_queue &l, uint4 (&words)[2])
-{
-    ask_for_chunk(l);
-    read_chunk(l, words);
-}
-
-/* The first block's first chunks are asked for, `words` is chunk 0. */
-__device__ __forceinline__ row_queue begin_rows(const attn_args &a, shared_memory &s,
-                                                uint4 (&words)[2])
-{
-    row_queue l = {};
-    l.first_place = shared_address(s.chunks[0]) + threadIdx.x % WARPGROUP * 16;
-    l.ask_place = l.first_place;
-    l.read_place = l.first_place;
-    l.finder.lists = begin_lists(a);
-    read_index(a, l.finder);
-    l.asked = find_row(a, l.finder);
-    begin_asking(l);
-#pragma unroll 1
-    for (int i = 0; i < N_CHUNKS; i++) ask_for_chunk(l);
-    l.next = find_row(a, l.finder);
-    l.after = find_row(a, l.finder);
-    read_chunk(l, words);
-    return l;
-}
-
-/* ---- conversion ---- */
-
-/* This thread's two rows of a block. */
-struct key_pair {
-    uint64_t scales[2];  /* bytes of the groups, this one's first */
-    uint32_t largest[2]; /* magnitudes of codes */
-    bool is_valid[2];
-    bool has_big; /* any row of the warp has a scale above BIG_SCALE */
-};
-
-/* Of the block that is asked for. */
-__device__ __forceinline__ key_pair begin_keys(const row_queue &l)
-{
-    key_pair keys;
-    uint32_t over = 0;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const uint32_t low = __shfl_sync(0xffffffffu, l.asked.scales.x, finder_lane(r));
-        const uint32_t high = __shfl_sync(0xffffffffu, l.asked.scales.y, finder_lane(r));
-        keys.scales[r] = (uint64_t)high << 32 | low;
-        keys.is_valid[r] =
-            (__shfl_sync(0xffffffffu, (uint32_t)l.asked.address, finder_lane(r)) & 1) != 0;
-        keys.largest[r] = 0;
-        over |= __vcmpgtu4(low, 0x01010101u * BIG_SCALE) |
-                (__vcmpgtu4(high, 0x01010101u * BIG_SCALE) & 0x00ffffffu);
-    }
-    keys.has_big = __any_sync(0xffffffffu, over != 0);
-    return keys;
-}
-
-/* Where a thread stores 16 bytes of row r of two: chunk `chunk` of a group. values: of its first row in the group. */
-__device__ __forceinline__ uint32_t value_chunk(uint32_t values, int r, int chunk)
-{
-    return values + r * 8 * 128 + ((chunk ^ (threadIdx.x % 32 / 4)) << 4);
-}
-
-/* Sixteen codes of each row, in their order, as values. */
-__device__ __forceinline__ void store_codes(key_pair &keys, const uint4 (&words)[2],
-                                            uint32_t values)
-{
-    const int quarter = threadIdx.x % 4;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const uint32_t byte = (uint32_t)keys.scales[r] & 0xff;
-        const uint32_t factor = scale_factor(min(byte, (uint32_t)BIG_SCALE));
-        uint32_t pairs[8];
-        convert_ordered(words[r].x, factor, pairs[0], pairs[1], keys.largest[r]);
-        convert_ordered(words[r].y, factor, pairs[2], pairs[3], keys.largest[r]);
-        convert_ordered(words[r].z, factor, pairs[4], pairs[5], keys.largest[r]);
-        convert_ordered(words[r].w, factor, pairs[6], pairs[7], keys.largest[r]);
-        if (keys.has_big) {
-#pragma unroll
-            for (int i = 0; i < 8; i++) pairs[i] = multiply_bf16x2(pairs[i], second_factor(byte));
-        }
-        keys.scales[r] >>= 8;
-        store_shared16(value_chunk(values, r, 2 * quarter),
-                       make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
-        store_shared16(value_chunk(values, r, 2 * quarter + 1),
-                       make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]));
-    }
-}
-
-/* Eight rotated dimensions of each row, which need no conversion; half: of the group. */
-__device__ __forceinline__ void store_rotated(const uint4 (&words)[2], uint32_t values, int half)
-{
-#pragma unroll
-    for (int r = 0; r < 2; r++)
-        store_shared16(value_chunk(values, r, 4 * half + threadIdx.x % 4), words[r]);
-}
-
-/* For the head warps: rows that count for nothing, or as NaN. */
-__device__ __forceinline__ void mark_rows(const key_pair &keys, row_marks &marks)
-{
-    const int warp = threadIdx.x % WARPGROUP / 32, lane = threadIdx.x % 32;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const bool is_nan = is_nan_row(keys.largest[r]);
-        const uint32_t nan = __ballot_sync(0xffffffffu, is_nan);
-        const uint32_t unusual = __ballot_sync(0xffffffffu, is_nan || !keys.is_valid[r]);
-        if (lane == 0) {
-            marks.unusual[2 * warp + r] = unusual;
-            marks.nan[2 * warp + r] = nan;
-        }
-    }
-}
-
-/* Makes what this thread has stored a matrix operand, with what the others store. */
-__device__ __forceinline__ void pass_on(uint64_t &barrier)
-{
-    fence_async_shared();
-    barrier_arrive(shared_address(&barrier));
-}
-
-/* Groups first .. end - 1 of codes; words: the first one's chunk, becomes that behind the last. */
-__device__ __forceinline__ void convert_groups(row_queue &rows, key_pair &keys, uint32_t values,
-                                               int first, int end, uint4 (&words)[2])
-{
-#pragma unroll 1
-    for (int group = first; group < end; group++) {
-        const uint4 codes[2] = {words[0], words[1]};
-        next_chunk(rows, words);
-        store_codes(keys, codes, values + group * GROUP_BYTES);
-    }
-}
-
 /*
  * Block b, all dimensions of it. words: its chunk 0; becomes the next block's. The next block's rows are found outside of
  * the loops: a move of what is on its way would wait for it.
  */
-__device__ __forceinline__ void convert_block(const attn_args &a, row_queue &rows, uint32_t b,
-                                              uint4 (&words)[2], shared_memory &s)
+__device__ __forceinline__ void convert_block(const attn_args &a, row_queue<N_CHUNKS> &rows,
+                                              uint32_t b, uint4 (&words)[2], shared_memory &s)
 {
     const uint32_t place = b % N_PLACES, parity = (b / N_PLACES & 1) ^ 1;
-    const uint32_t values = shared_address(s.values[place]) +
-                            (threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 32 / 4) * 128;
-    const uint32_t rotated = values + (N_DIM_GROUPS - 1) * GROUP_BYTES;
+    const uint32_t values = value_row(s.values[place]);
     key_pair keys = begin_keys(rows);
     barrier_wait(shared_address(&s.empty[place][0]), parity);
     convert_groups(rows, keys, values, 0, N_HALF_GROUPS, words);
@@ -283,43 +24,9 @@ __device__ __forceinline__ void convert_block(const attn_args &a, row_queue &row
     next_rows(a, rows);
     barrier_wait(shared_address(&s.empty[place][1]), parity);
     convert_groups(rows, keys, values, N_HALF_GROUPS, N_DIM_GROUPS - 1, words);
-    store_rotated(words, rotated, 0);
-    next_chunk(rows, words);
-    store_rotated(words, rotated, 1);
-    next_chunk(rows, words);
+    copy_rotated(rows, values, words);
     mark_rows(keys, s.marks[place]);
     pass_on(s.full[place][1]);
-}
-
-/* ---- queries ---- */
-
-/* Begins to copy a part's queries, zeros behind the last head. 64 threads have a head at a time. */
-__device__ __forceinline__ void ask_for_queries(const attn_args &a, const attn_part &p,
-                                                shared_memory &s)
-{
-    const int thread = threadIdx.x % WARPGROUP, column = thread % 64;
-    const char *q = a.q + p.request * a.q_request_stride_bytes +
-                    part_query(p) * a.q_query_stride_bytes + column * 16;
-    const uint32_t to = shared_address(s.q) + column / 8 * GROUP_BYTES;
-#pragma unroll 4
-    for (int h = thread / 64; h < HEADS; h += WARPGROUP / 64) {
-        const int head = part_first_head(p, HEADS) + h;
-        const char *from =
-            head < a.n_heads ? q + head * a.q_head_stride_bytes : (const char *)zero_row();
-        const uint32_t place = to + h * 128 + ((column % 8 ^ h % 8) << 4);
-        if (a.q_is_aligned) {
-            copy_async16(place, from);
-        } else {
-            store_shared16(place, load_unaligned16(from));
-        }
-    }
-    copy_async_commit();
-}
-
-__device__ __forceinline__ void pass_on_queries(shared_memory &s)
-{
-    copy_async_wait<0>();
-    pass_on(s.q_full);
 }
 
 /*
@@ -332,8 +39,8 @@ __device__ static void run_rows(const attn_args &a, shared_memory &s)
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     uint4 words[2];
     bool has_queries = rank_of_round(0) < n_ranks;
-    if (has_queries) ask_for_queries(a, read_part(a, rank_of_round(0)), s);
-    row_queue rows = begin_rows(a, s, words);
+    if (has_queries) ask_for_queries<HEADS>(a, read_part(a, rank_of_round(0)), s.q);
+    row_queue<N_CHUNKS> rows = begin_rows<N_CHUNKS>(a, 0, s.chunks[0], words);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         const attn_part p = read_part(a, rank);
         const uint32_t begin = b, end = b + (p.end_block - p.first_block);
@@ -343,9 +50,10 @@ __device__ static void run_rows(const attn_args &a, shared_memory &s)
             if (b > begin) continue;
             if (!has_queries) {
                 barrier_wait(shared_address(&s.q_empty), (n_parts_done & 1) ^ 1);
-                ask_for_queries(a, p, s);
+                ask_for_queries<HEADS>(a, p, s.q);
             }
-            pass_on_queries(s);
+            copy_async_wait<0>();
+            pass_on(s.q_full);
             n_parts_done++;
         }
         has_queries = false;

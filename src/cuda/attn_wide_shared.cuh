@@ -18,40 +18,18 @@
 #ifndef DSV4_CUDA_ATTN_WIDE_SHARED_CUH
 #define DSV4_CUDA_ATTN_WIDE_SHARED_CUH
 
-#include "attn_split.cuh"
-#include "sm90.cuh"
-#include "wgmma.cuh"
+#include "attn_blocks.cuh"
 
 enum {
-    KEYS = ATTN_BLOCK_KEYS,
     HEADS = ATTN_MAX_GROUP,
-    WARPGROUP = 128,
-    N_WARPGROUP_WARPS = WARPGROUP / 32,
     N_HEAD_THREADS = 2 * WARPGROUP,
     N_THREADS = N_HEAD_THREADS + WARPGROUP,
-    HALF_DIMS = DIM / 2,
-    N_HALF_GROUPS = N_DIM_GROUPS / 2,
-    GROUP_BYTES =
-        KEYS *
-        128, /* 64 dimensions of a block of values, of queries, and a block's probabilities */
-    BLOCK_BYTES = N_DIM_GROUPS * GROUP_BYTES,
-    CHUNK_ROW_BYTES = 64, /* of a row in the cache */
-    CHUNK_BYTES = KEYS * CHUNK_ROW_BYTES,
-    N_ROW_CHUNKS = ROW_BYTES / CHUNK_ROW_BYTES,
     N_CHUNKS = N_ROW_CHUNKS -
                N_HALF_GROUPS, /* so that the next block's rows begin with a block's second half */
-    N_PLACES = 2,
-    BLOCKS_AHEAD = N_PLACES + 3, /* of the one that is multiplied, in the second-level cache */
-    BARRIER_HEADS = 1,           /* id of a named barrier */
+    BARRIER_HEADS = 1,        /* id of a named barrier */
 };
 static_assert((int)HEADS == (int)KEYS, "queries, values and probabilities have groups of one size");
 static_assert((int)N_HEAD_THREADS == (int)N_TEAM_THREADS, "the head warps finish a part");
-
-/* Of a block's rows, by the ballots of the row warps: bit 4 * i of word w is of row 8 * w + i. */
-struct row_marks {
-    uint32_t unusual[KEYS / 8]; /* not listed, or with a NaN code */
-    uint32_t nan[KEYS / 8];
-};
 
 struct shared_memory {
     alignas(1024) unsigned char q[BLOCK_BYTES];

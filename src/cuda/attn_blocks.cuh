@@ -1,0 +1,352 @@
+/*
+ * attn_blocks.cuh - from index lists to blocks of bf16 values in shared memory, and queries: what row warps do.
+ *
+ * Place: cuda, sm_90a only; used by the kernels whose rows are converted by warps of their own (attn_wide.cu,
+ * attn_narrow.cu). What matrix units read has rows of 128 bytes, swizzled (wgmma.cuh), dimensions in their natural order.
+ *
+ * Every warp of a warpgroup finds, brings and converts its own 16 rows of a block, and needs no barrier with other warps
+ * for it. Lanes 0..15, and 16..31 once more, walk through the lists, a row each, two blocks ahead of what is asked for, and
+ * an index further ahead: an address is used long after it was asked for. Warps that have time walk through the same lists
+ * still further ahead and ask the second-level cache for the rows. Four threads then have two rows together: a thread
+ * brings the 16 of each 64 bytes (a chunk) that it alone will convert, by asynchronous copies into its own places of a
+ * short queue in shared memory. A place is asked for again when it has been read, across blocks and parts.
+ */
+#ifndef DSV4_CUDA_ATTN_BLOCKS_CUH
+#define DSV4_CUDA_ATTN_BLOCKS_CUH
+
+#include "attn_split.cuh"
+#include "sm90.cuh"
+#include "wgmma.cuh"
+
+enum {
+    KEYS = ATTN_BLOCK_KEYS,
+    WARPGROUP = 128,
+    N_WARPGROUP_WARPS = WARPGROUP / 32,
+    HALF_DIMS = DIM / 2,
+    N_HALF_GROUPS = N_DIM_GROUPS / 2,
+    GROUP_BYTES = KEYS * 128, /* 64 dimensions of a block of values */
+    BLOCK_BYTES = N_DIM_GROUPS * GROUP_BYTES,
+    CHUNK_ROW_BYTES = 64, /* of a row in the cache */
+    CHUNK_BYTES = KEYS * CHUNK_ROW_BYTES,
+    N_ROW_CHUNKS = ROW_BYTES / CHUNK_ROW_BYTES,
+    N_PLACES = 2,     /* for blocks: block b has place b % N_PLACES */
+    BLOCKS_AHEAD = 5, /* of the one that is multiplied, in the second-level cache */
+};
+
+/* Of a block's rows, by the ballots of the row warps: bit 4 * i of word w is of row 8 * w + i. */
+struct row_marks {
+    uint32_t unusual[KEYS / 8]; /* not listed, or with a NaN code */
+    uint32_t nan[KEYS / 8];
+};
+
+/* ---- finding: a lane has a row ---- */
+
+struct row_finder {
+    list_cursor lists;
+    int32_t slot; /* of the next block's row, if it is listed; on its way */
+    bool is_listed, is_extra;
+};
+
+struct found_row {
+    uint64_t address; /* bit 0: a list names the row */
+    uint2 scales;
+};
+
+/* Begins to read the next block's index. */
+__device__ __forceinline__ void read_index(const attn_args &a, row_finder &f)
+{
+    f.is_listed = false;
+    if (!seek_entries(a, f.lists)) return;
+    const int row = threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 16;
+    const int32_t *source = find_entry(f.lists, row, f.is_extra);
+    f.is_listed = source != NULL;
+    if (f.is_listed) f.slot = __ldg(source);
+    f.lists.entry += KEYS;
+}
+
+/* The next block's row, of zeros behind the last block. */
+__device__ __forceinline__ found_row find_row(const attn_args &a, row_finder &f)
+{
+    const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
+    read_index(a, f);
+    return {(uint64_t)row.codes | row.is_valid, __ldg((const uint2 *)row.scales)};
+}
+
+/* By a warpgroup: asks the second-level cache for the next block's rows. */
+__device__ __forceinline__ void prefetch_rows(const attn_args &a, row_finder &f)
+{
+    const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
+    if (row.is_valid && threadIdx.x % 32 < 16) {
+        prefetch_bytes_l2(row.codes, ROW_BYTES);
+        prefetch_l2(row.scales);
+    }
+    read_index(a, f);
+}
+
+/* Of the blocks that the row warps will have begun before the first one has been multiplied, and of two more. */
+__device__ __forceinline__ row_finder begin_prefetch(const attn_args &a)
+{
+    row_finder f = {};
+    f.lists = begin_lists(a);
+    read_index(a, f);
+#pragma unroll 1
+    for (int i = 0; i < BLOCKS_AHEAD; i++) prefetch_rows(a, f);
+    return f;
+}
+
+/* ---- bringing: a thread has a quarter of two rows, 8 apart ---- */
+
+template <int N_CHUNKS> struct row_queue {
+    row_finder finder;
+    found_row asked, next,
+        after; /* the lane's row of the block that is asked for, and of the next two */
+    const unsigned char *from[2];                /* the next chunk to ask for */
+    uint32_t first_place, ask_place, read_place; /* shared addresses of this thread's 16 bytes */
+    int first_chunk;                             /* of a row that it brings */
+};
+
+/* The lane that has found this thread's row r of two. */
+__device__ __forceinline__ int finder_lane(int r)
+{
+    return threadIdx.x % 32 / 4 + 8 * r;
+}
+
+template <int N_CHUNKS> __device__ __forceinline__ void begin_asking(row_queue<N_CHUNKS> &l)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint64_t row = __shfl_sync(0xffffffffu, l.asked.address, finder_lane(r));
+        l.from[r] = (const unsigned char *)(row & ~(uint64_t)1) + l.first_chunk * CHUNK_ROW_BYTES +
+                    threadIdx.x % 4 * 16;
+    }
+}
+
+/* Goes on to the next block. */
+template <int N_CHUNKS>
+__device__ __forceinline__ void next_rows(const attn_args &a, row_queue<N_CHUNKS> &l)
+{
+    l.asked = l.next;
+    l.next = l.after;
+    l.after = find_row(a, l.finder);
+    begin_asking(l);
+}
+
+template <int N_CHUNKS>
+__device__ __forceinline__ uint32_t next_place(const row_queue<N_CHUNKS> &l, uint32_t place)
+{
+    const uint32_t last = l.first_place + (N_CHUNKS - 1) * CHUNK_BYTES;
+    return place == last ? l.first_place : place + CHUNK_BYTES;
+}
+
+template <int N_CHUNKS> __device__ __forceinline__ void ask_for_chunk(row_queue<N_CHUNKS> &l)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        copy_async16(l.ask_place + r * (CHUNK_BYTES / 2), l.from[r]);
+        l.from[r] += CHUNK_ROW_BYTES;
+    }
+    copy_async_commit();
+    l.ask_place = next_place(l, l.ask_place);
+}
+
+/* This thread's 16 bytes of both rows of the next chunk. */
+template <int N_CHUNKS>
+__device__ __forceinline__ void read_chunk(row_queue<N_CHUNKS> &l, uint4 (&words)[2])
+{
+    copy_async_wait<N_CHUNKS - 1>();
+    words[0] = load_shared16(l.read_place);
+    words[1] = load_shared16(l.read_place + CHUNK_BYTES / 2);
+    l.read_place = next_place(l, l.read_place);
+}
+
+/*
+ * `words` have been read: asks for what their place has to hold next, and reads the chunk behind them. A thread's reads
+ * and copies meet shared memory in their order.
+ */
+template <int N_CHUNKS>
+__device__ __forceinline__ void next_chunk(row_queue<N_CHUNKS> &l, uint4 (&words)[2])
+{
+    ask_for_chunk(l);
+    read_chunk(l, words);
+}
+
+/*
+ * The first block's first chunks are asked for, `words` is the first one. chunks: the queue's memory, CHUNK_BYTES for each
+ * of N_CHUNKS.
+ */
+template <int N_CHUNKS>
+__device__ __forceinline__ row_queue<N_CHUNKS> begin_rows(const attn_args &a, int first_chunk,
+                                                          unsigned char *chunks, uint4 (&words)[2])
+{
+    row_queue<N_CHUNKS> l = {};
+    l.first_place = shared_address(chunks) + threadIdx.x % WARPGROUP * 16;
+    l.ask_place = l.first_place;
+    l.read_place = l.first_place;
+    l.first_chunk = first_chunk;
+    l.finder.lists = begin_lists(a);
+    read_index(a, l.finder);
+    l.asked = find_row(a, l.finder);
+    begin_asking(l);
+#pragma unroll 1
+    for (int i = 0; i < N_CHUNKS; i++) ask_for_chunk(l);
+    l.next = find_row(a, l.finder);
+    l.after = find_row(a, l.finder);
+    read_chunk(l, words);
+    return l;
+}
+
+/* ---- conversion ---- */
+
+/* This thread's two rows of a block. */
+struct key_pair {
+    uint64_t scales[2];  /* bytes of the groups, this one's first */
+    uint32_t largest[2]; /* magnitudes of codes */
+    bool is_valid[2];
+    bool has_big; /* any row of the warp has a scale above BIG_SCALE */
+};
+
+/* Of the block that is asked for. */
+template <int N_CHUNKS> __device__ __forceinline__ key_pair begin_keys(const row_queue<N_CHUNKS> &l)
+{
+    key_pair keys;
+    uint32_t over = 0;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint32_t low = __shfl_sync(0xffffffffu, l.asked.scales.x, finder_lane(r));
+        const uint32_t high = __shfl_sync(0xffffffffu, l.asked.scales.y, finder_lane(r));
+        keys.scales[r] = (uint64_t)high << 32 | low;
+        keys.is_valid[r] =
+            (__shfl_sync(0xffffffffu, (uint32_t)l.asked.address, finder_lane(r)) & 1) != 0;
+        keys.largest[r] = 0;
+        over |= __vcmpgtu4(low, 0x01010101u * BIG_SCALE) |
+                (__vcmpgtu4(high, 0x01010101u * BIG_SCALE) & 0x00ffffffu);
+    }
+    keys.has_big = __any_sync(0xffffffffu, over != 0);
+    return keys;
+}
+
+/* Where a thread stores 16 bytes of row r of two: chunk `chunk` of a group. values: of its first row in the group. */
+__device__ __forceinline__ uint32_t value_chunk(uint32_t values, int r, int chunk)
+{
+    return values + r * 8 * 128 + ((chunk ^ (threadIdx.x % 32 / 4)) << 4);
+}
+
+/* Sixteen codes of each row, in their order, as values. */
+__device__ __forceinline__ void store_codes(key_pair &keys, const uint4 (&words)[2],
+                                            uint32_t values)
+{
+    const int quarter = threadIdx.x % 4;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint32_t byte = (uint32_t)keys.scales[r] & 0xff;
+        const uint32_t factor = scale_factor(min(byte, (uint32_t)BIG_SCALE));
+        uint32_t pairs[8];
+        convert_ordered(words[r].x, factor, pairs[0], pairs[1], keys.largest[r]);
+        convert_ordered(words[r].y, factor, pairs[2], pairs[3], keys.largest[r]);
+        convert_ordered(words[r].z, factor, pairs[4], pairs[5], keys.largest[r]);
+        convert_ordered(words[r].w, factor, pairs[6], pairs[7], keys.largest[r]);
+        if (keys.has_big) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) pairs[i] = multiply_bf16x2(pairs[i], second_factor(byte));
+        }
+        keys.scales[r] >>= 8;
+        store_shared16(value_chunk(values, r, 2 * quarter),
+                       make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
+        store_shared16(value_chunk(values, r, 2 * quarter + 1),
+                       make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]));
+    }
+}
+
+/* Eight rotated dimensions of each row, which need no conversion; half: of the group. */
+__device__ __forceinline__ void store_rotated(const uint4 (&words)[2], uint32_t values, int half)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        store_shared16(value_chunk(values, r, 4 * half + threadIdx.x % 4), words[r]);
+}
+
+/* For the head warps: rows that count for nothing, or as NaN. */
+__device__ __forceinline__ void mark_rows(const key_pair &keys, row_marks &marks)
+{
+    const int warp = threadIdx.x % WARPGROUP / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const bool is_nan = is_nan_row(keys.largest[r]);
+        const uint32_t nan = __ballot_sync(0xffffffffu, is_nan);
+        const uint32_t unusual = __ballot_sync(0xffffffffu, is_nan || !keys.is_valid[r]);
+        if (lane == 0) {
+            marks.unusual[2 * warp + r] = unusual;
+            marks.nan[2 * warp + r] = nan;
+        }
+    }
+}
+
+/* Makes what this thread has stored a matrix operand, with what the others store. */
+__device__ __forceinline__ void pass_on(uint64_t &barrier)
+{
+    fence_async_shared();
+    barrier_arrive(shared_address(&barrier));
+}
+
+/* Groups first .. end - 1 of codes; words: the first one's chunk, becomes that behind the last. values: as value_chunk's. */
+template <int N_CHUNKS>
+__device__ __forceinline__ void convert_groups(row_queue<N_CHUNKS> &rows, key_pair &keys,
+                                               uint32_t values, int first, int end,
+                                               uint4 (&words)[2])
+{
+#pragma unroll 1
+    for (int group = first; group < end; group++) {
+        const uint4 codes[2] = {words[0], words[1]};
+        next_chunk(rows, words);
+        store_codes(keys, codes, values + group * GROUP_BYTES);
+    }
+}
+
+/* The rotated group, two chunks. */
+template <int N_CHUNKS>
+__device__ __forceinline__ void copy_rotated(row_queue<N_CHUNKS> &rows, uint32_t values,
+                                             uint4 (&words)[2])
+{
+    const uint32_t group = values + (N_DIM_GROUPS - 1) * GROUP_BYTES;
+    store_rotated(words, group, 0);
+    next_chunk(rows, words);
+    store_rotated(words, group, 1);
+    next_chunk(rows, words);
+}
+
+/* Of the thread's first row in a block of values. */
+__device__ __forceinline__ uint32_t value_row(unsigned char *block)
+{
+    return shared_address(block) + (threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 32 / 4) * 128;
+}
+
+/* ---- queries ---- */
+
+/*
+ * Begins to copy a part's queries, zeros behind the last head, by a warpgroup: 64 threads have a head at a time.
+ * q_memory: N_DIM_GROUPS groups of [HEADS] rows.
+ */
+template <int HEADS>
+__device__ __forceinline__ void ask_for_queries(const attn_args &a, const attn_part &p,
+                                                unsigned char *q_memory)
+{
+    const int thread = threadIdx.x % WARPGROUP, column = thread % 64;
+    const char *q = a.q + p.request * a.q_request_stride_bytes +
+                    part_query(p) * a.q_query_stride_bytes + column * 16;
+    const uint32_t to = shared_address(q_memory) + column / 8 * (HEADS * 128);
+#pragma unroll 4
+    for (int h = thread / 64; h < HEADS; h += WARPGROUP / 64) {
+        const int head = part_first_head(p, HEADS) + h;
+        const char *from =
+            head < a.n_heads ? q + head * a.q_head_stride_bytes : (const char *)zero_row();
+        const uint32_t place = to + h * 128 + ((column % 8 ^ h % 8) << 4);
+        if (a.q_is_aligned) {
+            copy_async16(place, from);
+        } else {
+            store_shared16(place, load_unaligned16(from));
+        }
+    }
+    copy_async_commit();
+}
+
+#endif
