@@ -54,10 +54,10 @@ __global__ void __launch_bounds__(N_THREADS, 1)
     /* the four warpgroups start with 128 each; the sums of 32 heads take 128 of the value warps' */
     const int warpgroup = (int)uniform(threadIdx.x / WARPGROUP);
     if (warpgroup == 0) {
-        if (HEADS == 32) registers_lower<96>();
+        if (HEADS == 32) registers_lower<104>();
         run_scores<HEADS>(a, s);
     } else if (warpgroup == 1) {
-        if (HEADS == 32) registers_raise<184>();
+        if (HEADS == 32) registers_raise<176>();
         run_values<HEADS>(a, s);
     } else if (warpgroup == 2) {
         if (HEADS == 32) registers_lower<112>();
