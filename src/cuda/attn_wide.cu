@@ -43,8 +43,7 @@ __device__ static void init_barriers(shared_memory &s)
 __global__ void __launch_bounds__(N_THREADS, 1)
     attn_wide_kernel(const __grid_constant__ attn_args a)
 {
-    extern __shared__ __align__(1024) unsigned char memory[];
-    shared_memory &s = *(shared_memory *)memory;
+    shared_memory &s = *(shared_memory *)dynamic_memory();
     if (threadIdx.x == 0) {
         prefetch_part(a);
         init_barriers(s);
