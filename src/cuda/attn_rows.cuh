@@ -27,8 +27,10 @@ enum {
 
 #define FIRST_REF   (-1e30f)         /* below every score: the first block sets a reference */
 #define LARGEST_SUM 1099511627776.0f /* 2^40 */
-#define LOG2_E      1.4426950408889634f
-#define LN_2        0.6931471805599453f
+#define LARGEST_PASS                                                                               \
+    35.0f /* of a score over its reference, in powers of two: 32 keys' sum is at most 2^40 */
+#define LOG2_E 1.4426950408889634f
+#define LN_2   0.6931471805599453f
 
 /* What keys that lists do not name are read from. Not one row for all: all would wait for one place in the cache. */
 enum { N_ZERO_ROWS = 64 };

@@ -56,13 +56,13 @@ __global__ void __launch_bounds__(N_THREADS, 1)
     /* the three warpgroups start with 168 each */
     const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
-        registers_raise<224>();
+        registers_raise<240>();
         run_scores(a, s);
     } else if (warpgroup == 1) {
         registers_lower<168>();
         run_values(a, s);
     } else {
-        registers_lower<112>();
+        registers_lower<96>();
         run_rows(a, s);
     }
 }

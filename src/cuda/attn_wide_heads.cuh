@@ -13,9 +13,11 @@
 #include "attn_wide_output.cuh"
 #include "attn_wide_rows.cuh"
 
-/* Of a thread's two heads: probabilities are 2^(score - ref), the sum of a thread's keys. */
+/* Of a thread's two heads: probabilities are 2^(score - ref), sums are of the thread's keys. */
 struct head_state {
     float ref[2], sum[2];
+    bool moves; /* references of the warp's heads have, with this block */
+    float factors[2];
 };
 
 /* In front of what begins the matrix products that add to them. */
@@ -26,24 +28,21 @@ __device__ __forceinline__ void clear_scores(float (&scores)[KEYS / 2])
     wgmma_settle(scores);
 }
 
-/* Begins to multiply a block's keys with the queries; adds to scores. */
-__device__ __forceinline__ void ask_for_scores(float (&scores)[KEYS / 2], uint32_t b,
+/* Begins to multiply half of the dimensions of a block's keys with the queries; adds to scores. */
+__device__ __forceinline__ void ask_for_scores(float (&scores)[KEYS / 2], uint32_t b, int half,
                                                shared_memory &s)
 {
     const uint32_t place = b % N_PLACES;
     const uint64_t q = wgmma_matrix(uniform(shared_address(s.q)), 16);
     const uint64_t keys = wgmma_matrix(uniform(shared_address(s.values[place])), 16);
+    barrier_wait(shared_address(&s.full[place][half]), b / N_PLACES & 1);
+    wgmma_fence();
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        barrier_wait(shared_address(&s.full[place][half]), b / N_PLACES & 1);
-        wgmma_fence();
+    for (int i = half * N_HALF_GROUPS; i < (half + 1) * N_HALF_GROUPS; i++) {
 #pragma unroll
-        for (int i = half * N_HALF_GROUPS; i < (half + 1) * N_HALF_GROUPS; i++) {
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                wgmma_ss(scores, wgmma_move(q, i * GROUP_BYTES + k * 32),
-                         wgmma_move(keys, i * GROUP_BYTES + k * 32), true);
-            }
+        for (int k = 0; k < 4; k++) {
+            wgmma_ss(scores, wgmma_move(q, i * GROUP_BYTES + k * 32),
+                     wgmma_move(keys, i * GROUP_BYTES + k * 32), true);
         }
     }
     wgmma_commit();
@@ -62,77 +61,67 @@ __device__ __forceinline__ void mark_keys(float (&scores)[KEYS / 2], const row_m
     }
 }
 
-/* Probabilities, as matrix operands, and their sum for each head. */
-__device__ __forceinline__ void make_probs(const float (&scores)[KEYS / 2], float scale_log2,
-                                           const float (&ref)[2], uint32_t (&probs)[KEYS / 4],
-                                           float (&totals)[2])
-{
-    totals[0] = 0.0f;
-    totals[1] = 0.0f;
-#pragma unroll
-    for (int i = 0; i < KEYS / 4; i++) {
-        const int row = i % 2;
-        const float first = exp2_fast(fmaf(scores[2 * i], scale_log2, -ref[row]));
-        const float second = exp2_fast(fmaf(scores[2 * i + 1], scale_log2, -ref[row]));
-        probs[i] = to_bf16_pair(first, second);
-        totals[row] += first + second;
-    }
-}
-
-/* A new reference for each of the warp's heads; factors: what was summed so far has to be multiplied with. */
-__device__ __forceinline__ void move_reference(const float (&scores)[KEYS / 2], float scale_log2,
-                                               head_state &heads, float (&factors)[2])
-{
-#pragma unroll
-    for (int row = 0; row < 2; row++) {
-        float largest = -INFINITY;
-#pragma unroll
-        for (int i = 0; i < KEYS / 8; i++) {
-            largest = fmaxf(largest, fmaxf(scores[4 * i + 2 * row], scores[4 * i + 2 * row + 1]));
-        }
-#pragma unroll
-        for (int other = 1; other < 4; other *= 2)
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, other));
-        const float ref = fmaxf(heads.ref[row], largest * scale_log2);
-        factors[row] = exp2_fast(heads.ref[row] - ref);
-        heads.ref[row] = ref;
-        heads.sum[row] *= factors[row];
-    }
-}
-
 __device__ __forceinline__ void scale_sums(value_sums &sums, const float (&factors)[2])
 {
 #pragma unroll
     for (int i = 0; i < HALF_DIMS / 2; i++) sums.v[i] *= factors[i / 2 % 2];
 }
 
-/* From a block's scores to its probabilities. is_first: of a part, so that there are no sums yet. */
-__device__ __forceinline__ void weigh_keys(const float (&scores)[KEYS / 2], float scale_log2,
-                                           bool is_first, head_state &heads, value_sums &sums,
-                                           uint32_t (&probs)[KEYS / 4], shared_memory &s)
+/* The largest score of a thread's keys for one of its heads. */
+__device__ __forceinline__ float find_largest(const float (&scores)[KEYS / 2], int row)
 {
-    const int warp = threadIdx.x / 32;
-    bool moves = is_first;
-    float totals[2];
-#pragma unroll 1
-    for (;;) { /* the second time by the same code, which has been fetched */
-        if (moves) {
-            float factors[2];
-            move_reference(scores, scale_log2, heads, factors);
-            if (!is_first) scale_sums(sums, factors);
-            if (threadIdx.x % 4 == 0) {
-                s.rescale[own_head(0)] = factors[0];
-                s.rescale[own_head(1)] = factors[1];
-            }
-        }
-        make_probs(scores, scale_log2, heads.ref, probs, totals);
-        if (moves) break;
-        moves = __any_sync(0xffffffffu, !(totals[0] < LARGEST_SUM && totals[1] < LARGEST_SUM));
-        if (!moves) break;
+    float largest = fmaxf(scores[2 * row], scores[2 * row + 1]);
+#pragma unroll
+    for (int i = 1; i < KEYS / 8; i++)
+        largest = fmaxf(largest, fmaxf(scores[4 * i + 2 * row], scores[4 * i + 2 * row + 1]));
+    return largest;
+}
+
+/*
+ * New references for the warp's heads where scores have left them far behind, as they do at first. No product may be in
+ * flight: sums follow; by heads.factors those of the second warpgroup will.
+ */
+__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2], float scale_log2,
+                                                 head_state &heads, value_sums &sums)
+{
+    float largest[2] = {find_largest(scores, 0) * scale_log2, find_largest(scores, 1) * scale_log2};
+    heads.moves = __any_sync(0xffffffffu, largest[0] > heads.ref[0] + LARGEST_PASS ||
+                                              largest[1] > heads.ref[1] + LARGEST_PASS);
+    if (!heads.moves) return;
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+#pragma unroll
+        for (int other = 1; other < 4; other *= 2)
+            largest[row] = fmaxf(largest[row], __shfl_xor_sync(0xffffffffu, largest[row], other));
+        const float ref = fmaxf(heads.ref[row], largest[row]);
+        heads.factors[row] = exp2_fast(heads.ref[row] - ref);
+        heads.ref[row] = ref;
+        heads.sum[row] *= heads.factors[row];
     }
-    heads.sum[0] += totals[0];
-    heads.sum[1] += totals[1];
-    if (threadIdx.x % 32 == 0) s.needs_rescale[warp] = moves && !is_first;
+    scale_sums(sums, heads.factors);
+}
+
+/* Probabilities, as matrix operands; their sums are added up. */
+__device__ __forceinline__ void make_probs(const float (&scores)[KEYS / 2], float scale_log2,
+                                           head_state &heads, uint32_t (&probs)[KEYS / 4])
+{
+#pragma unroll
+    for (int i = 0; i < KEYS / 4; i++) {
+        const int row = i % 2;
+        const float first = exp2_fast(fmaf(scores[2 * i], scale_log2, -heads.ref[row]));
+        const float second = exp2_fast(fmaf(scores[2 * i + 1], scale_log2, -heads.ref[row]));
+        probs[i] = to_bf16_pair(first, second);
+        heads.sum[row] += first + second;
+    }
+}
+
+/* Says whether the second warpgroup's sums have to follow, and by what; the block before has been added. */
+__device__ __forceinline__ void pass_factors(const head_state &heads, shared_memory &s)
+{
+    if (threadIdx.x % 32 == 0) s.needs_rescale[threadIdx.x / 32] = heads.moves;
+    if (!heads.moves || threadIdx.x % 4 != 0) return;
+    s.rescale[own_head(0)] = heads.factors[0];
+    s.rescale[own_head(1)] = heads.factors[1];
 }
 
 /* probs as [HEADS][KEYS] bf16, K-major and swizzled. */
@@ -161,58 +150,85 @@ __device__ __forceinline__ void clear_sums(value_sums &sums)
     wgmma_settle(sums.v);
 }
 
+/* Begins to add a block's first half of the dimensions. */
+__device__ __forceinline__ void add_probs(value_sums &sums, const uint32_t (&probs)[KEYS / 4],
+                                          uint32_t b, const shared_memory &s)
+{
+    const uint64_t values = value_matrix(b, 0, s);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint32_t step[4] = {probs[4 * k], probs[4 * k + 1], probs[4 * k + 2],
+                                  probs[4 * k + 3]};
+        wgmma_rs_tb(sums.v, step, wgmma_move(values, k * 2048), true);
+    }
+    wgmma_commit();
+}
+
 /*
- * The first warpgroup: probabilities of all blocks, and the first half of the dimensions. The next block's scores are
- * computed behind the values of this one, without a wait between them.
+ * Block b, of which `scores` and references are there; `next` become those of the block behind it. Half of these is
+ * multiplied while this block's probabilities are made; the other half of that block is hardly there before.
  */
+__device__ __forceinline__ void weigh_block(const attn_args &a, uint32_t b, bool is_last,
+                                            float (&scores)[KEYS / 2], float (&next)[KEYS / 2],
+                                            head_state &heads, value_sums &sums, shared_memory &s)
+{
+    uint32_t probs[KEYS / 4];
+    if (is_last) {
+        barrier_arrive_warp(shared_address(&s.q_empty));
+    } else {
+        clear_scores(next);
+        ask_for_scores(next, b + 1, 0, s);
+    }
+    make_probs(scores, a.scale_log2, heads, probs);
+    barrier_wait(shared_address(&s.probs_empty), (b & 1) ^ 1);
+    pass_factors(heads, s);
+    store_probs(probs, s);
+    fence_async_shared();
+    barrier_arrive(shared_address(&s.probs_full));
+    add_probs(sums, probs, b, s);
+    if (!is_last) {
+        ask_for_scores(next, b + 1, 1, s);
+        wgmma_wait<1>();
+    } else {
+        wgmma_wait<0>();
+    }
+    barrier_arrive_warp(shared_address(&s.empty[b % N_PLACES][0]));
+    wgmma_wait<0>();
+    wgmma_settle(next);
+    wgmma_settle(sums.v);
+    if (is_last) return;
+    mark_keys(next, s.marks[(b + 1) % N_PLACES]);
+    check_references(next, a.scale_log2, heads, sums);
+}
+
+/* The first warpgroup: probabilities of all blocks, and the first half of the dimensions. */
 __device__ static void run_scores(const attn_args &a, shared_memory &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
-        float scores[KEYS / 2];
+        float even[KEYS / 2], odd[KEYS / 2]; /* scores of the part's blocks in turn */
         const uint32_t begin = b, end = b + count_blocks(a, rank);
-        head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}};
+        head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, false, {1.0f, 1.0f}};
         clear_sums(sums);
         if (begin < end) {
             barrier_wait(shared_address(&s.q_full), n_parts_done++ & 1);
-            clear_scores(scores);
-            ask_for_scores(scores, b, s);
+            clear_scores(even);
+            ask_for_scores(even, b, 0, s);
+            ask_for_scores(even, b, 1, s);
             wgmma_wait<0>();
-            wgmma_settle(scores);
+            wgmma_settle(even);
+            mark_keys(even, s.marks[b % N_PLACES]);
+            check_references(even, a.scale_log2, heads, sums);
         }
 #pragma unroll 1
-        for (; b < end; b++) {
-            uint32_t probs[KEYS / 4];
-            const bool is_last = b + 1 == end;
-            if (is_last) barrier_arrive_warp(shared_address(&s.q_empty));
-            mark_keys(scores, s.marks[b % N_PLACES]);
-            barrier_wait(shared_address(&s.probs_empty), (b & 1) ^ 1);
-            weigh_keys(scores, a.scale_log2, b == begin, heads, sums, probs, s);
-            store_probs(probs, s);
-            fence_async_shared();
-            barrier_arrive(shared_address(&s.probs_full));
-            const uint64_t values = value_matrix(b, 0, s);
-            clear_scores(scores);
-            wgmma_fence();
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const uint32_t step[4] = {probs[4 * k], probs[4 * k + 1], probs[4 * k + 2],
-                                          probs[4 * k + 3]};
-                wgmma_rs_tb(sums.v, step, wgmma_move(values, k * 2048), true);
-            }
-            wgmma_commit();
-            if (!is_last) {
-                ask_for_scores(scores, b + 1, s);
-                wgmma_wait<1>();
-            } else {
-                wgmma_wait<0>();
-            }
-            barrier_arrive_warp(shared_address(&s.empty[b % N_PLACES][0]));
-            wgmma_wait<0>();
-            wgmma_settle(scores);
-            wgmma_settle(sums.v);
+        while (b < end) {
+            weigh_block(a, b, b + 1 == end, even, odd, heads, sums, s);
+            if (++b == end) break;
+            weigh_block(a, b, b + 1 == end, odd, even, heads, sums, s);
+            b++;
         }
         leave_heads(heads.ref, heads.sum, round, s);
         finish_part(a, rank, round, sums, 0, s);
