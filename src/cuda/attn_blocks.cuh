@@ -5,11 +5,11 @@
  * attn_narrow.cu). What matrix units read has rows of 128 bytes, swizzled (wgmma.cuh), dimensions in their natural order.
  *
  * Every warp of a warpgroup finds, brings and converts its own 16 rows of a block, and needs no barrier with other warps
- * for it. Lanes 0..15, and 16..31 once more, walk through the lists, a row each, two blocks ahead of what is asked for, and
+ * for it. Lanes 0..15, and 16..31 once more, walk through the lists, a row each, a block ahead of what is asked for, and
  * an index further ahead: an address is used long after it was asked for. Warps that have time walk through the same lists
  * still further ahead and ask the second-level cache for the rows. Four threads then have two rows together: a thread
- * brings the 16 of each 64 bytes (a chunk) that it alone will convert, by asynchronous copies into its own places of a
- * short queue in shared memory. A place is asked for again when it has been read, across blocks and parts.
+ * brings the 16 of each 64 bytes (a chunk) that it alone will convert, to its registers, or by asynchronous copies into its
+ * own places of a short queue in shared memory. A place is asked for again when it has been read, across blocks and parts.
  */
 #ifndef DSV4_CUDA_ATTN_BLOCKS_CUH
 #define DSV4_CUDA_ATTN_BLOCKS_CUH
@@ -96,13 +96,11 @@ __device__ __forceinline__ row_finder begin_prefetch(const attn_args &a)
 
 /* ---- bringing: a thread has a quarter of two rows, 8 apart ---- */
 
-template <int N_CHUNKS> struct row_queue {
+struct row_stream {
     row_finder finder;
-    found_row asked, next,
-        after; /* the lane's row of the block that is asked for, and of the next two */
-    const unsigned char *from[2];                /* the next chunk to ask for */
-    uint32_t first_place, ask_place, read_place; /* shared addresses of this thread's 16 bytes */
-    int first_chunk;                             /* of a row that it brings */
+    found_row asked, next; /* the lane's row of the block that is asked for, and of the next */
+    const unsigned char
+        *from[2]; /* this thread's 16 bytes of chunk 0 of the rows that are asked for */
 };
 
 /* The lane that has found this thread's row r of two. */
@@ -111,52 +109,72 @@ __device__ __forceinline__ int finder_lane(int r)
     return threadIdx.x % 32 / 4 + 8 * r;
 }
 
-template <int N_CHUNKS> __device__ __forceinline__ void begin_asking(row_queue<N_CHUNKS> &l)
+__device__ __forceinline__ void begin_asking(row_stream &l)
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const uint64_t row = __shfl_sync(0xffffffffu, l.asked.address, finder_lane(r));
-        l.from[r] = (const unsigned char *)(row & ~(uint64_t)1) + l.first_chunk * CHUNK_ROW_BYTES +
-                    threadIdx.x % 4 * 16;
+        l.from[r] = (const unsigned char *)(row & ~(uint64_t)1) + threadIdx.x % 4 * 16;
     }
+}
+
+/* The first block's rows; find_ahead comes when they have been asked for. */
+__device__ __forceinline__ row_stream begin_stream(const attn_args &a)
+{
+    row_stream l = {};
+    l.finder.lists = begin_lists(a);
+    read_index(a, l.finder);
+    l.asked = find_row(a, l.finder);
+    begin_asking(l);
+    return l;
+}
+
+__device__ __forceinline__ void find_ahead(const attn_args &a, row_stream &l)
+{
+    l.next = find_row(a, l.finder);
 }
 
 /* Goes on to the next block. */
-template <int N_CHUNKS>
-__device__ __forceinline__ void next_rows(const attn_args &a, row_queue<N_CHUNKS> &l)
+__device__ __forceinline__ void next_rows(const attn_args &a, row_stream &l)
 {
     l.asked = l.next;
-    l.next = l.after;
-    l.after = find_row(a, l.finder);
+    l.next = find_row(a, l.finder);
     begin_asking(l);
 }
 
+/* Chunks on their way through shared memory, in places of this thread. */
+template <int N_CHUNKS> struct chunk_queue {
+    uint32_t first_place, ask_place, read_place; /* shared addresses of this thread's 16 bytes */
+};
+
 template <int N_CHUNKS>
-__device__ __forceinline__ uint32_t next_place(const row_queue<N_CHUNKS> &l, uint32_t place)
+__device__ __forceinline__ uint32_t next_place(const chunk_queue<N_CHUNKS> &q, uint32_t place)
 {
-    const uint32_t last = l.first_place + (N_CHUNKS - 1) * CHUNK_BYTES;
-    return place == last ? l.first_place : place + CHUNK_BYTES;
+    const uint32_t last = q.first_place + (N_CHUNKS - 1) * CHUNK_BYTES;
+    return place == last ? q.first_place : place + CHUNK_BYTES;
 }
 
-template <int N_CHUNKS> __device__ __forceinline__ void ask_for_chunk(row_queue<N_CHUNKS> &l)
+/* The next chunk of the rows that are asked for. */
+template <int N_CHUNKS>
+__device__ __forceinline__ void ask_for_chunk(row_stream &l, chunk_queue<N_CHUNKS> &q)
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        copy_async16(l.ask_place + r * (CHUNK_BYTES / 2), l.from[r]);
+        copy_async16(q.ask_place + r * (CHUNK_BYTES / 2), l.from[r]);
         l.from[r] += CHUNK_ROW_BYTES;
     }
     copy_async_commit();
-    l.ask_place = next_place(l, l.ask_place);
+    q.ask_place = next_place(q, q.ask_place);
 }
 
 /* This thread's 16 bytes of both rows of the next chunk. */
 template <int N_CHUNKS>
-__device__ __forceinline__ void read_chunk(row_queue<N_CHUNKS> &l, uint4 (&words)[2])
+__device__ __forceinline__ void read_chunk(chunk_queue<N_CHUNKS> &q, uint4 (&words)[2])
 {
     copy_async_wait<N_CHUNKS - 1>();
-    words[0] = load_shared16(l.read_place);
-    words[1] = load_shared16(l.read_place + CHUNK_BYTES / 2);
-    l.read_place = next_place(l, l.read_place);
+    words[0] = load_shared16(q.read_place);
+    words[1] = load_shared16(q.read_place + CHUNK_BYTES / 2);
+    q.read_place = next_place(q, q.read_place);
 }
 
 /*
@@ -164,35 +182,27 @@ __device__ __forceinline__ void read_chunk(row_queue<N_CHUNKS> &l, uint4 (&words
  * and copies meet shared memory in their order.
  */
 template <int N_CHUNKS>
-__device__ __forceinline__ void next_chunk(row_queue<N_CHUNKS> &l, uint4 (&words)[2])
+__device__ __forceinline__ void next_chunk(row_stream &l, chunk_queue<N_CHUNKS> &q,
+                                           uint4 (&words)[2])
 {
-    ask_for_chunk(l);
-    read_chunk(l, words);
+    ask_for_chunk(l, q);
+    read_chunk(q, words);
 }
 
-/*
- * The first block's first chunks are asked for, `words` is the first one. chunks: the queue's memory, CHUNK_BYTES for each
- * of N_CHUNKS.
- */
+/* The first block's first chunks are asked for, `words` is chunk 0. memory: CHUNK_BYTES for each of N_CHUNKS. */
 template <int N_CHUNKS>
-__device__ __forceinline__ row_queue<N_CHUNKS> begin_rows(const attn_args &a, int first_chunk,
-                                                          unsigned char *chunks, uint4 (&words)[2])
+__device__ __forceinline__ chunk_queue<N_CHUNKS>
+begin_queue(const attn_args &a, row_stream &l, unsigned char *memory, uint4 (&words)[2])
 {
-    row_queue<N_CHUNKS> l = {};
-    l.first_place = shared_address(chunks) + threadIdx.x % WARPGROUP * 16;
-    l.ask_place = l.first_place;
-    l.read_place = l.first_place;
-    l.first_chunk = first_chunk;
-    l.finder.lists = begin_lists(a);
-    read_index(a, l.finder);
-    l.asked = find_row(a, l.finder);
-    begin_asking(l);
+    chunk_queue<N_CHUNKS> q;
+    q.first_place = shared_address(memory) + threadIdx.x % WARPGROUP * 16;
+    q.ask_place = q.first_place;
+    q.read_place = q.first_place;
 #pragma unroll 1
-    for (int i = 0; i < N_CHUNKS; i++) ask_for_chunk(l);
-    l.next = find_row(a, l.finder);
-    l.after = find_row(a, l.finder);
-    read_chunk(l, words);
-    return l;
+    for (int i = 0; i < N_CHUNKS; i++) ask_for_chunk(l, q);
+    find_ahead(a, l);
+    read_chunk(q, words);
+    return q;
 }
 
 /* ---- conversion ---- */
@@ -206,7 +216,7 @@ struct key_pair {
 };
 
 /* Of the block that is asked for. */
-template <int N_CHUNKS> __device__ __forceinline__ key_pair begin_keys(const row_queue<N_CHUNKS> &l)
+__device__ __forceinline__ key_pair begin_keys(const row_stream &l)
 {
     key_pair keys;
     uint32_t over = 0;
@@ -286,32 +296,6 @@ __device__ __forceinline__ void pass_on(uint64_t &barrier)
 {
     fence_async_shared();
     barrier_arrive(shared_address(&barrier));
-}
-
-/* Groups first .. end - 1 of codes; words: the first one's chunk, becomes that behind the last. values: as value_chunk's. */
-template <int N_CHUNKS>
-__device__ __forceinline__ void convert_groups(row_queue<N_CHUNKS> &rows, key_pair &keys,
-                                               uint32_t values, int first, int end,
-                                               uint4 (&words)[2])
-{
-#pragma unroll 1
-    for (int group = first; group < end; group++) {
-        const uint4 codes[2] = {words[0], words[1]};
-        next_chunk(rows, words);
-        store_codes(keys, codes, values + group * GROUP_BYTES);
-    }
-}
-
-/* The rotated group, two chunks. */
-template <int N_CHUNKS>
-__device__ __forceinline__ void copy_rotated(row_queue<N_CHUNKS> &rows, uint32_t values,
-                                             uint4 (&words)[2])
-{
-    const uint32_t group = values + (N_DIM_GROUPS - 1) * GROUP_BYTES;
-    store_rotated(words, group, 0);
-    next_chunk(rows, words);
-    store_rotated(words, group, 1);
-    next_chunk(rows, words);
 }
 
 /* Of the thread's first row in a block of values. */

@@ -53,16 +53,15 @@ __global__ void __launch_bounds__(N_THREADS, 1)
     /* the four warpgroups start with 128 each; the sums of 32 heads take 128 of the value warps' */
     const int warpgroup = (int)uniform(threadIdx.x / WARPGROUP);
     if (warpgroup == 0) {
-        if (HEADS == 32) registers_lower<104>();
         run_scores<HEADS>(a, s);
     } else if (warpgroup == 1) {
-        if (HEADS == 32) registers_raise<176>();
+        if (HEADS == 32) registers_raise<168>();
         run_values<HEADS>(a, s);
     } else if (warpgroup == 2) {
-        if (HEADS == 32) registers_lower<112>();
+        if (HEADS == 32) registers_lower<104>();
         run_rows<HEADS, 0>(a, s);
     } else {
-        if (HEADS == 32) registers_lower<112>();
+        if (HEADS == 32) registers_lower<104>();
         run_rows<HEADS, 1>(a, s);
     }
 }
@@ -72,6 +71,8 @@ static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream
 {
     const size_t n_bytes = sizeof(shared_memory<HEADS>);
     static_assert(sizeof(shared_memory<HEADS>) <= 227 * 1024, "of a thread block");
+    static_assert(sizeof(split_sums) <= sizeof shared_memory<HEADS>::q,
+                  "a merge uses the memory of queries");
     cudaError_t status = cudaFuncSetAttribute(
         attn_narrow_kernel<HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;

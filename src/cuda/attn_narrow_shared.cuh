@@ -7,7 +7,6 @@
  *   q        a part's queries, by groups of 64 dimensions: row warps -> matrix units
  *   values[] a block of 64 keys each, bf16, by groups of 64 dimensions: row warps -> score warps and value warps
  *   probs[]  a block's probabilities, heads on rows: score warps -> value warps
- *   chunks[] rows as they lie in the cache, a queue of each thread of the row warps
  *   staged   output of some heads, in whole rows
  *
  * Everything that matrix units read has rows of 128 bytes, swizzled (wgmma.cuh), dimensions in their natural order.
@@ -25,7 +24,6 @@
 enum {
     N_TEAM_WARPGROUPS = 2, /* score warps and value warps */
     N_THREADS = (N_TEAM_WARPGROUPS + 2) * WARPGROUP,
-    N_CHUNKS = 4,
     N_STAGED_HEADS = 16,
     STAGED_ROW_BYTES = DIM * 2,
     BARRIER_TEAM = 1, /* ids of named barriers */
@@ -38,7 +36,6 @@ template <int HEADS> struct shared_memory {
     alignas(1024) unsigned char q[N_DIM_GROUPS * HEADS * 128];
     alignas(1024) unsigned char values[N_PLACES][BLOCK_BYTES];
     alignas(1024) unsigned char probs[N_PLACES][HEADS * 128];
-    alignas(16) unsigned char chunks[2][N_CHUNKS][CHUNK_BYTES]; /* by halves of the dimensions */
     alignas(16) unsigned char staged[N_STAGED_HEADS * STAGED_ROW_BYTES];
     row_marks marks[N_PLACES][2]; /* by halves */
     float block_max[N_WARPGROUP_WARPS][HEADS];

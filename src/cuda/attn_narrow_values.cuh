@@ -104,7 +104,10 @@ __device__ __forceinline__ head_total read_total(int h, int turn, const shared_m
     return {s.part_ref[turn][h], sum};
 }
 
-/* To a part's state, [HEADS][DIM] behind references and sums. */
+/*
+ * To a part's state, [HEADS][DIM] behind references and sums. Threads of neighbouring dimensions trade, so that each has
+ * both of one head.
+ */
 template <int HEADS>
 __device__ __forceinline__ void leave_state(const attn_args &a, const attn_part &p, int turn,
                                             const value_sums<HEADS> &sums,
@@ -112,17 +115,23 @@ __device__ __forceinline__ void leave_state(const attn_args &a, const attn_part 
 {
     float *state = own_state(a, p);
     const int h = threadIdx.x % WARPGROUP;
+    const bool is_odd = (threadIdx.x & 4) != 0;
     if (h < HEADS) {
         const head_total total = read_total<HEADS>(h, turn, s);
         state[h] = total.ref;
         state[ATTN_MAX_GROUP + h] = total.sum;
     }
-    float *values = state + 2 * ATTN_MAX_GROUP;
 #pragma unroll
     for (int g = 0; g < N_DIM_GROUPS; g++) {
 #pragma unroll
-        for (int i = 0; i < HEADS / 2; i++)
-            values[own_head(2 * (i / 4) + i % 2) * DIM + own_dim(g, i)] = sums.v[g][i];
+        for (int i = 0; i < HEADS / 2; i += 2) {
+            const float kept = is_odd ? sums.v[g][i + 1] : sums.v[g][i];
+            const float given = is_odd ? sums.v[g][i] : sums.v[g][i + 1];
+            const float other = __shfl_xor_sync(0xffffffffu, given, 4);
+            float *to = state + 2 * ATTN_MAX_GROUP + own_head(2 * (i / 4) + is_odd) * DIM +
+                        own_dim(g, i) - is_odd;
+            *(float2 *)to = is_odd ? make_float2(other, kept) : make_float2(kept, other);
+        }
     }
 }
 

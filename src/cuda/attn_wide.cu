@@ -11,10 +11,10 @@
  *                bring queries
  *
  * So a block is converted while those before are multiplied, and neither waits in the chain of the other. With fewer
- * heads the first product would be mostly empty rows: attn_sm90.cu.
+ * heads the first product would be mostly empty rows: attn_narrow.cu.
  *
  * Softmax: probabilities are relative to a reference per head, 2^(score - ref), and may pass 1 by far, since bf16 and
- * f32 have the exponents for it. So there is no running maximum: a block in which a thread's sum passes 2^40 sets new
+ * f32 have the exponents for it. So there is no running maximum: a block in which a score passes its reference by 35 sets new
  * references for its warp's heads, as the first block does, and both warpgroups rescale.
  *
  * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
@@ -59,7 +59,6 @@ __global__ void __launch_bounds__(N_THREADS, 1)
         registers_raise<240>();
         run_scores(a, s);
     } else if (warpgroup == 1) {
-        registers_lower<168>();
         run_values(a, s);
     } else {
         registers_lower<96>();

@@ -8,23 +8,41 @@
 
 #include "attn_wide_shared.cuh"
 
+/* Groups first .. end - 1 of codes; words: the first one's chunk, becomes that behind the last. values: as value_chunk's. */
+__device__ __forceinline__ void convert_groups(row_stream &rows, chunk_queue<N_CHUNKS> &queue,
+                                               key_pair &keys, uint32_t values, int first, int end,
+                                               uint4 (&words)[2])
+{
+#pragma unroll 1
+    for (int group = first; group < end; group++) {
+        const uint4 codes[2] = {words[0], words[1]};
+        next_chunk(rows, queue, words);
+        store_codes(keys, codes, values + group * GROUP_BYTES);
+    }
+}
+
 /*
  * Block b, all dimensions of it. words: its chunk 0; becomes the next block's. The next block's rows are found outside of
  * the loops: a move of what is on its way would wait for it.
  */
-__device__ __forceinline__ void convert_block(const attn_args &a, row_queue<N_CHUNKS> &rows,
-                                              uint32_t b, uint4 (&words)[2], shared_memory &s)
+__device__ __forceinline__ void convert_block(const attn_args &a, row_stream &rows,
+                                              chunk_queue<N_CHUNKS> &queue, uint32_t b,
+                                              uint4 (&words)[2], shared_memory &s)
 {
     const uint32_t place = b % N_PLACES, parity = (b / N_PLACES & 1) ^ 1;
     const uint32_t values = value_row(s.values[place]);
+    const uint32_t rotated = values + (N_DIM_GROUPS - 1) * GROUP_BYTES;
     key_pair keys = begin_keys(rows);
     barrier_wait(shared_address(&s.empty[place][0]), parity);
-    convert_groups(rows, keys, values, 0, N_HALF_GROUPS, words);
+    convert_groups(rows, queue, keys, values, 0, N_HALF_GROUPS, words);
     pass_on(s.full[place][0]);
     next_rows(a, rows);
     barrier_wait(shared_address(&s.empty[place][1]), parity);
-    convert_groups(rows, keys, values, N_HALF_GROUPS, N_DIM_GROUPS - 1, words);
-    copy_rotated(rows, values, words);
+    convert_groups(rows, queue, keys, values, N_HALF_GROUPS, N_DIM_GROUPS - 1, words);
+    store_rotated(words, rotated, 0);
+    next_chunk(rows, queue, words);
+    store_rotated(words, rotated, 1);
+    next_chunk(rows, queue, words);
     mark_rows(keys, s.marks[place]);
     pass_on(s.full[place][1]);
 }
@@ -40,13 +58,14 @@ __device__ static void run_rows(const attn_args &a, shared_memory &s)
     uint4 words[2];
     bool has_queries = rank_of_round(0) < n_ranks;
     if (has_queries) ask_for_queries<HEADS>(a, read_part(a, rank_of_round(0)), s.q);
-    row_queue<N_CHUNKS> rows = begin_rows<N_CHUNKS>(a, 0, s.chunks[0], words);
+    row_stream rows = begin_stream(a);
+    chunk_queue<N_CHUNKS> queue = begin_queue<N_CHUNKS>(a, rows, s.chunks[0], words);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         const attn_part p = read_part(a, rank);
         const uint32_t begin = b, end = b + (p.end_block - p.first_block);
 #pragma unroll 1
         for (; b < end; b++) {
-            convert_block(a, rows, b, words, s);
+            convert_block(a, rows, queue, b, words, s);
             if (b > begin) continue;
             if (!has_queries) {
                 barrier_wait(shared_address(&s.q_empty), (n_parts_done & 1) ^ 1);

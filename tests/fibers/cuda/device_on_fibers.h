@@ -30,6 +30,12 @@ inline void copy_async16(uint32_t to, const void *from)
 {
     cuda_run_copy(to, from, 16);
 }
+inline uint4 load_streamed16(const void *from)
+{
+    uint4 v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
 inline void copy_async4(uint32_t to, const void *from)
 {
     cuda_run_copy(to, from, 4);
