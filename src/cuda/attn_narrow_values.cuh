@@ -121,6 +121,7 @@ __device__ __forceinline__ void leave_state(const attn_args &a, const attn_part 
         state[h] = total.ref;
         state[ATTN_MAX_GROUP + h] = total.sum;
     }
+    float *values = state + 2 * ATTN_MAX_GROUP + own_head(is_odd) * DIM + own_dim(0, 0) - is_odd;
 #pragma unroll
     for (int g = 0; g < N_DIM_GROUPS; g++) {
 #pragma unroll
@@ -128,8 +129,7 @@ __device__ __forceinline__ void leave_state(const attn_args &a, const attn_part 
             const float kept = is_odd ? sums.v[g][i + 1] : sums.v[g][i];
             const float given = is_odd ? sums.v[g][i] : sums.v[g][i + 1];
             const float other = __shfl_xor_sync(0xffffffffu, given, 4);
-            float *to = state + 2 * ATTN_MAX_GROUP + own_head(2 * (i / 4) + is_odd) * DIM +
-                        own_dim(g, i) - is_odd;
+            float *to = values + i / 4 * 8 * DIM + g * GROUP_DIMS + i / 2 % 2 * 8;
             *(float2 *)to = is_odd ? make_float2(other, kept) : make_float2(kept, other);
         }
     }
