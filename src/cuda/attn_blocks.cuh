@@ -33,10 +33,11 @@ enum {
     BLOCKS_AHEAD = 5, /* of the one that is multiplied, in the second-level cache */
 };
 
-/* Of a block's rows, by the ballots of the row warps: bit 4 * i of word w is of row 8 * w + i. */
+/* Of a block's rows, by the ballots of the row warps: bits 4 * i .. 4 * i + 3 of word w are of row 8 * w + i. */
 struct row_marks {
-    uint32_t unusual[KEYS / 8]; /* not listed, or with a NaN code */
+    uint32_t unusual[KEYS / 8]; /* does not count for all, or has a NaN code */
     uint32_t nan[KEYS / 8];
+    uint32_t named[KEYS / 8]; /* of joined lists: the queries that name the row */
 };
 
 /* ---- finding: a lane has a row ---- */
@@ -48,15 +49,30 @@ struct row_finder {
 };
 
 struct found_row {
-    uint64_t address; /* bit 0: a list names the row */
+    uint64_t
+        address; /* bit 0: a list names the row; of joined lists, NAMED bits: which queries do */
     uint2 scales;
 };
 
+enum { NAMED = ATTN_JOIN_ALL };
+
+template <class PART>
+__device__ __forceinline__ key_row locate(const attn_args &a, const row_finder &f, uint32_t &named)
+{
+    if constexpr (is_joined<PART>) {
+        return locate_joined(a, (uint32_t)f.slot, f.is_extra, f.is_listed, named);
+    } else {
+        const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
+        named = row.is_valid;
+        return row;
+    }
+}
+
 /* Begins to read the next block's index. */
-__device__ __forceinline__ void read_index(const attn_args &a, row_finder &f)
+template <class PART> __device__ __forceinline__ void read_index(const attn_args &a, row_finder &f)
 {
     f.is_listed = false;
-    if (!seek_entries(a, f.lists)) return;
+    if (!seek_entries<PART>(a, f.lists)) return;
     const int row = threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 16;
     const int32_t *source = find_entry(f.lists, row, f.is_extra);
     f.is_listed = source != NULL;
@@ -65,32 +81,36 @@ __device__ __forceinline__ void read_index(const attn_args &a, row_finder &f)
 }
 
 /* The next block's row, of zeros behind the last block. */
+template <class PART>
 __device__ __forceinline__ found_row find_row(const attn_args &a, row_finder &f)
 {
-    const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
-    read_index(a, f);
-    return {(uint64_t)row.codes | row.is_valid, __ldg((const uint2 *)row.scales)};
+    uint32_t named;
+    const key_row row = locate<PART>(a, f, named);
+    read_index<PART>(a, f);
+    return {(uint64_t)row.codes | named, __ldg((const uint2 *)row.scales)};
 }
 
 /* By a warpgroup: asks the second-level cache for the next block's rows. */
+template <class PART>
 __device__ __forceinline__ void prefetch_rows(const attn_args &a, row_finder &f)
 {
-    const key_row row = locate_row(a, (uint32_t)f.slot, f.is_extra, f.is_listed);
+    uint32_t named;
+    const key_row row = locate<PART>(a, f, named);
     if (row.is_valid && threadIdx.x % 32 < 16) {
         prefetch_bytes_l2(row.codes, ROW_BYTES);
         prefetch_l2(row.scales);
     }
-    read_index(a, f);
+    read_index<PART>(a, f);
 }
 
 /* Of the blocks that the row warps will have begun before the first one has been multiplied, and of two more. */
-__device__ __forceinline__ row_finder begin_prefetch(const attn_args &a)
+template <class PART> __device__ __forceinline__ row_finder begin_prefetch(const attn_args &a)
 {
     row_finder f = {};
     f.lists = begin_lists(a);
-    read_index(a, f);
+    read_index<PART>(a, f);
 #pragma unroll 1
-    for (int i = 0; i < BLOCKS_AHEAD; i++) prefetch_rows(a, f);
+    for (int i = 0; i < BLOCKS_AHEAD; i++) prefetch_rows<PART>(a, f);
     return f;
 }
 
@@ -114,31 +134,31 @@ __device__ __forceinline__ void begin_asking(row_stream &l)
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const uint64_t row = __shfl_sync(0xffffffffu, l.asked.address, finder_lane(r));
-        l.from[r] = (const unsigned char *)(row & ~(uint64_t)1) + threadIdx.x % 4 * 16;
+        l.from[r] = (const unsigned char *)(row & ~(uint64_t)NAMED) + threadIdx.x % 4 * 16;
     }
 }
 
 /* The first block's rows; find_ahead comes when they have been asked for. */
-__device__ __forceinline__ row_stream begin_stream(const attn_args &a)
+template <class PART> __device__ __forceinline__ row_stream begin_stream(const attn_args &a)
 {
     row_stream l = {};
     l.finder.lists = begin_lists(a);
-    read_index(a, l.finder);
-    l.asked = find_row(a, l.finder);
+    read_index<PART>(a, l.finder);
+    l.asked = find_row<PART>(a, l.finder);
     begin_asking(l);
     return l;
 }
 
-__device__ __forceinline__ void find_ahead(const attn_args &a, row_stream &l)
+template <class PART> __device__ __forceinline__ void find_ahead(const attn_args &a, row_stream &l)
 {
-    l.next = find_row(a, l.finder);
+    l.next = find_row<PART>(a, l.finder);
 }
 
 /* Goes on to the next block. */
-__device__ __forceinline__ void next_rows(const attn_args &a, row_stream &l)
+template <class PART> __device__ __forceinline__ void next_rows(const attn_args &a, row_stream &l)
 {
     l.asked = l.next;
-    l.next = find_row(a, l.finder);
+    l.next = find_row<PART>(a, l.finder);
     begin_asking(l);
 }
 
@@ -190,7 +210,7 @@ __device__ __forceinline__ void next_chunk(row_stream &l, chunk_queue<N_CHUNKS> 
 }
 
 /* The first block's first chunks are asked for, `words` is chunk 0. memory: CHUNK_BYTES for each of N_CHUNKS. */
-template <int N_CHUNKS>
+template <class PART, int N_CHUNKS>
 __device__ __forceinline__ chunk_queue<N_CHUNKS>
 begin_queue(const attn_args &a, row_stream &l, unsigned char *memory, uint4 (&words)[2])
 {
@@ -200,7 +220,7 @@ begin_queue(const attn_args &a, row_stream &l, unsigned char *memory, uint4 (&wo
     q.read_place = q.first_place;
 #pragma unroll 1
     for (int i = 0; i < N_CHUNKS; i++) ask_for_chunk(l, q);
-    find_ahead(a, l);
+    find_ahead<PART>(a, l);
     read_chunk(q, words);
     return q;
 }
@@ -211,8 +231,8 @@ begin_queue(const attn_args &a, row_stream &l, unsigned char *memory, uint4 (&wo
 struct key_pair {
     uint64_t scales[2];  /* bytes of the groups, this one's first */
     uint32_t largest[2]; /* magnitudes of codes */
-    bool is_valid[2];
-    bool has_big; /* any row of the warp has a scale above BIG_SCALE */
+    uint32_t named[2];   /* bit 0, or of joined lists bits: counts for a query */
+    bool has_big;        /* any row of the warp has a scale above BIG_SCALE */
 };
 
 /* Of the block that is asked for. */
@@ -225,8 +245,7 @@ __device__ __forceinline__ key_pair begin_keys(const row_stream &l)
         const uint32_t low = __shfl_sync(0xffffffffu, l.asked.scales.x, finder_lane(r));
         const uint32_t high = __shfl_sync(0xffffffffu, l.asked.scales.y, finder_lane(r));
         keys.scales[r] = (uint64_t)high << 32 | low;
-        keys.is_valid[r] =
-            (__shfl_sync(0xffffffffu, (uint32_t)l.asked.address, finder_lane(r)) & 1) != 0;
+        keys.named[r] = __shfl_sync(0xffffffffu, (uint32_t)l.asked.address, finder_lane(r)) & NAMED;
         keys.largest[r] = 0;
         over |= __vcmpgtu4(low, 0x01010101u * BIG_SCALE) |
                 (__vcmpgtu4(high, 0x01010101u * BIG_SCALE) & 0x00ffffffu);
@@ -275,18 +294,24 @@ __device__ __forceinline__ void store_rotated(const uint4 (&words)[2], uint32_t 
         store_shared16(value_chunk(values, r, 4 * half + threadIdx.x % 4), words[r]);
 }
 
-/* For the head warps: rows that count for nothing, or as NaN. */
+/* For the head warps. */
+template <class PART>
 __device__ __forceinline__ void mark_rows(const key_pair &keys, row_marks &marks)
 {
     const int warp = threadIdx.x % WARPGROUP / 32, lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const bool is_nan = is_nan_row(keys.largest[r]);
+        const uint32_t all = is_joined<PART> ? (uint32_t)NAMED : 1;
         const uint32_t nan = __ballot_sync(0xffffffffu, is_nan);
-        const uint32_t unusual = __ballot_sync(0xffffffffu, is_nan || !keys.is_valid[r]);
+        const uint32_t unusual = __ballot_sync(0xffffffffu, is_nan || keys.named[r] != all);
         if (lane == 0) {
             marks.unusual[2 * warp + r] = unusual;
             marks.nan[2 * warp + r] = nan;
+        }
+        if constexpr (is_joined<PART>) { /* four lanes have a row, and four queries a bit each */
+            const uint32_t named = __ballot_sync(0xffffffffu, (keys.named[r] >> lane % 4 & 1) != 0);
+            if (lane == 0) marks.named[2 * warp + r] = named;
         }
     }
 }
@@ -310,8 +335,8 @@ __device__ __forceinline__ uint32_t value_row(unsigned char *block)
  * Begins to copy a part's queries, zeros behind the last head, by a warpgroup: 64 threads have a head at a time.
  * q_memory: N_DIM_GROUPS groups of [HEADS] rows.
  */
-template <int HEADS>
-__device__ __forceinline__ void ask_for_queries(const attn_args &a, const attn_part &p,
+template <int HEADS, class PART>
+__device__ __forceinline__ void ask_for_queries(const attn_args &a, const PART &p,
                                                 unsigned char *q_memory)
 {
     const int thread = threadIdx.x % WARPGROUP, column = thread % 64;
@@ -322,7 +347,7 @@ __device__ __forceinline__ void ask_for_queries(const attn_args &a, const attn_p
     for (int h = thread / 64; h < HEADS; h += WARPGROUP / 64) {
         const int head = part_first_head(p, HEADS) + h;
         const char *from =
-            head < a.n_heads ? q + head * a.q_head_stride_bytes : (const char *)zero_row();
+            head < count_heads(a, p) ? q + query_bytes(a, p, head) : (const char *)zero_row();
         const uint32_t place = to + h * 128 + ((column % 8 ^ h % 8) << 4);
         if (a.q_is_aligned) {
             copy_async16(place, from);
@@ -331,6 +356,25 @@ __device__ __forceinline__ void ask_for_queries(const attn_args &a, const attn_p
         }
     }
     copy_async_commit();
+}
+
+/* Brings the queries of a part to the second-level cache; by a warpgroup. */
+template <class PART, int HEADS>
+__device__ __forceinline__ void prefetch_queries(const attn_args &a, int32_t rank, int32_t n_ranks)
+{
+    if (rank >= n_ranks || !a.q_is_aligned) return;
+    const PART p = read_part<PART>(a, rank);
+    const int h = threadIdx.x % WARPGROUP, head = part_first_head(p, HEADS) + h;
+    if (h < HEADS && head < count_heads(a, p)) {
+        prefetch_bytes_l2(a.q + p.request * a.q_request_stride_bytes +
+                              part_query(p) * a.q_query_stride_bytes + query_bytes(a, p, head),
+                          DIM * (uint32_t)sizeof(uint16_t));
+    }
+}
+
+__device__ __forceinline__ uint32_t count_blocks(const attn_part &p)
+{
+    return (uint32_t)(p.end_block - p.first_block);
 }
 
 #endif

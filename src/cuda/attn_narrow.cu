@@ -36,7 +36,7 @@ template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &
     barrier_init_fence();
 }
 
-template <int HEADS>
+template <class PART, int HEADS>
 __global__ void __launch_bounds__(N_THREADS, 1)
     attn_narrow_kernel(const __grid_constant__ attn_args a)
 {
@@ -53,20 +53,20 @@ __global__ void __launch_bounds__(N_THREADS, 1)
     /* the four warpgroups start with 128 each; the sums of 32 heads take 128 of the value warps' */
     const int warpgroup = (int)uniform(threadIdx.x / WARPGROUP);
     if (warpgroup == 0) {
-        run_scores<HEADS>(a, s);
+        run_scores<PART, HEADS>(a, s);
     } else if (warpgroup == 1) {
         if (HEADS == 32) registers_raise<168>();
-        run_values<HEADS>(a, s);
+        run_values<PART, HEADS>(a, s);
     } else if (warpgroup == 2) {
         if (HEADS == 32) registers_lower<104>();
-        run_rows<HEADS, 0>(a, s);
+        run_rows<PART, HEADS, 0>(a, s);
     } else {
         if (HEADS == 32) registers_lower<104>();
-        run_rows<HEADS, 1>(a, s);
+        run_rows<PART, HEADS, 1>(a, s);
     }
 }
 
-template <int HEADS>
+template <class PART, int HEADS>
 static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
 {
     const size_t n_bytes = sizeof(shared_memory<HEADS>);
@@ -74,18 +74,27 @@ static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream
     static_assert(sizeof(split_sums) <= sizeof shared_memory<HEADS>::q,
                   "a merge uses the memory of queries");
     cudaError_t status = cudaFuncSetAttribute(
-        attn_narrow_kernel<HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+        attn_narrow_kernel<PART, HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;
-    return launch_kernel(attn_narrow_kernel<HEADS>, (unsigned)n_thread_blocks, N_THREADS, n_bytes,
-                         stream, *args);
+    return launch_kernel(attn_narrow_kernel<PART, HEADS>, (unsigned)n_thread_blocks, N_THREADS,
+                         n_bytes, stream, *args);
+}
+
+template <class PART>
+static cudaError_t launch_group(const attn_args *args, int group_heads, int n_thread_blocks,
+                                cudaStream_t stream)
+{
+    switch (group_heads) {
+    case 16: return launch<PART, 16>(args, n_thread_blocks, stream);
+    case 32: return launch<PART, 32>(args, n_thread_blocks, stream);
+    default: return cudaErrorInvalidValue;
+    }
 }
 
 cudaError_t dsv4_attn_narrow_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                     cudaStream_t stream)
 {
-    switch (group_heads) {
-    case 16: return launch<16>(args, n_thread_blocks, stream);
-    case 32: return launch<32>(args, n_thread_blocks, stream);
-    default: return cudaErrorInvalidValue;
-    }
+    return args->joined.lists != NULL
+               ? launch_group<joined_part>(args, group_heads, n_thread_blocks, stream)
+               : launch_group<attn_part>(args, group_heads, n_thread_blocks, stream);
 }

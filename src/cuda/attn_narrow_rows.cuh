@@ -24,7 +24,7 @@ template <int HALF> struct half_chunks {
 };
 
 /* A half of block b, of which chunks are on their way; they become the next block's. */
-template <int HEADS, int HALF>
+template <class PART, int HEADS, int HALF>
 __device__ __forceinline__ void convert_half(const attn_args &a, row_stream &rows,
                                              half_chunks<HALF> &chunks, uint32_t b,
                                              shared_memory<HEADS> &s)
@@ -34,7 +34,7 @@ __device__ __forceinline__ void convert_half(const attn_args &a, row_stream &row
     key_pair keys = begin_keys(rows);
     keys.scales[0] >>= 8 * chunks.first;
     keys.scales[1] >>= 8 * chunks.first;
-    next_rows(a, rows);
+    next_rows<PART>(a, rows);
     barrier_wait(shared_address(&s.empty[place][HALF]), (b / N_PLACES & 1) ^ 1);
 #pragma unroll
     for (int i = 0; i < chunks.n; i++) {
@@ -47,7 +47,7 @@ __device__ __forceinline__ void convert_half(const attn_args &a, row_stream &row
         }
         chunks.load(rows, i);
     }
-    mark_rows(keys, s.marks[place][HALF]);
+    mark_rows<PART>(keys, s.marks[place][HALF]);
     pass_on(s.full[place][HALF]);
 }
 
@@ -55,24 +55,25 @@ __device__ __forceinline__ void convert_half(const attn_args &a, row_stream &row
  * Queries, by the first warpgroup, are asked for while the first block of their part is there already: those before are
  * free only when that part's last scores are.
  */
-template <int HEADS, int HALF>
+template <class PART, int HEADS, int HALF>
 __device__ static void run_rows(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     half_chunks<HALF> chunks;
     bool has_queries = rank_of_round(0) < n_ranks;
-    if (HALF == 0 && has_queries) ask_for_queries<HEADS>(a, read_part(a, rank_of_round(0)), s.q);
-    row_stream rows = begin_stream(a);
+    if (HALF == 0 && has_queries)
+        ask_for_queries<HEADS>(a, read_part<PART>(a, rank_of_round(0)), s.q);
+    row_stream rows = begin_stream<PART>(a);
 #pragma unroll
     for (int i = 0; i < chunks.n; i++) chunks.load(rows, i);
-    find_ahead(a, rows);
+    find_ahead<PART>(a, rows);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        const attn_part p = read_part(a, rank);
+        const PART p = read_part<PART>(a, rank);
         const uint32_t begin = b, end = b + count_blocks(p);
 #pragma unroll 1
         for (; b < end; b++) {
-            convert_half<HEADS, HALF>(a, rows, chunks, b, s);
+            convert_half<PART, HEADS, HALF>(a, rows, chunks, b, s);
             if (HALF == 1 || b > begin) continue;
             if (!has_queries) {
                 barrier_wait(shared_address(&s.q_empty), (n_parts_done & 1) ^ 1);

@@ -70,6 +70,33 @@ __device__ __forceinline__ void mark_keys(float (&scores)[HEADS / 2], const row_
     }
 }
 
+/* The same of joined lists: -inf for the heads of queries that do not name a row. */
+template <int HEADS>
+__device__ __forceinline__ void mark_joined(float (&scores)[HEADS / 2], const row_marks (&marks)[2],
+                                            int query_shift)
+{
+    const int warp = threadIdx.x / 32, bit = threadIdx.x % 32 / 4 * 4;
+    uint32_t named[2];
+    bool is_unusual = false, is_nan[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int word = 2 * warp + r;
+        is_unusual |= ((marks[0].unusual[word] | marks[1].unusual[word]) >> bit & 1) != 0;
+        is_nan[r] = ((marks[0].nan[word] | marks[1].nan[word]) >> bit & 1) != 0;
+        named[r] = marks[0].named[word] >> bit;
+    }
+    if (!__any_sync(0xffffffffu, is_unusual)) return;
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; i++) {
+        const int r = i / 2 % 2, query = 8 * (i / 4) >> query_shift;
+        if ((named[r] >> query & 1) == 0) {
+            scores[i] = -INFINITY;
+        } else if (is_nan[r]) {
+            scores[i] = NAN;
+        }
+    }
+}
+
 /* Probabilities, their sums for each head, and the sum of all. */
 template <int HEADS>
 __device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], float scale_log2,
@@ -182,12 +209,13 @@ __device__ __forceinline__ void leave_heads(head_state<HEADS> &heads, int turn,
     }
 }
 
-template <int HEADS> __device__ static void run_scores(const attn_args &a, shared_memory<HEADS> &s)
+template <class PART, int HEADS>
+__device__ static void run_scores(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        const attn_part p = read_part(a, rank);
+        const PART p = read_part<PART>(a, rank);
         const uint32_t begin = b, end = b + count_blocks(p);
         head_state<HEADS> heads;
 #pragma unroll
@@ -201,7 +229,11 @@ template <int HEADS> __device__ static void run_scores(const attn_args &a, share
             float scores[HEADS / 2];
             multiply_keys<HEADS>(scores, b, s);
             if (b + 1 == end) barrier_arrive_warp(shared_address(&s.q_empty));
-            mark_keys<HEADS>(scores, s.marks[b % N_PLACES]);
+            if constexpr (is_joined<PART>) {
+                mark_joined<HEADS>(scores, s.marks[b % N_PLACES], a.joined.query_shift);
+            } else {
+                mark_keys<HEADS>(scores, s.marks[b % N_PLACES]);
+            }
             weigh_keys<HEADS>(scores, a.scale_log2, b, b == begin, heads, s);
         }
         leave_heads<HEADS>(heads, round % 2, s);

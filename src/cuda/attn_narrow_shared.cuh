@@ -59,9 +59,4 @@ struct narrow_team {
     }
 };
 
-__device__ __forceinline__ uint32_t count_blocks(const attn_part &p)
-{
-    return (uint32_t)(p.end_block - p.first_block);
-}
-
 #endif

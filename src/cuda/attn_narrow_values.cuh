@@ -65,7 +65,7 @@ __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint64_t value
     wgmma_commit();
 }
 
-template <int HEADS>
+template <class PART, int HEADS>
 __device__ __forceinline__ void add_block(const attn_args &a, value_sums<HEADS> &sums, uint32_t b,
                                           row_finder &finder, shared_memory<HEADS> &s)
 {
@@ -84,7 +84,7 @@ __device__ __forceinline__ void add_block(const attn_args &a, value_sums<HEADS> 
     wgmma_fence();
     add_half<HEADS>(sums, values, probs, 0);
     add_half<HEADS>(sums, values, probs, 1);
-    prefetch_rows(a, finder);
+    prefetch_rows<PART>(a, finder);
     wgmma_wait<1>();
     barrier_arrive_warp(shared_address(&s.empty[place][0]));
     wgmma_wait<0>();
@@ -136,26 +136,24 @@ __device__ __forceinline__ void leave_state(const attn_args &a, const attn_part 
 }
 
 /* Turns the rotated group, the last, back by the query's position: a pair is two rows of neighbouring threads. */
-template <int HEADS>
-__device__ __forceinline__ void turn_back(const attn_args &a, const attn_part &p,
+template <int HEADS, class PART>
+__device__ __forceinline__ void turn_back(const attn_args &a, const PART &p,
                                           value_sums<HEADS> &sums)
 {
-    const int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + part_query(p)];
-    const bool is_inside = row >= 0 && row < a.n_rope_rows;
-    const float *table = a.rope_table + (int64_t)(is_inside ? row : 0) * 64;
     float *v = sums.v[N_DIM_GROUPS - 1];
 #pragma unroll
     for (int i = 0; i < HEADS / 2; i++) {
-        const int dim = own_dim(0, i);
-        const float c = is_inside ? table[dim / 2] : NAN, z = is_inside ? table[32 + dim / 2] : NAN;
+        const int dim = own_dim(0, i),
+                  head = part_first_head(p, HEADS) + own_head(2 * (i / 4) + i % 2);
+        const float2 turn = find_turn(a, p, head, dim / 2);
         const float other = __shfl_xor_sync(0xffffffffu, v[i], 4);
-        v[i] = dim % 2 == 0 ? v[i] * c + other * z : v[i] * c - other * z;
+        v[i] = dim % 2 == 0 ? v[i] * turn.x + other * turn.y : v[i] * turn.x - other * turn.y;
     }
 }
 
 /* Any dtype and alignment, one value at a time. */
-template <int HEADS>
-__device__ __forceinline__ void write_values(const attn_args &a, const attn_part &p,
+template <int HEADS, class PART>
+__device__ __forceinline__ void write_values(const attn_args &a, const PART &p,
                                              const value_sums<HEADS> &sums)
 {
 #pragma unroll
@@ -163,8 +161,8 @@ __device__ __forceinline__ void write_values(const attn_args &a, const attn_part
 #pragma unroll
         for (int i = 0; i < HEADS / 2; i++) {
             const int head = part_first_head(p, HEADS) + own_head(2 * (i / 4) + i % 2);
-            char *out = part_out(a, p) + head * a.out_head_stride_bytes;
-            if (head >= a.n_heads) continue;
+            char *out = head_out(a, p, head);
+            if (head >= count_heads(a, p)) continue;
             if (a.out_is_f32) {
                 ((float *)out)[own_dim(g, i)] = sums.v[g][i];
             } else {
@@ -181,8 +179,8 @@ __device__ __forceinline__ uint32_t staged_chunk(uint32_t staged, int head, int 
 }
 
 /* Aligned bf16, N_STAGED_HEADS heads from `first` on, in whole rows. */
-template <int HEADS>
-__device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &p, int first,
+template <int HEADS, class PART>
+__device__ __forceinline__ void write_rows(const attn_args &a, const PART &p, int first,
                                            const value_sums<HEADS> &sums, shared_memory<HEADS> &s)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % N_WARPGROUP_WARPS;
@@ -203,8 +201,8 @@ __device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &
 #pragma unroll
     for (int i = 0; i < N_STAGED_HEADS; i += N_WARPGROUP_WARPS) {
         const int head = part_first_head(p, HEADS) + first + i + warp;
-        if (head >= a.n_heads) continue;
-        char *out = part_out(a, p) + head * a.out_head_stride_bytes;
+        if (head >= count_heads(a, p)) continue;
+        char *out = head_out(a, p, head);
 #pragma unroll
         for (int k = 0; k < 2; k++)
             *(uint4 *)(out + k * 512 + lane * 16) =
@@ -213,8 +211,8 @@ __device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &
 }
 
 /* Divides by the sums, writes out and lse. */
-template <int HEADS>
-__device__ __forceinline__ void finish_values(const attn_args &a, const attn_part &p, int turn,
+template <int HEADS, class PART>
+__device__ __forceinline__ void finish_values(const attn_args &a, const PART &p, int turn,
                                               value_sums<HEADS> &sums, shared_memory<HEADS> &s)
 {
     float inverse[HEADS / 4];
@@ -222,8 +220,9 @@ __device__ __forceinline__ void finish_values(const attn_args &a, const attn_par
     for (int j = 0; j < HEADS / 4; j++) {
         const int h = own_head(j), head = part_first_head(p, HEADS) + h;
         const head_total total = read_total<HEADS>(h, turn, s);
-        inverse[j] = inverse_sum(read_sink(a, min(head, a.n_heads - 1)), total.ref, total.sum);
-        if (threadIdx.x % WARPGROUP < 4 && head < a.n_heads)
+        inverse[j] =
+            inverse_sum(read_sink(a, p, min(head, count_heads(a, p) - 1)), total.ref, total.sum);
+        if (threadIdx.x % WARPGROUP < 4 && head < count_heads(a, p))
             write_lse(a, p, head, total.ref, total.sum);
     }
     scale_sums<HEADS>(sums, inverse);
@@ -237,33 +236,20 @@ __device__ __forceinline__ void finish_values(const attn_args &a, const attn_par
         write_rows<HEADS>(a, p, first, sums, s);
 }
 
-/* Brings a part's queries to the second-level cache. */
-template <int HEADS>
-__device__ __forceinline__ void prefetch_queries(const attn_args &a, int32_t rank, int32_t n_ranks)
-{
-    if (rank >= n_ranks || !a.q_is_aligned) return;
-    const attn_part p = read_part(a, rank);
-    const int h = threadIdx.x % WARPGROUP, head = part_first_head(p, HEADS) + h;
-    if (h < HEADS && head < a.n_heads) {
-        prefetch_bytes_l2(a.q + p.request * a.q_request_stride_bytes +
-                              part_query(p) * a.q_query_stride_bytes + head * a.q_head_stride_bytes,
-                          DIM * (uint32_t)sizeof(uint16_t));
-    }
-}
-
-template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
+template <class PART, int HEADS>
+__device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0;
-    row_finder finder = begin_prefetch(a);
+    row_finder finder = begin_prefetch<PART>(a);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        const uint32_t end = b + count_blocks(read_part(a, rank));
+        const uint32_t end = b + count_blocks(read_part<PART>(a, rank));
         value_sums<HEADS> sums;
-        prefetch_queries<HEADS>(a, rank_of_round(round + 1), n_ranks);
+        prefetch_queries<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
         clear_sums<HEADS>(sums);
 #pragma unroll 1
-        for (; b < end; b++) add_block<HEADS>(a, sums, b, finder, s);
-        const attn_part p = read_part(a, rank); /* only now: the loop needs the registers */
+        for (; b < end; b++) add_block<PART, HEADS>(a, sums, b, finder, s);
+        const PART p = read_part<PART>(a, rank); /* only now: the loop needs the registers */
         narrow_team::sync();
         if (p.first_slot >= 0) {
             leave_state<HEADS>(a, p, round % 2, sums, s);

@@ -40,6 +40,7 @@ __device__ static void init_barriers(shared_memory &s)
     barrier_init_fence();
 }
 
+template <class PART>
 __global__ void __launch_bounds__(N_THREADS, 1)
     attn_wide_kernel(const __grid_constant__ attn_args a)
 {
@@ -57,21 +58,28 @@ __global__ void __launch_bounds__(N_THREADS, 1)
     const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
         registers_raise<240>();
-        run_scores(a, s);
+        run_scores<PART>(a, s);
     } else if (warpgroup == 1) {
-        run_values(a, s);
+        run_values<PART>(a, s);
     } else {
         registers_lower<96>();
-        run_rows(a, s);
+        run_rows<PART>(a, s);
     }
+}
+
+template <class PART>
+static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
+{
+    const size_t n_bytes = sizeof(shared_memory);
+    cudaError_t status = cudaFuncSetAttribute(
+        attn_wide_kernel<PART>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+    if (status != cudaSuccess) return status;
+    return launch_kernel(attn_wide_kernel<PART>, (unsigned)n_thread_blocks, N_THREADS, n_bytes,
+                         stream, *args);
 }
 
 cudaError_t dsv4_attn_wide_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
 {
-    const size_t n_bytes = sizeof(shared_memory);
-    cudaError_t status = cudaFuncSetAttribute(
-        attn_wide_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
-    if (status != cudaSuccess) return status;
-    return launch_kernel(attn_wide_kernel, (unsigned)n_thread_blocks, N_THREADS, n_bytes, stream,
-                         *args);
+    return args->joined.lists != NULL ? launch<joined_part>(args, n_thread_blocks, stream)
+                                      : launch<attn_part>(args, n_thread_blocks, stream);
 }

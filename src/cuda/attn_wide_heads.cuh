@@ -61,6 +61,37 @@ __device__ __forceinline__ void mark_keys(float (&scores)[KEYS / 2], const row_m
     }
 }
 
+/* The same of joined lists: -inf for the heads of queries that do not name a row. */
+__device__ __forceinline__ void mark_joined(float (&scores)[KEYS / 2], const row_marks &marks,
+                                            int query_shift)
+{
+    const uint4 low = *(const uint4 *)marks.unusual, high = *(const uint4 *)&marks.unusual[4];
+    if ((low.x | low.y | low.z | low.w | high.x | high.y | high.z | high.w) == 0) return;
+    const int bit = 8 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i += 4) {
+        const uint32_t named = marks.named[i / 4] >> bit, nan = marks.nan[i / 4] >> bit;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const int query = own_head(k / 2) >> query_shift;
+            if ((nan >> 4 * (k % 2) & 1) != 0) scores[i + k] = NAN;
+            if ((named >> (4 * (k % 2) + query) & 1) == 0) scores[i + k] = -INFINITY;
+        }
+        keep_order(); /* of reads: there are no registers for all of them */
+    }
+}
+
+template <class PART>
+__device__ __forceinline__ void mark_block(const attn_args &a, float (&scores)[KEYS / 2],
+                                           const row_marks &marks)
+{
+    if constexpr (is_joined<PART>) {
+        mark_joined(scores, marks, a.joined.query_shift);
+    } else {
+        mark_keys(scores, marks);
+    }
+}
+
 __device__ __forceinline__ void scale_sums(value_sums &sums, const float (&factors)[2])
 {
 #pragma unroll
@@ -169,6 +200,7 @@ __device__ __forceinline__ void add_probs(value_sums &sums, const uint32_t (&pro
  * Block b, of which `scores` and references are there; `next` become those of the block behind it. Half of these is
  * multiplied while this block's probabilities are made; the other half of that block is hardly there before.
  */
+template <class PART>
 __device__ __forceinline__ void weigh_block(const attn_args &a, uint32_t b, bool is_last,
                                             float (&scores)[KEYS / 2], float (&next)[KEYS / 2],
                                             head_state &heads, value_sums &sums, shared_memory &s)
@@ -198,19 +230,19 @@ __device__ __forceinline__ void weigh_block(const attn_args &a, uint32_t b, bool
     wgmma_settle(next);
     wgmma_settle(sums.v);
     if (is_last) return;
-    mark_keys(next, s.marks[(b + 1) % N_PLACES]);
+    mark_block<PART>(a, next, s.marks[(b + 1) % N_PLACES]);
     check_references(next, a.scale_log2, heads, sums);
 }
 
 /* The first warpgroup: probabilities of all blocks, and the first half of the dimensions. */
-__device__ static void run_scores(const attn_args &a, shared_memory &s)
+template <class PART> __device__ static void run_scores(const attn_args &a, shared_memory &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
         float even[KEYS / 2], odd[KEYS / 2]; /* scores of the part's blocks in turn */
-        const uint32_t begin = b, end = b + count_blocks(a, rank);
+        const uint32_t begin = b, end = b + count_blocks(read_part<PART>(a, rank));
         head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, false, {1.0f, 1.0f}};
         clear_sums(sums);
         if (begin < end) {
@@ -220,31 +252,31 @@ __device__ static void run_scores(const attn_args &a, shared_memory &s)
             ask_for_scores(even, b, 1, s);
             wgmma_wait<0>();
             wgmma_settle(even);
-            mark_keys(even, s.marks[b % N_PLACES]);
+            mark_block<PART>(a, even, s.marks[b % N_PLACES]);
             check_references(even, a.scale_log2, heads, sums);
         }
 #pragma unroll 1
         while (b < end) {
-            weigh_block(a, b, b + 1 == end, even, odd, heads, sums, s);
+            weigh_block<PART>(a, b, b + 1 == end, even, odd, heads, sums, s);
             if (++b == end) break;
-            weigh_block(a, b, b + 1 == end, odd, even, heads, sums, s);
+            weigh_block<PART>(a, b, b + 1 == end, odd, even, heads, sums, s);
             b++;
         }
         leave_heads(heads.ref, heads.sum, round, s);
-        finish_part(a, rank, round, sums, 0, s);
+        finish_part<PART>(a, rank, round, sums, 0, s);
     }
 }
 
 /* The second: the other half of the dimensions; and it asks for rows ahead. */
-__device__ static void run_values(const attn_args &a, shared_memory &s)
+template <class PART> __device__ static void run_values(const attn_args &a, shared_memory &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0;
-    row_finder finder = begin_prefetch(a);
+    row_finder finder = begin_prefetch<PART>(a);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
-        const uint32_t end = b + count_blocks(a, rank);
-        prefetch_queries(a, rank_of_round(round + 1), n_ranks);
+        const uint32_t end = b + count_blocks(read_part<PART>(a, rank));
+        prefetch_queries<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
         clear_sums(sums);
 #pragma unroll 1
         for (; b < end; b++) {
@@ -263,13 +295,13 @@ __device__ static void run_values(const attn_args &a, shared_memory &s)
                 wgmma_ss_tb(sums.v, wgmma_move(probs, k * 32), wgmma_move(values, k * 2048), true);
             }
             wgmma_commit();
-            prefetch_rows(a, finder);
+            prefetch_rows<PART>(a, finder);
             wgmma_wait<0>();
             wgmma_settle(sums.v);
             barrier_arrive_warp(shared_address(&s.probs_empty));
             barrier_arrive_warp(shared_address(&s.empty[place][1]));
         }
-        finish_part(a, rank, round, sums, 1, s);
+        finish_part<PART>(a, rank, round, sums, 1, s);
     }
 }
 

@@ -40,25 +40,6 @@ struct head_team {
     }
 };
 
-__device__ __forceinline__ uint32_t count_blocks(const attn_args &a, int32_t rank)
-{
-    const attn_part p = read_part(a, rank);
-    return (uint32_t)(p.end_block - p.first_block);
-}
-
-/* Brings a part's queries to the second-level cache; by the second warpgroup. */
-__device__ __forceinline__ void prefetch_queries(const attn_args &a, int32_t rank, int32_t n_ranks)
-{
-    if (rank >= n_ranks || !a.q_is_aligned) return;
-    const attn_part p = read_part(a, rank);
-    const int h = threadIdx.x - WARPGROUP, head = part_first_head(p, HEADS) + h;
-    if (h < HEADS && head < a.n_heads) {
-        prefetch_bytes_l2(a.q + p.request * a.q_request_stride_bytes +
-                              part_query(p) * a.q_query_stride_bytes + head * a.q_head_stride_bytes,
-                          DIM * (uint32_t)sizeof(uint16_t));
-    }
-}
-
 /* ---- four tiles to memory ---- */
 
 /* Any dtype and alignment. */
@@ -96,18 +77,10 @@ __device__ __forceinline__ void turn_pair_back(float2 turn, float &x, float &y)
     x = first;
 }
 
-/* cos and sin of this part's query for the pair that begins at dimension `dim`, NaN outside the table. */
-__device__ __forceinline__ float2 find_turn(const attn_args &a, const attn_part &p, int dim)
-{
-    const int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + part_query(p)];
-    if (row < 0 || row >= a.n_rope_rows) return make_float2(NAN, NAN);
-    const float *table = a.rope_table + (int64_t)row * 64 + (dim - (DIM - GROUP_DIMS)) / 2;
-    return make_float2(table[0], table[32]);
-}
-
 /* Four tiles from `first` on, a multiple of 4: divided by the sums, turned back, written. */
-__device__ __forceinline__ void write_tiles(const attn_args &a, const attn_part &p, int half,
-                                            int first, float4 (&v)[4], const float (&inverse)[2])
+template <class PART>
+__device__ __forceinline__ void write_tiles(const attn_args &a, const PART &p, int half, int first,
+                                            float4 (&v)[4], const float (&inverse)[2])
 {
     const bool turns = half == 1 && first >= N_TILES - N_ROTATED_TILES && a.rope_table != NULL;
 #pragma unroll
@@ -115,16 +88,17 @@ __device__ __forceinline__ void write_tiles(const attn_args &a, const attn_part 
         v[t] = make_float4(v[t].x * inverse[0], v[t].y * inverse[0], v[t].z * inverse[1],
                            v[t].w * inverse[1]);
         if (turns) {
-            const float2 turn = find_turn(a, p, own_dim(half, first + t));
-            turn_pair_back(turn, v[t].x, v[t].y);
-            turn_pair_back(turn, v[t].z, v[t].w);
+            const int first_head = part_first_head(p, HEADS);
+            const int pair = (own_dim(half, first + t) - (DIM - GROUP_DIMS)) / 2;
+            turn_pair_back(find_turn(a, p, first_head + own_head(0), pair), v[t].x, v[t].y);
+            turn_pair_back(find_turn(a, p, first_head + own_head(1), pair), v[t].z, v[t].w);
         }
     }
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         const int head = part_first_head(p, HEADS) + own_head(row);
-        char *out = part_out(a, p) + head * a.out_head_stride_bytes;
-        const bool is_real = head < a.n_heads;
+        char *out = head_out(a, p, head);
+        const bool is_real = head < count_heads(a, p);
         if (a.out_is_f32 || !a.out_is_aligned) {
 #pragma unroll
             for (int t = 0; t < 4; t++) {
@@ -150,15 +124,16 @@ __device__ __forceinline__ float4 own_tile(const value_sums &sums, int t)
 }
 
 /* What both heads' sums are multiplied with; lse, once. */
-__device__ __forceinline__ void end_heads(const attn_args &a, const attn_part &p, bool writes_lse,
+template <class PART>
+__device__ __forceinline__ void end_heads(const attn_args &a, const PART &p, bool writes_lse,
                                           const head_total (&totals)[2], float (&inverse)[2])
 {
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         const int head = part_first_head(p, HEADS) + own_head(row);
-        const float sink = read_sink(a, min(head, a.n_heads - 1));
+        const float sink = read_sink(a, p, min(head, count_heads(a, p) - 1));
         inverse[row] = inverse_sum(sink, totals[row].ref, totals[row].sum);
-        if (writes_lse && threadIdx.x % 4 == 0 && head < a.n_heads)
+        if (writes_lse && threadIdx.x % 4 == 0 && head < count_heads(a, p))
             write_lse(a, p, head, totals[row].ref, totals[row].sum);
     }
 }
@@ -236,7 +211,8 @@ struct tile_merge {
         }
     }
 
-    __device__ static __forceinline__ void merge(const attn_args &a, const attn_part &p, int number,
+    template <class PART>
+    __device__ static __forceinline__ void merge(const attn_args &a, const PART &p, int number,
                                                  split_sums &)
     {
         if (4 * number >= N_TILES) return;
@@ -273,10 +249,11 @@ __device__ __forceinline__ void leave_heads(const float (&ref)[2], float (&sum)[
 }
 
 /* Writes a part's output, or leaves its state and takes part in the merge; both warpgroups, half: of the dimensions. */
+template <class PART>
 __device__ __forceinline__ void finish_part(const attn_args &a, int32_t rank, int32_t round,
                                             value_sums &sums, int half, shared_memory &s)
 {
-    const attn_part p = read_part(a, rank);
+    const PART p = read_part<PART>(a, rank);
     head_total totals[2];
     head_team::sync();
 #pragma unroll

@@ -26,6 +26,12 @@ __device__ __forceinline__ uint32_t uniform(uint32_t x)
     return __shfl_sync(0xffffffffu, x, 0);
 }
 
+/* The compiler moves no access of memory across it. */
+__device__ __forceinline__ void keep_order(void)
+{
+    asm volatile("" ::: "memory");
+}
+
 /* 16 bytes from global to shared memory, past the first-level cache. */
 __device__ __forceinline__ void copy_async16(uint32_t to, const void *from)
 {

@@ -8,6 +8,7 @@
  */
 #include "attn_device.h"
 #include "gpu.h"
+#include "gpu_scan.h"
 
 enum {
     PLAN_BINS = ATTN_PLAN_THREADS, /* a thread each */
@@ -57,34 +58,6 @@ GPU_DEVICE int32_t bin_of(int32_t n_blocks)
     return PLAN_BINS - 1 - gpu_min_i32(n_blocks, PLAN_BINS - 1);
 }
 
-/* The value of the lane `step` below; own where there is none. */
-GPU_DEVICE int32_t from_below(int32_t value, int step)
-{
-    const int lane = gpu_lane();
-    return (int32_t)gpu_shuffle((uint32_t)value, lane >= step ? lane - step : lane);
-}
-
-GPU_DEVICE int32_t scan_wave(int32_t value)
-{
-    for (int step = 1; step < GPU_WAVE; step *= 2) {
-        const int32_t other = from_below(value, step);
-        if (gpu_lane() >= step) value += other;
-    }
-    return value;
-}
-
-/* Inclusive sum over the block's threads. */
-GPU_DEVICE int32_t scan_block(int32_t value, GPU_SHARED int32_t *wave_sums)
-{
-    const int wave = gpu_wave();
-    value = scan_wave(value);
-    gpu_barrier_shared();
-    if (gpu_lane() == GPU_WAVE - 1) wave_sums[wave] = value;
-    gpu_barrier_shared();
-    for (int i = 0; i < wave; i++) value += wave_sums[i];
-    return value;
-}
-
 /* order [n_requests]: requests, longest first, those of one length as they come: a plan built again is the same. */
 GPU_DEVICE void sort_requests(const attn_plan_args *a, GPU_SHARED plan_shared *s, int32_t *order)
 {
@@ -96,7 +69,7 @@ GPU_DEVICE void sort_requests(const attn_plan_args *a, GPU_SHARED plan_shared *s
     }
     gpu_barrier_shared();
     const int32_t count = s->bins[thread];
-    const int32_t begin = scan_block(count, s->wave_sums) - count;
+    const int32_t begin = gpu_scan_block(count, s->wave_sums) - count;
     s->bins[thread] = begin; /* read behind a barrier of the first turn */
     for (int32_t first = 0; first < a->n_requests; first += ATTN_PLAN_THREADS) {
         const int32_t r = first + thread;
@@ -207,7 +180,7 @@ GPU_DEVICE void write_tail(const attn_plan_args *a, GPU_SHARED plan_shared *s, c
         const int32_t n_blocks = count_blocks(read_lengths(a, request).total);
         n_parts = gpu_max_i32(s->step == NO_STEP ? 1 : (n_blocks + s->step - 1) / s->step, 1);
     }
-    const int32_t end = scan_block(n_parts, s->wave_sums), begin = end - n_parts;
+    const int32_t end = gpu_scan_block(n_parts, s->wave_sums), begin = end - n_parts;
     for (int32_t k = 0; k < n_parts; k++) {
         write_part(a, &parts[first_task + begin + k], first_task + i, order, k, n_parts, begin);
     }

@@ -33,6 +33,8 @@
  *   gpu_wave_sync()        all lanes of a wave; shared memory written before is seen behind it
  *   gpu_shuffle, gpu_shuffle_xor, gpu_any         of a wave, called by all of its lanes
  *   gpu_add_shared         atomic, order free
+ *   gpu_min_shared         the same
+ *   gpu_compare_shared     atomic: `value` takes the place of `expected`, if that is there; says what was there
  *   gpu_release_device()   what this thread wrote may be read by any block that learns of it afterwards
  *   gpu_acquire_device()   what others released before is read from now on
  *   gpu_add_device         atomic, acquires and releases for all blocks of the device

@@ -1,16 +1,18 @@
 /*
  * gpu_cuda.h - gpu.h for nvcc.
  *
- * Place: gpu; included by gpu.h. For kernels without matrix products; src/cuda has its own kernels, and these are
- * compiled to keep what gpu.h promises true of a second kind of machine.
+ * Place: gpu; included by gpu.h. For kernels without matrix products: src/cuda has its own kernels but for the one that
+ * joins lists, and the others are compiled to keep what gpu.h promises true of a second kind of machine.
  */
 #ifndef DSV4_GPU_GPU_CUDA_H
 #define DSV4_GPU_GPU_CUDA_H
 
 #define GPU_WAVE 32
 
+#if !defined(GPU_KERNEL)
 #define GPU_KERNEL(name, n_threads)                                                                \
     extern "C" __global__ void __launch_bounds__(n_threads) name##_gpu
+#endif
 #define GPU_UNROLL      _Pragma("unroll")
 #define GPU_DEVICE      __device__ static __forceinline__
 #define GPU_DEVICE_CALL __device__ static __noinline__
@@ -124,6 +126,16 @@ GPU_DEVICE int32_t gpu_add_device(int32_t *counter, int32_t n)
 GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
 {
     atomicAdd(counter, n);
+}
+
+GPU_DEVICE void gpu_min_shared(int32_t *smallest, int32_t value)
+{
+    atomicMin(smallest, value);
+}
+
+GPU_DEVICE int32_t gpu_compare_shared(int32_t *at, int32_t expected, int32_t value)
+{
+    return atomicCAS(at, expected, value);
 }
 
 /* ---- waves ---- */

@@ -11,7 +11,10 @@
 #include <math.h>
 #include <string.h>
 
+/* NVIDIA's is 32: a file may say so before it includes a kernel. */
+#if !defined(GPU_WAVE)
 #define GPU_WAVE 64
+#endif
 
 /* Named apart from the library's functions, which may have the name of their kernel. */
 #if !defined(GPU_KERNEL)
@@ -148,6 +151,18 @@ GPU_DEVICE int32_t gpu_add_device(int32_t *counter, int32_t n)
 GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
 {
     *counter += n;
+}
+
+GPU_DEVICE void gpu_min_shared(int32_t *smallest, int32_t value)
+{
+    if (value < *smallest) *smallest = value;
+}
+
+GPU_DEVICE int32_t gpu_compare_shared(int32_t *at, int32_t expected, int32_t value)
+{
+    const int32_t before = *at;
+    if (before == expected) *at = value;
+    return before;
 }
 
 /* ---- waves ---- */

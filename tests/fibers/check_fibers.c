@@ -15,6 +15,7 @@
 #include "attn_fp8.h"
 #include "attn_group.h"
 #include "fiber_decode.h"
+#include "fiber_join_check.h"
 #include "fiber_keys.h"
 #include "fiber_matrix_check.h"
 #include "fiber_plan_check.h"
@@ -39,7 +40,7 @@ static const fiber_group groups[] = {
     {"values", 60, 20000000},      {"rope", 20, 20000000},   {"bits", 36, 20000000},
     {"fp8-output", 30, 20000000},  {"split", 8, 60000000},   {"grid", 10, 100000000},
     {"shared-plan", 12, 20000000}, {"far", 6, 20000000},     {"refused", 12, 20000000},
-    {"scales", 24, 30000000},      {"growth", 12, 60000000},
+    {"scales", 24, 30000000},      {"growth", 12, 60000000}, {"queries", 36, 20000000},
 };
 
 static const attn_group *find_group(const char *name, uint64_t *number)
@@ -73,6 +74,7 @@ static fiber_way way_of(uint64_t index)
                        .group_heads = group_heads,
                        .is_small = is_small,
                        .is_cuda = runs_cuda,
+                       .joins = runs_cuda && index % 5 != 4,
                        .n_thread_blocks = blocks[index / 3 % 5],
                        .may_split = index % 4 != 3,
                        .downwards = index / 2 % 2 == 1};
@@ -555,6 +557,11 @@ int main(int argc, char **argv)
         tally t = {0};
         t.n_cases = fiber_plan_check(&t.n_failed);
         print_tally("plan", &t, &all);
+    }
+    if (is_wanted(&o, "join")) {
+        tally t = {0};
+        t.n_cases = fiber_join_check(&t.n_failed);
+        print_tally("join", &t, &all);
     }
     if (is_wanted(&o, "merge")) {
         tally t = {0};

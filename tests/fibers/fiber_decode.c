@@ -21,6 +21,13 @@ enum { GUARD_BYTES = 256, GUARD_BYTE = 0xc9, COUNTER_BYTES = 64 };
 void dsv4_attn_bf16_h16_small(attn_args args);
 void dsv4_attn_bf16_h32_small(attn_args args);
 
+void dsv4_attn_join_fiber(attn_join_args args);
+
+static void run_join(const void *args)
+{
+    dsv4_attn_join_fiber(*(const attn_join_args *)args);
+}
+
 static void run_small_h16(const void *args)
 {
     dsv4_attn_bf16_h16_small(*(const attn_args *)args);
@@ -95,8 +102,11 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
         .n_streams = 1, .n_alone = way->n_thread_blocks, .split_fixed = 0.5f, .split = 0.1f};
     dsv4_attn_gpu_shape shape;
     dsv4_error error;
-    if (dsv4_attn_gpu_describe(params, way->group_heads, way->n_thread_blocks, 0, &shape, &error) !=
-        DSV4_OK) {
+    int32_t group_heads = way->group_heads, least_heads;
+    const bool is_joined = way->joins && dsv4_attn_gpu_can_join(params, &least_heads);
+    while (is_joined && group_heads < least_heads) group_heads *= 2;
+    if (dsv4_attn_gpu_describe(params, group_heads, way->n_thread_blocks, 0, is_joined, &shape,
+                               &error) != DSV4_OK) {
         snprintf(text, FIBER_TEXT_BYTES, "%.*s", FIBER_TEXT_BYTES - 1, error.text);
         return false;
     }
@@ -111,8 +121,14 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
     attn_args a;
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
+    if (is_joined) {
+        attn_join_args join;
+        dsv4_attn_gpu_join_args(params, &shape, plan.data, workspace.data, &join);
+        if (is_refused) join.fingerprint = a.fingerprint;
+        fiber_run(run_join, &join, (int)(2 * params->n_requests), ATTN_JOIN_THREADS, way->downwards);
+    }
     if (way->is_cuda) {
-        fiber_cuda_decode(&a, way->group_heads, way->n_thread_blocks, way->downwards);
+        fiber_cuda_decode(&a, group_heads, way->n_thread_blocks, way->downwards);
     } else {
         fiber_run(find_way(way), &a, way->n_thread_blocks, DECODE_BLOCK_THREADS, way->downwards);
     }

@@ -42,7 +42,8 @@ static void *runner_top;
 static int current;
 static void (*current_kernel)(const void *args);
 static const void *current_args;
-static unsigned char exchanged[MAX_THREADS / GPU_WAVE][2][GPU_WAVE][FIBER_MAX_EXCHANGE_BYTES];
+static int wave_threads; /* of the kernel that runs */
+static unsigned char exchanged[2][MAX_THREADS][FIBER_MAX_EXCHANGE_BYTES];
 
 fiber_place fiber_here;
 uint64_t fiber_exchange_number;
@@ -84,12 +85,11 @@ void fiber_barrier(void)
 const unsigned char *fiber_exchange(const char *what, const void *own, size_t n_bytes)
 {
     fiber *f = &fibers[current];
-    const int wave = current / GPU_WAVE, lane = current % GPU_WAVE;
-    unsigned char(*all)[FIBER_MAX_EXCHANGE_BYTES] = exchanged[wave][f->n_exchanges++ % 2];
-    if (n_bytes > 0) memcpy(all[lane], own, n_bytes);
+    unsigned char(*all)[FIBER_MAX_EXCHANGE_BYTES] = exchanged[f->n_exchanges++ % 2];
+    if (n_bytes > 0) memcpy(all[current], own, n_bytes);
     f->what = what;
     give_back(AT_EXCHANGE);
-    return all[0];
+    return all[current / wave_threads * wave_threads];
 }
 
 void fiber_copy_later(void *to, const void *from, size_t n_bytes)
@@ -134,10 +134,10 @@ static void resume(int thread)
 /* Up to a barrier or its end. */
 static void run_wave(int wave)
 {
-    fiber *lanes = &fibers[wave * GPU_WAVE];
+    fiber *lanes = &fibers[wave * wave_threads];
     for (;;) {
-        for (int i = 0; i < GPU_WAVE; i++) resume(wave * GPU_WAVE + i);
-        for (int i = 1; i < GPU_WAVE; i++) {
+        for (int i = 0; i < wave_threads; i++) resume(wave * wave_threads + i);
+        for (int i = 1; i < wave_threads; i++) {
             if (lanes[i].state != lanes[0].state) fail("lanes of a wave part", "");
             if (lanes[i].state == AT_EXCHANGE && strcmp(lanes[i].what, lanes[0].what) != 0)
                 fail("lanes meet in other calls than ", lanes[0].what);
@@ -157,25 +157,33 @@ static void check_stack(const fiber *f)
 
 static void run_block(int n_waves, bool downwards)
 {
-    for (int i = 0; i < n_waves * GPU_WAVE; i++) begin_fiber(&fibers[i]);
+    for (int i = 0; i < n_waves * wave_threads; i++) begin_fiber(&fibers[i]);
     for (;;) {
         for (int i = 0; i < n_waves; i++) run_wave(downwards ? n_waves - 1 - i : i);
         for (int i = 1; i < n_waves; i++) {
-            if (fibers[i * GPU_WAVE].state != fibers[0].state) fail("waves of a block part", "");
+            if (fibers[i * wave_threads].state != fibers[0].state)
+                fail("waves of a block part", "");
         }
         if (fibers[0].state == ENDED) break;
     }
-    for (int i = 0; i < n_waves * GPU_WAVE; i++) check_stack(&fibers[i]);
+    for (int i = 0; i < n_waves * wave_threads; i++) check_stack(&fibers[i]);
+}
+
+void fiber_run_waves(void (*kernel)(const void *args), const void *args, int n_blocks,
+                     int n_threads, bool downwards, int n_wave_threads)
+{
+    current_kernel = kernel;
+    current_args = args;
+    wave_threads = n_wave_threads;
+    fiber_here.n_blocks = n_blocks;
+    for (int i = 0; i < n_blocks; i++) {
+        fiber_here.block = downwards ? n_blocks - 1 - i : i;
+        run_block(n_threads / wave_threads, downwards != (i % 2 == 1));
+    }
 }
 
 void fiber_run(void (*kernel)(const void *args), const void *args, int n_blocks, int n_threads,
                bool downwards)
 {
-    current_kernel = kernel;
-    current_args = args;
-    fiber_here.n_blocks = n_blocks;
-    for (int i = 0; i < n_blocks; i++) {
-        fiber_here.block = downwards ? n_blocks - 1 - i : i;
-        run_block(n_threads / GPU_WAVE, downwards != (i % 2 == 1));
-    }
+    fiber_run_waves(kernel, args, n_blocks, n_threads, downwards, GPU_WAVE);
 }

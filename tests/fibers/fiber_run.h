@@ -15,4 +15,8 @@
 void fiber_run(void (*kernel)(const void *args), const void *args, int n_blocks, int n_threads,
                bool downwards);
 
+/* The same with a kernel that was compiled for waves of so many threads. */
+void fiber_run_waves(void (*kernel)(const void *args), const void *args, int n_blocks,
+                     int n_threads, bool downwards, int n_wave_threads);
+
 #endif

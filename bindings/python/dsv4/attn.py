@@ -69,7 +69,7 @@ class DecodeCall:
 
     def __init__(self, q: Any, window: Scope, extra: Optional[Scope], out_dtype: Optional[str] = None,
                  math: str = "auto", backend: str = "auto", cpu_level: str = "auto", cuda_kernel: str = "auto",
-                 n_threads: int = 0, fixed_split: bool = False, group_heads: int = 0):
+                 n_threads: int = 0, fixed_split: bool = False, group_heads: int = 0, join_queries: str = "auto"):
         self._start(q, out_dtype)
         p = self._params
         set_options(p, backend, n_threads, self._gpu)
@@ -78,6 +78,7 @@ class DecodeCall:
         p.cuda_kernel = native.number_of(native.CUDA_KERNELS, cuda_kernel, "cuda_kernel")
         p.fixed_split = native.integer(fixed_split, "fixed_split")
         p.group_heads = native.integer(group_heads, "group_heads")
+        p.join_queries = native.number_of(native.JOINS, join_queries, "join_queries")
         extra = extra or _ABSENT
         p.window.n_indices = self._list_length("window.indices", window.indices)
         p.extra.n_indices = self._list_length("extra.indices", extra.indices)
@@ -303,7 +304,7 @@ class Plan(DecodeCall):
 
         q, window, extra   tensors of the shapes that decodes will have; only lengths are read
         out_dtype          "bf16", "f32" or "fp8"; None: bf16 for bf16 queries, else f32
-        math, backend, cpu_level, cuda_kernel, n_threads, fixed_split, group_heads
+        math, backend, cpu_level, cuda_kernel, n_threads, fixed_split, group_heads, join_queries
                            as in dsv4_attn_params, by name
         memory, workspace  uint8 tensors to use, of plan_bytes and workspace_bytes (sizes()), at multiples of 64;
                            on CUDA workspace must be zero before its first use

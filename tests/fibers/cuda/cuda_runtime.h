@@ -28,6 +28,9 @@ struct uint2 {
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
+struct int2 {
+    int32_t x, y;
+};
 struct alignas(16) int4 {
     int32_t x, y, z, w;
 };
