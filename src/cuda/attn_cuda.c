@@ -38,9 +38,9 @@ static const way ways[] = {
     {DSV4_CUDA_KERNEL_MMA, 8, 64, 5.4f, 3.4f, 1.1f, 3.9f, 4.2f, 0.05f, 1, BF16, true},
     {DSV4_CUDA_KERNEL_MMA, 8, 32, 5.4f, 3.6f, 1.1f, 4.1f, 4.2f, 0.05f, 1, BF16, false},
     {DSV4_CUDA_KERNEL_MMA, 16, 32, 6.5f, 4.9f, 2.0f, 5.5f, 4.5f, 0.07f, 1, BF16, false},
-    {DSV4_CUDA_KERNEL_SM90, 16, 64, 5.7f, 1.85f, 5.7f, 1.85f, 5.0f, 0.06f, 2, BF16, true},
-    {DSV4_CUDA_KERNEL_SM90, 32, 64, 7.5f, 2.13f, 7.5f, 2.13f, 9.0f, 0.06f, 2, BF16, true},
-    {DSV4_CUDA_KERNEL_SM90, 64, 64, 8.5f, 2.71f, 8.5f, 2.71f, 10.5f, 0.1f, 2, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 16, 64, 4.0f, 1.2f, 4.0f, 1.2f, 5.0f, 0.06f, 1, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 4.5f, 1.25f, 4.5f, 1.25f, 6.0f, 0.06f, 1, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 5.0f, 1.7f, 5.0f, 1.7f, 8.5f, 0.1f, 1, BF16, true},
     {DSV4_CUDA_KERNEL_SM90, 32, 64, 9.5f, 1.75f, 9.5f, 1.75f, 3.5f, 0.4f, 1, FP8, true},
     {DSV4_CUDA_KERNEL_SM90, 64, 64, 11.8f, 2.02f, 11.8f, 2.02f, 5.0f, 0.8f, 1, FP8, true},
 };
@@ -318,7 +318,8 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
         w->kernel == DSV4_CUDA_KERNEL_MMA
             ? dsv4_attn_mma_launch(&args, w->heads, w->step_keys, n_thread_blocks, stream)
         : w->math == FP8 ? dsv4_attn_fp8_launch(&args, w->heads, n_thread_blocks, stream)
-                         : dsv4_attn_sm90_launch(&args, w->heads, n_thread_blocks, stream);
+        : w->heads == 64 ? dsv4_attn_wide_launch(&args, n_thread_blocks, stream)
+                         : dsv4_attn_narrow_launch(&args, w->heads, n_thread_blocks, stream);
     return check_cuda(launched, "attention kernel", error);
 }
 

@@ -24,6 +24,13 @@ cudaError_t dsv4_attn_join_launch(const attn_join_args *args, cudaStream_t strea
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream);
 
+/* The same for groups of 64 heads, by a kernel of their own (attn_wide.cu). */
+cudaError_t dsv4_attn_wide_launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream);
+
+/* The same for 16 or 32 (attn_narrow.cu). */
+cudaError_t dsv4_attn_narrow_launch(const attn_args *args, int group_heads, int n_thread_blocks,
+                                    cudaStream_t stream);
+
 /* The same with FP8 products (attn_fp8.cu); group_heads: 32 or 64. */
 cudaError_t dsv4_attn_fp8_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                  cudaStream_t stream);

@@ -19,6 +19,24 @@ __device__ __forceinline__ char *part_out(const attn_args &a, const PART &p, int
            query_of(a, p, head) * a.out_query_stride_bytes;
 }
 
+template <class PART>
+__device__ __forceinline__ char *head_out(const attn_args &a, const PART &p, int head)
+{
+    return part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes;
+}
+
+/* cos and sin of a head's query for a pair of the rotated dimensions, NaN outside the table. */
+template <class PART>
+__device__ __forceinline__ float2 find_turn(const attn_args &a, const PART &p, int head, int pair)
+{
+    const int query =
+        min(query_of(a, p, head), a.n_queries - 1); /* of heads behind the last, too */
+    const int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + query];
+    if (row < 0 || row >= a.n_rope_rows) return make_float2(NAN, NAN);
+    const float *table = a.rope_table + (int64_t)row * 64 + pair;
+    return make_float2(table[0], table[32]);
+}
+
 /* What a head's sums are multiplied with: probabilities were 2^(score - ref), `sum` their sum; sink -inf: none. */
 __device__ __forceinline__ float inverse_sum(float sink, float ref, float sum)
 {

@@ -31,8 +31,10 @@ enum {
 
 #define FIRST_REF   (-1e30f)         /* below every score: the first block sets a reference */
 #define LARGEST_SUM 1099511627776.0f /* 2^40 */
-#define LOG2_E      1.4426950408889634f
-#define LN_2        0.6931471805599453f
+#define LARGEST_PASS                                                                               \
+    35.0f /* of a score over its reference, in powers of two: 32 keys' sum is at most 2^40 */
+#define LOG2_E 1.4426950408889634f
+#define LN_2   0.6931471805599453f
 
 /* What keys that lists do not name are read from. Not one row for all: all would wait for one place in the cache. */
 enum { N_ZERO_ROWS = 64 };
@@ -274,6 +276,17 @@ __device__ __forceinline__ void convert_codes(uint32_t codes, uint32_t factor, u
     largest = largest_u16x2(largest, odd, even);
     odd_pair = multiply_bf16x2(odd | (codes & 0x80008000u), factor);
     even_pair = multiply_bf16x2(even | ((codes << 8) & 0x80008000u), factor);
+}
+
+/* The same with pairs in the order of codes, for two more instructions. */
+__device__ __forceinline__ void convert_ordered(uint32_t codes, uint32_t factor, uint32_t &low_pair,
+                                                uint32_t &high_pair, uint32_t &largest)
+{
+    const uint32_t low = __byte_perm(codes, 0, 0x1404), high = __byte_perm(codes, 0, 0x3424);
+    const uint32_t low_size = (low >> 4) & 0x07f007f0u, high_size = (high >> 4) & 0x07f007f0u;
+    largest = largest_u16x2(largest, low_size, high_size);
+    low_pair = multiply_bf16x2(low_size | (low & 0x80008000u), factor);
+    high_pair = multiply_bf16x2(high_size | (high & 0x80008000u), factor);
 }
 
 /* True for a row of which any code, in any of its four threads, is NaN. */

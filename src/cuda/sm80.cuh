@@ -8,15 +8,44 @@
 
 #include <stdint.h>
 
+/* The dynamic shared memory of a thread block, aligned for matrices. */
+__device__ __forceinline__ unsigned char *dynamic_memory(void)
+{
+    extern __shared__ __align__(1024) unsigned char memory[];
+    return memory;
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void *pointer)
 {
     return (uint32_t)__cvta_generic_to_shared(pointer);
+}
+
+/* x, which is the same in all lanes, as the compiler shall know: what matrix instructions are told lies in registers of a warp. */
+__device__ __forceinline__ uint32_t uniform(uint32_t x)
+{
+    return __shfl_sync(0xffffffffu, x, 0);
+}
+
+/* The compiler moves no access of memory across it. */
+__device__ __forceinline__ void keep_order(void)
+{
+    asm volatile("" ::: "memory");
 }
 
 /* 16 bytes from global to shared memory, past the first-level cache. */
 __device__ __forceinline__ void copy_async16(uint32_t to, const void *from)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+/* 16 bytes of global memory that nobody writes, past the first-level cache. In its place, whatever comes before. */
+__device__ __forceinline__ uint4 load_streamed16(const void *from)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
+    return v;
 }
 
 __device__ __forceinline__ void copy_async4(uint32_t to, const void *from)
@@ -43,6 +72,13 @@ __device__ __forceinline__ void prefetch_l2(const void *pointer)
 __device__ __forceinline__ void store_shared4(uint32_t address, uint32_t v)
 {
     asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ void store_shared16(uint32_t address, uint4 v)
+{
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(v.x), "r"(v.y),
+                 "r"(v.z), "r"(v.w)
+                 : "memory");
 }
 
 /* Not volatile, so that it can be moved ahead of arithmetic; only for memory that a wait in front protects. */
@@ -107,6 +143,14 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1
                  "%6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* Two f32 as a pair of bf16, low half first, nearest even. */
+__device__ __forceinline__ uint32_t to_bf16_pair(float low, float high)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
 
 __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b)

@@ -4,6 +4,7 @@
  * Place: tests. Cases are those of check_attn (attn_group.h), cut to what fibers can do. Each is computed in one of the
  * ways that a device may take: heads together, thread blocks, split or not, waves upwards or downwards. Prints one line
  * for each group, then `N passed, M failed`; a failing case runs again with --case NUMBER. --quick: a quarter of them.
+ * --cuda: by the kernels of src/cuda for Hopper instead.
  * --fail-fast: a group of check_attn's ends with its first failure.
  */
 #include <math.h>
@@ -54,19 +55,26 @@ static const attn_group *find_group(const char *name, uint64_t *number)
     exit(2);
 }
 
+/* Of --cuda. */
+static bool runs_cuda;
+
 /* The way of a case: every combination comes with enough cases. */
 static fiber_way way_of(uint64_t index)
 {
     static const int32_t heads[] = {16, 32, 64};
     static const int32_t blocks[] = {5, 8, 1, 16, 3};
     const int32_t group_heads = heads[index % 3];
-    const bool is_fp8 = index / 3 % 3 == 1, is_small = index / 3 % 3 == 2 && group_heads < 64;
-    return (fiber_way){.name = is_fp8     ? "fp8"
+    const bool is_fp8 = !runs_cuda && index / 3 % 3 == 1;
+    const bool is_small = !runs_cuda && index / 3 % 3 == 2 && group_heads < 64;
+    return (fiber_way){.name = runs_cuda  ? "cuda"
+                               : is_fp8   ? "fp8"
                                : is_small ? "bf16 gfx942"
                                           : "bf16",
                        .math = is_fp8 ? DSV4_ATTN_MATH_FP8 : DSV4_ATTN_MATH_BF16,
                        .group_heads = group_heads,
                        .is_small = is_small,
+                       .is_cuda = runs_cuda,
+                       .joins = runs_cuda && index % 5 != 4,
                        .n_thread_blocks = blocks[index / 3 % 5],
                        .may_split = index % 4 != 3,
                        .downwards = index / 2 % 2 == 1};
@@ -324,6 +332,7 @@ static void run_case(uint64_t id, int64_t max_macs, tally *t)
     attn_case c;
     attn_group_draw(id, &spec);
     if (attn_spec_macs(&spec) > max_macs) return;
+    if (runs_cuda && spec.out_dtype == DSV4_DTYPE_FP8) return; /* another kernel's */
     const fiber_way way = way_of(id % ATTN_GROUP_CASES);
     attn_case_make(&c, &spec);
     const bool is_good = check_by_group(group, &c, &way, &t->worst, text);
@@ -503,6 +512,8 @@ static bool parse_options(int argc, char **argv, options *o)
             o->is_quick = true;
         } else if (strcmp(argv[i], "--fail-fast") == 0) {
             o->fails_fast = true;
+        } else if (strcmp(argv[i], "--cuda") == 0) {
+            runs_cuda = true;
         } else if (strcmp(argv[i], "--group") == 0 && has_value) {
             o->group = argv[++i];
         } else if (strcmp(argv[i], "--case") == 0 && has_value) {
@@ -529,9 +540,10 @@ static void run_attn(const options *o, tally *all)
     }
 }
 
+/* With --cuda only what check_attn has cases for. */
 static bool is_wanted(const options *o, const char *group)
 {
-    return o->group == NULL || strcmp(o->group, group) == 0;
+    return !runs_cuda && (o->group == NULL || strcmp(o->group, group) == 0);
 }
 
 int main(int argc, char **argv)
@@ -539,8 +551,8 @@ int main(int argc, char **argv)
     options o;
     tally all = {0};
     if (!parse_options(argc, argv, &o)) {
-        fprintf(stderr,
-                "usage: check_fibers [--quick] [--fail-fast] [--group NAME | --case NUMBER]\n");
+        fprintf(stderr, "usage: check_fibers [--cuda] [--quick] [--fail-fast] "
+                        "[--group NAME | --case NUMBER]\n");
         return 2;
     }
     if (o.number != NULL) {
@@ -572,7 +584,7 @@ int main(int argc, char **argv)
         run_infinite(&t);
         print_tally("infinite", &t, &all);
     }
-    run_keys(o.group, o.is_quick, &all);
+    if (!runs_cuda) run_keys(o.group, o.is_quick, &all);
     run_attn(&o, &all);
     printf("%d passed, %d failed\n", (int)(all.n_cases - all.n_failed), (int)all.n_failed);
     return all.n_failed > 0 || all.n_cases == 0;

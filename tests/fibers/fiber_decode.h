@@ -15,10 +15,12 @@ typedef struct fiber_way {
     int32_t math; /* DSV4_ATTN_MATH_BF16 or _FP8 */
     int32_t group_heads;
     bool is_small; /* the kernels of gfx942: bf16, 16 or 32 heads */
+    bool is_cuda;  /* those of src/cuda for Hopper: bf16, no FP8 output */
+    bool joins;    /* lists, where it can */
     int32_t n_thread_blocks;
     bool may_split;
     bool downwards;      /* order of waves in the first block */
-    bool copies_at_once; /* fiber_run.h */
+    bool copies_at_once; /* fiber_run.h; CUDA's products, too */
 } fiber_way;
 
 enum { FIBER_TEXT_BYTES = 200 };

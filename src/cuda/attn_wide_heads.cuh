@@ -1,0 +1,308 @@
+/*
+ * attn_wide_heads.cuh - the head warps: scores, probabilities and sums of values.
+ *
+ * Place: cuda, sm_90a only; part of attn_wide.cu, which describes the kernel.
+ *
+ * Heads are on the rows of both products. A thread has two of them, own_head(0) and own_head(1), and with three others of
+ * its warp all keys, or dimensions, of them: reference and sum of a head are its warp's own business. Warp w of the
+ * second warpgroup has the heads of warp w of the first.
+ */
+#ifndef DSV4_CUDA_ATTN_WIDE_HEADS_CUH
+#define DSV4_CUDA_ATTN_WIDE_HEADS_CUH
+
+#include "attn_wide_output.cuh"
+#include "attn_wide_rows.cuh"
+
+/* Of a thread's two heads: probabilities are 2^(score - ref), sums are of the thread's keys. */
+struct head_state {
+    float ref[2], sum[2];
+    bool moves; /* references of the warp's heads have, with this block */
+    float factors[2];
+};
+
+/* In front of what begins the matrix products that add to them. */
+__device__ __forceinline__ void clear_scores(float (&scores)[KEYS / 2])
+{
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i++) scores[i] = 0.0f;
+    wgmma_settle(scores);
+}
+
+/* Begins to multiply half of the dimensions of a block's keys with the queries; adds to scores. */
+__device__ __forceinline__ void ask_for_scores(float (&scores)[KEYS / 2], uint32_t b, int half,
+                                               shared_memory &s)
+{
+    const uint32_t place = b % N_PLACES;
+    const uint64_t q = wgmma_matrix(uniform(shared_address(s.q)), 16);
+    const uint64_t keys = wgmma_matrix(uniform(shared_address(s.values[place])), 16);
+    barrier_wait(shared_address(&s.full[place][half]), b / N_PLACES & 1);
+    wgmma_fence();
+#pragma unroll
+    for (int i = half * N_HALF_GROUPS; i < (half + 1) * N_HALF_GROUPS; i++) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            wgmma_ss(scores, wgmma_move(q, i * GROUP_BYTES + k * 32),
+                     wgmma_move(keys, i * GROUP_BYTES + k * 32), true);
+        }
+    }
+    wgmma_commit();
+}
+
+/* Scores of rows with NaN codes become NaN, those of rows that no list names -inf. */
+__device__ __forceinline__ void mark_keys(float (&scores)[KEYS / 2], const row_marks &marks)
+{
+    const uint4 low = *(const uint4 *)marks.unusual, high = *(const uint4 *)&marks.unusual[4];
+    if ((low.x | low.y | low.z | low.w | high.x | high.y | high.z | high.w) == 0) return;
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i++) {
+        const uint32_t bit = 1u << (8 * (threadIdx.x % 4) + 4 * (i % 2));
+        if ((marks.unusual[i / 4] & bit) != 0)
+            scores[i] = (marks.nan[i / 4] & bit) != 0 ? NAN : -INFINITY;
+    }
+}
+
+/* The same of joined lists: -inf for the heads of queries that do not name a row. */
+__device__ __forceinline__ void mark_joined(float (&scores)[KEYS / 2], const row_marks &marks,
+                                            int query_shift)
+{
+    const uint4 low = *(const uint4 *)marks.unusual, high = *(const uint4 *)&marks.unusual[4];
+    if ((low.x | low.y | low.z | low.w | high.x | high.y | high.z | high.w) == 0) return;
+    const int bit = 8 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i += 4) {
+        const uint32_t named = marks.named[i / 4] >> bit, nan = marks.nan[i / 4] >> bit;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const int query = own_head(k / 2) >> query_shift;
+            if ((nan >> 4 * (k % 2) & 1) != 0) scores[i + k] = NAN;
+            if ((named >> (4 * (k % 2) + query) & 1) == 0) scores[i + k] = -INFINITY;
+        }
+        keep_order(); /* of reads: there are no registers for all of them */
+    }
+}
+
+template <class PART>
+__device__ __forceinline__ void mark_block(const attn_args &a, float (&scores)[KEYS / 2],
+                                           const row_marks &marks)
+{
+    if constexpr (is_joined<PART>) {
+        mark_joined(scores, marks, a.joined.query_shift);
+    } else {
+        mark_keys(scores, marks);
+    }
+}
+
+__device__ __forceinline__ void scale_sums(value_sums &sums, const float (&factors)[2])
+{
+#pragma unroll
+    for (int i = 0; i < HALF_DIMS / 2; i++) sums.v[i] *= factors[i / 2 % 2];
+}
+
+/* The largest score of a thread's keys for one of its heads. */
+__device__ __forceinline__ float find_largest(const float (&scores)[KEYS / 2], int row)
+{
+    float largest = fmaxf(scores[2 * row], scores[2 * row + 1]);
+#pragma unroll
+    for (int i = 1; i < KEYS / 8; i++)
+        largest = fmaxf(largest, fmaxf(scores[4 * i + 2 * row], scores[4 * i + 2 * row + 1]));
+    return largest;
+}
+
+/*
+ * New references for the warp's heads where scores have left them far behind, as they do at first. No product may be in
+ * flight: sums follow; by heads.factors those of the second warpgroup will.
+ */
+__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2], float scale_log2,
+                                                 head_state &heads, value_sums &sums)
+{
+    float largest[2] = {find_largest(scores, 0) * scale_log2, find_largest(scores, 1) * scale_log2};
+    heads.moves = __any_sync(0xffffffffu, largest[0] > heads.ref[0] + LARGEST_PASS ||
+                                              largest[1] > heads.ref[1] + LARGEST_PASS);
+    if (!heads.moves) return;
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+#pragma unroll
+        for (int other = 1; other < 4; other *= 2)
+            largest[row] = fmaxf(largest[row], __shfl_xor_sync(0xffffffffu, largest[row], other));
+        const float ref = fmaxf(heads.ref[row], largest[row]);
+        heads.factors[row] = exp2_fast(heads.ref[row] - ref);
+        heads.ref[row] = ref;
+        heads.sum[row] *= heads.factors[row];
+    }
+    scale_sums(sums, heads.factors);
+}
+
+/* Probabilities, as matrix operands; their sums are added up. */
+__device__ __forceinline__ void make_probs(const float (&scores)[KEYS / 2], float scale_log2,
+                                           head_state &heads, uint32_t (&probs)[KEYS / 4])
+{
+#pragma unroll
+    for (int i = 0; i < KEYS / 4; i++) {
+        const int row = i % 2;
+        const float first = exp2_fast(fmaf(scores[2 * i], scale_log2, -heads.ref[row]));
+        const float second = exp2_fast(fmaf(scores[2 * i + 1], scale_log2, -heads.ref[row]));
+        probs[i] = to_bf16_pair(first, second);
+        heads.sum[row] += first + second;
+    }
+}
+
+/* Says whether the second warpgroup's sums have to follow, and by what; the block before has been added. */
+__device__ __forceinline__ void pass_factors(const head_state &heads, shared_memory &s)
+{
+    if (threadIdx.x % 32 == 0) s.needs_rescale[threadIdx.x / 32] = heads.moves;
+    if (!heads.moves || threadIdx.x % 4 != 0) return;
+    s.rescale[own_head(0)] = heads.factors[0];
+    s.rescale[own_head(1)] = heads.factors[1];
+}
+
+/* probs as [HEADS][KEYS] bf16, K-major and swizzled. */
+__device__ __forceinline__ void store_probs(const uint32_t (&probs)[KEYS / 4], shared_memory &s)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane % 8;
+    const uint32_t rows = shared_address(s.probs) + (16 * warp + lane / 8 % 2 * 8 + row) * 128;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        store_matrix4(rows + (((2 * k + lane / 16) ^ row) << 4), probs[4 * k], probs[4 * k + 1],
+                      probs[4 * k + 2], probs[4 * k + 3]);
+    }
+}
+
+/* A half of a block's dimensions, as values: keys on rows. */
+__device__ __forceinline__ uint64_t value_matrix(uint32_t b, int half, const shared_memory &s)
+{
+    return wgmma_matrix(shared_address(s.values[b % N_PLACES]) + half * N_HALF_GROUPS * GROUP_BYTES,
+                        GROUP_BYTES);
+}
+
+__device__ __forceinline__ void clear_sums(value_sums &sums)
+{
+#pragma unroll
+    for (int i = 0; i < HALF_DIMS / 2; i++) sums.v[i] = 0.0f;
+    wgmma_settle(sums.v);
+}
+
+/* Begins to add a block's first half of the dimensions. */
+__device__ __forceinline__ void add_probs(value_sums &sums, const uint32_t (&probs)[KEYS / 4],
+                                          uint32_t b, const shared_memory &s)
+{
+    const uint64_t values = value_matrix(b, 0, s);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint32_t step[4] = {probs[4 * k], probs[4 * k + 1], probs[4 * k + 2],
+                                  probs[4 * k + 3]};
+        wgmma_rs_tb(sums.v, step, wgmma_move(values, k * 2048), true);
+    }
+    wgmma_commit();
+}
+
+/*
+ * Block b, of which `scores` and references are there; `next` become those of the block behind it. Half of these is
+ * multiplied while this block's probabilities are made; the other half of that block is hardly there before.
+ */
+template <class PART>
+__device__ __forceinline__ void weigh_block(const attn_args &a, uint32_t b, bool is_last,
+                                            float (&scores)[KEYS / 2], float (&next)[KEYS / 2],
+                                            head_state &heads, value_sums &sums, shared_memory &s)
+{
+    uint32_t probs[KEYS / 4];
+    if (is_last) {
+        barrier_arrive_warp(shared_address(&s.q_empty));
+    } else {
+        clear_scores(next);
+        ask_for_scores(next, b + 1, 0, s);
+    }
+    make_probs(scores, a.scale_log2, heads, probs);
+    barrier_wait(shared_address(&s.probs_empty), (b & 1) ^ 1);
+    pass_factors(heads, s);
+    store_probs(probs, s);
+    fence_async_shared();
+    barrier_arrive(shared_address(&s.probs_full));
+    add_probs(sums, probs, b, s);
+    if (!is_last) {
+        ask_for_scores(next, b + 1, 1, s);
+        wgmma_wait<1>();
+    } else {
+        wgmma_wait<0>();
+    }
+    barrier_arrive_warp(shared_address(&s.empty[b % N_PLACES][0]));
+    wgmma_wait<0>();
+    wgmma_settle(next);
+    wgmma_settle(sums.v);
+    if (is_last) return;
+    mark_block<PART>(a, next, s.marks[(b + 1) % N_PLACES]);
+    check_references(next, a.scale_log2, heads, sums);
+}
+
+/* The first warpgroup: probabilities of all blocks, and the first half of the dimensions. */
+template <class PART> __device__ static void run_scores(const attn_args &a, shared_memory &s)
+{
+    const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
+    uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
+    for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
+        value_sums sums;
+        float even[KEYS / 2], odd[KEYS / 2]; /* scores of the part's blocks in turn */
+        const uint32_t begin = b, end = b + count_blocks(read_part<PART>(a, rank));
+        head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, false, {1.0f, 1.0f}};
+        clear_sums(sums);
+        if (begin < end) {
+            barrier_wait(shared_address(&s.q_full), n_parts_done++ & 1);
+            clear_scores(even);
+            ask_for_scores(even, b, 0, s);
+            ask_for_scores(even, b, 1, s);
+            wgmma_wait<0>();
+            wgmma_settle(even);
+            mark_block<PART>(a, even, s.marks[b % N_PLACES]);
+            check_references(even, a.scale_log2, heads, sums);
+        }
+#pragma unroll 1
+        while (b < end) {
+            weigh_block<PART>(a, b, b + 1 == end, even, odd, heads, sums, s);
+            if (++b == end) break;
+            weigh_block<PART>(a, b, b + 1 == end, odd, even, heads, sums, s);
+            b++;
+        }
+        leave_heads(heads.ref, heads.sum, round, s);
+        finish_part<PART>(a, rank, round, sums, 0, s);
+    }
+}
+
+/* The second: the other half of the dimensions; and it asks for rows ahead. */
+template <class PART> __device__ static void run_values(const attn_args &a, shared_memory &s)
+{
+    const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
+    uint32_t b = 0;
+    row_finder finder = begin_prefetch<PART>(a);
+    for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
+        value_sums sums;
+        const uint32_t end = b + count_blocks(read_part<PART>(a, rank));
+        prefetch_queries<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
+        clear_sums(sums);
+#pragma unroll 1
+        for (; b < end; b++) {
+            const uint32_t place = b % N_PLACES;
+            barrier_wait(shared_address(&s.full[place][1]), b / N_PLACES & 1);
+            barrier_wait(shared_address(&s.probs_full), b & 1);
+            if (s.needs_rescale[threadIdx.x / 32 % N_WARPGROUP_WARPS]) {
+                const float factors[2] = {s.rescale[own_head(0)], s.rescale[own_head(1)]};
+                scale_sums(sums, factors);
+            }
+            const uint64_t probs = wgmma_matrix(uniform(shared_address(s.probs)), 16);
+            const uint64_t values = value_matrix(b, 1, s);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                wgmma_ss_tb(sums.v, wgmma_move(probs, k * 32), wgmma_move(values, k * 2048), true);
+            }
+            wgmma_commit();
+            prefetch_rows<PART>(a, finder);
+            wgmma_wait<0>();
+            wgmma_settle(sums.v);
+            barrier_arrive_warp(shared_address(&s.probs_empty));
+            barrier_arrive_warp(shared_address(&s.empty[place][1]));
+        }
+        finish_part<PART>(a, rank, round, sums, 1, s);
+    }
+}
+
+#endif

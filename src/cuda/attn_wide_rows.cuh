@@ -1,0 +1,84 @@
+/*
+ * attn_wide_rows.cuh - the row warps: blocks of values, and queries.
+ *
+ * Place: cuda, sm_90a only; part of attn_wide.cu, which describes the kernel.
+ */
+#ifndef DSV4_CUDA_ATTN_WIDE_ROWS_CUH
+#define DSV4_CUDA_ATTN_WIDE_ROWS_CUH
+
+#include "attn_wide_shared.cuh"
+
+/* Groups first .. end - 1 of codes; words: the first one's chunk, becomes that behind the last. values: as value_chunk's. */
+__device__ __forceinline__ void convert_groups(row_stream &rows, chunk_queue<N_CHUNKS> &queue,
+                                               key_pair &keys, uint32_t values, int first, int end,
+                                               uint4 (&words)[2])
+{
+#pragma unroll 1
+    for (int group = first; group < end; group++) {
+        const uint4 codes[2] = {words[0], words[1]};
+        next_chunk(rows, queue, words);
+        store_codes(keys, codes, values + group * GROUP_BYTES);
+    }
+}
+
+/*
+ * Block b, all dimensions of it. words: its chunk 0; becomes the next block's. The next block's rows are found outside of
+ * the loops: a move of what is on its way would wait for it.
+ */
+template <class PART>
+__device__ __forceinline__ void convert_block(const attn_args &a, row_stream &rows,
+                                              chunk_queue<N_CHUNKS> &queue, uint32_t b,
+                                              uint4 (&words)[2], shared_memory &s)
+{
+    const uint32_t place = b % N_PLACES, parity = (b / N_PLACES & 1) ^ 1;
+    const uint32_t values = value_row(s.values[place]);
+    const uint32_t rotated = values + (N_DIM_GROUPS - 1) * GROUP_BYTES;
+    key_pair keys = begin_keys(rows);
+    barrier_wait(shared_address(&s.empty[place][0]), parity);
+    convert_groups(rows, queue, keys, values, 0, N_HALF_GROUPS, words);
+    pass_on(s.full[place][0]);
+    next_rows<PART>(a, rows);
+    barrier_wait(shared_address(&s.empty[place][1]), parity);
+    convert_groups(rows, queue, keys, values, N_HALF_GROUPS, N_DIM_GROUPS - 1, words);
+    store_rotated(words, rotated, 0);
+    next_chunk(rows, queue, words);
+    store_rotated(words, rotated, 1);
+    next_chunk(rows, queue, words);
+    mark_rows<PART>(keys, s.marks[place]);
+    pass_on(s.full[place][1]);
+}
+
+/*
+ * Queries are asked for while the first block of their part is there already: those before are free only when that
+ * part's last scores are.
+ */
+template <class PART> __device__ static void run_rows(const attn_args &a, shared_memory &s)
+{
+    const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
+    uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
+    uint4 words[2];
+    bool has_queries = rank_of_round(0) < n_ranks;
+    if (has_queries) ask_for_queries<HEADS>(a, read_part<PART>(a, rank_of_round(0)), s.q);
+    row_stream rows = begin_stream<PART>(a);
+    chunk_queue<N_CHUNKS> queue = begin_queue<PART, N_CHUNKS>(a, rows, s.chunks[0], words);
+    for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
+        const PART p = read_part<PART>(a, rank);
+        const uint32_t begin = b, end = b + count_blocks(p);
+#pragma unroll 1
+        for (; b < end; b++) {
+            convert_block<PART>(a, rows, queue, b, words, s);
+            if (b > begin) continue;
+            if (!has_queries) {
+                barrier_wait(shared_address(&s.q_empty), (n_parts_done & 1) ^ 1);
+                ask_for_queries<HEADS>(a, p, s.q);
+            }
+            copy_async_wait<0>();
+            pass_on(s.q_full);
+            n_parts_done++;
+        }
+        has_queries = false;
+    }
+    copy_async_wait<0>();
+}
+
+#endif

@@ -1,0 +1,516 @@
+/*
+ * cuda_run.cpp - fibers in the place of an NVIDIA GPU's threads.
+ *
+ * Place: tests. Invariant: a fiber that is not READY has said what it waits for, and runs again only when that is there.
+ */
+#include "cuda_run.h"
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string>
+#include <string.h>
+#include <sys/mman.h>
+#include <vector>
+
+extern "C" void fiber_switch(void **from, void *to); /* fiber_run.c */
+
+enum {
+    WARP = 32,
+    WARPGROUP = 128,
+    STACK_BYTES = 1 << 18,
+    N_NAMED = 16,
+    CLOCK_STEP = 1 << 14,
+    POISON = 0x7fbadbad,
+};
+
+namespace
+{
+
+enum wait_kind { READY, EXCHANGE, NAMED, BARRIER, PRODUCTS, ENDED };
+const char *const wait_names[] = {"ready", "lanes of its warp", "a named barrier", "an mbarrier",
+                                  "other warps' products", "nothing"};
+
+struct pending_copy {
+    uint32_t to;
+    const void *from;
+    size_t n_bytes;
+};
+
+/* Sums that products in flight will change. */
+struct accumulator {
+    float *d;
+    std::vector<float> kept;
+    int n_pending;
+};
+
+struct product {
+    cuda_run_product what;
+    int n_threads = 0;
+    bool is_done = false;
+    std::shared_ptr<accumulator> sums[WARPGROUP];
+    uint32_t a_registers[WARPGROUP][4];
+};
+
+struct fiber {
+    void *top;
+    int block, thread;
+    wait_kind waits;
+    uint64_t target;  /* of what it waits for */
+    uint32_t address; /* or number */
+    uint64_t n_exchanges, n_barriers[N_NAMED];
+    std::deque<std::vector<pending_copy>> copies; /* committed groups */
+    std::vector<pending_copy> copies_open;
+    std::vector<std::pair<uint32_t, size_t>> stored; /* not fenced */
+    std::vector<std::shared_ptr<accumulator>> sums;
+    std::deque<uint64_t> product_groups; /* products before the end of each group in flight */
+    uint64_t n_products;
+};
+
+struct warp {
+    uint64_t n_arrived = 0;
+    unsigned char slots[2][WARP][CUDA_RUN_EXCHANGE_BYTES];
+};
+
+struct memory_barrier {
+    uint32_t expected, pending;
+    uint64_t phase;
+};
+
+struct named {
+    uint64_t n_arrived = 0;
+    bool said[4] = {};
+};
+
+struct block {
+    unsigned char *shared;
+    std::vector<uint16_t> writers; /* of bytes that matrix units may not read yet: thread + 1 */
+    std::vector<warp> warps;
+    std::map<uint32_t, memory_barrier> barriers;
+    named names[N_NAMED];
+    std::vector<std::deque<product>> products; /* of each warpgroup */
+    std::vector<uint64_t> n_gone;              /* products that were taken out in front */
+};
+
+bool runs_lazily;
+uint64_t order_seed;
+std::vector<fiber> fibers;
+std::vector<block> blocks;
+size_t shared_bytes;
+fiber *current;
+void *runner_top;
+int64_t now;
+void (*current_kernel)(const void *);
+const void *current_args;
+
+[[noreturn]] void fail(const char *text)
+{
+    fprintf(stderr, "cuda on fibers: block %d thread %d: %s\n", current->block, current->thread, text);
+    exit(3);
+}
+
+block &own_block(void)
+{
+    return blocks[(size_t)current->block];
+}
+
+bool is_ready(const fiber &f)
+{
+    const block &b = blocks[(size_t)f.block];
+    switch (f.waits) {
+    case READY: return true;
+    case EXCHANGE: return b.warps[(size_t)f.thread / WARP].n_arrived >= f.target;
+    case NAMED: return b.names[f.address].n_arrived >= f.target;
+    case BARRIER: return (b.barriers.at(f.address).phase & 1) != f.target;
+    case PRODUCTS: {
+        const size_t group = (size_t)f.thread / WARPGROUP;
+        for (uint64_t i = b.n_gone[group]; i < f.target; i++) {
+            const size_t at = (size_t)(i - b.n_gone[group]);
+            if (at >= b.products[group].size() || b.products[group][at].n_threads < WARPGROUP)
+                return false;
+        }
+        return true;
+    }
+    default: return false;
+    }
+}
+
+/* Returns when is_ready; says so at once if it is. */
+void wait_for(wait_kind kind, uint64_t target, uint32_t address)
+{
+    current->waits = kind;
+    current->target = target;
+    current->address = address;
+    if (kind != READY && is_ready(*current)) {
+        current->waits = READY;
+        return;
+    }
+    fiber_switch(&current->top, runner_top);
+    current->waits = READY;
+}
+
+void run_fiber(void)
+{
+    current_kernel(current_args);
+    if (!current->copies_open.empty() || !current->copies.empty())
+        fail("ends while copies are on their way");
+    if (!current->sums.empty()) fail("ends while products are in flight");
+    current->waits = ENDED;
+    fiber_switch(&current->top, runner_top);
+}
+
+void resume(fiber &f)
+{
+    current = &f;
+    threadIdx.x = (uint32_t)f.thread;
+    blockIdx.x = (uint32_t)f.block;
+    fiber_switch(&runner_top, f.top);
+}
+
+void begin_fiber(fiber &f, unsigned char *stack)
+{
+    void **top = (void **)(void *)(stack + STACK_BYTES);
+    *--top = NULL;
+    *--top = (void *)(uintptr_t)&run_fiber;
+    for (int i = 0; i < 6; i++) *--top = NULL;
+    f.top = top;
+    f.waits = READY;
+}
+
+void begin_block(block &b, int n_threads)
+{
+    b.shared = (unsigned char *)aligned_alloc(1024, (shared_bytes + 1023) / 1024 * 1024);
+    if (b.shared == NULL) abort();
+    for (size_t i = 0; i < shared_bytes; i++) b.shared[i] = (unsigned char)(0xff - i % 7);
+    b.writers.assign(shared_bytes, 0);
+    b.warps.resize((size_t)n_threads / WARP);
+    b.products.resize((size_t)n_threads / WARPGROUP + 1);
+    b.n_gone.assign(b.products.size(), 0);
+}
+
+[[noreturn]] void fail_stuck(void)
+{
+    std::map<std::string, int> counts;
+    for (const fiber &f : fibers) {
+        if (f.waits == ENDED) continue;
+        char text[120];
+        snprintf(text, sizeof text, "block %d warp %d waits for %s %u (%llu)", f.block,
+                 f.thread / WARP, wait_names[f.waits], f.address, (unsigned long long)f.target);
+        counts[text]++;
+    }
+    fprintf(stderr, "cuda on fibers: nothing goes on:\n");
+    for (const auto &line : counts) fprintf(stderr, "  %s: %d threads\n", line.first.c_str(), line.second);
+    exit(3);
+}
+
+uint64_t next_random(uint64_t &state)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    return state ^= state << 17;
+}
+
+/* ---- products ---- */
+
+/* Of element (row, k) of an operand: row counts M or N. */
+uint32_t element_address(uint64_t matrix, bool is_transposed, uint32_t row, uint32_t k)
+{
+    const uint32_t start = (uint32_t)(matrix & 0x3fff) << 4;
+    const uint32_t leading = (uint32_t)(matrix >> 16 & 0x3fff) << 4;
+    const uint32_t stride = (uint32_t)(matrix >> 32 & 0x3fff) << 4;
+    const uint32_t at =
+        is_transposed
+            ? start + row / 64 * leading + k / 8 * stride + k % 8 * 128 + row % 64 * 2
+            : start + row / 8 * stride + row % 8 * 128 + k * 2;
+    return at ^ ((at >> 7 & 7) << 4);
+}
+
+float read_element(const block &b, uint64_t matrix, bool is_transposed, uint32_t row, uint32_t k)
+{
+    const uint32_t at = element_address(matrix, is_transposed, row, k) - CUDA_RUN_FIRST_ADDRESS;
+    uint16_t bits;
+    if (at + 2 > shared_bytes) fail("a matrix outside of shared memory");
+    if (b.writers[at] != 0 || b.writers[at + 1] != 0) fail("a matrix was stored without a fence");
+    memcpy(&bits, b.shared + at, 2);
+    const uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, 4);
+    return value;
+}
+
+void finish_product(const block &b, product &p)
+{
+    enum { M = 64, K = 16, MAX_N = 256 };
+    static float left[M][K], right[K][MAX_N], sums[M][MAX_N];
+    const int n = p.what.n;
+    for (uint32_t k = 0; k < K; k++) {
+        for (uint32_t i = 0; i < M; i++) {
+            if (p.what.a_in_registers) {
+                const uint32_t thread = i / 16 * WARP + i % 8 * 4 + k % 8 / 2;
+                const uint32_t word = p.a_registers[thread][i % 16 / 8 + 2 * (k / 8)];
+                const uint32_t bits = (k % 2 == 0 ? word << 16 : word & 0xffff0000u);
+                memcpy(&left[i][k], &bits, 4);
+            } else {
+                left[i][k] = read_element(b, p.what.a, p.what.a_is_transposed, i, k);
+            }
+        }
+        for (uint32_t j = 0; j < (uint32_t)n; j++)
+            right[k][j] = read_element(b, p.what.b, p.what.b_is_transposed, j, k);
+    }
+    memset(sums, 0, sizeof sums);
+    for (int i = 0; i < M; i++) {
+        for (int k = 0; k < K; k++) {
+            for (int j = 0; j < n; j++) sums[i][j] += left[i][k] * right[k][j];
+        }
+    }
+    for (int thread = 0; thread < WARPGROUP; thread++) {
+        accumulator &a = *p.sums[thread];
+        for (int i = 0; i < n / 2; i++) {
+            const int row = thread / WARP * 16 + thread % WARP / 4 + 8 * (i / 2 % 2);
+            a.kept[(size_t)i] += sums[row][8 * (i / 4) + 2 * (thread % 4) + i % 2];
+        }
+        if (--a.n_pending == 0) memcpy(a.d, a.kept.data(), a.kept.size() * sizeof(float));
+        p.sums[thread].reset();
+    }
+    p.is_done = true;
+}
+
+/* All of a warpgroup's products in front of number `end`. */
+void finish_products(block &b, size_t group, uint64_t end)
+{
+    while (!b.products[group].empty() && b.n_gone[group] < end) {
+        product &p = b.products[group].front();
+        if (!p.is_done) finish_product(b, p);
+        b.products[group].pop_front();
+        b.n_gone[group]++;
+    }
+}
+
+void drop_finished_sums(fiber &f)
+{
+    std::vector<std::shared_ptr<accumulator>> left;
+    for (const auto &a : f.sums)
+        if (a->n_pending > 0) left.push_back(a);
+    f.sums.swap(left);
+}
+
+} // namespace
+
+cuda_run_index threadIdx, blockIdx, blockDim, gridDim;
+
+void cuda_run_set(bool is_lazy, uint64_t seed)
+{
+    runs_lazily = is_lazy;
+    order_seed = seed * 0x9e3779b97f4a7c15u + 1;
+}
+
+void cuda_run(void (*kernel)(const void *), const void *args, int n_blocks, int n_threads,
+              size_t n_shared_bytes)
+{
+    const size_t n_fibers = (size_t)n_blocks * (size_t)n_threads;
+    unsigned char *stacks =
+        (unsigned char *)mmap(NULL, n_fibers * STACK_BYTES, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks == MAP_FAILED) abort();
+    current_kernel = kernel;
+    current_args = args;
+    shared_bytes = n_shared_bytes;
+    blockDim.x = (uint32_t)n_threads;
+    gridDim.x = (uint32_t)n_blocks;
+    now = 0;
+    fibers.assign(n_fibers, fiber());
+    blocks.assign((size_t)n_blocks, block());
+    for (block &b : blocks) begin_block(b, n_threads);
+    for (size_t i = 0; i < n_fibers; i++) {
+        fibers[i].block = (int)(i / (size_t)n_threads);
+        fibers[i].thread = (int)(i % (size_t)n_threads);
+        begin_fiber(fibers[i], stacks + i * STACK_BYTES);
+    }
+    const size_t n_warps = n_fibers / WARP;
+    uint64_t random = order_seed;
+    for (size_t n_ended = 0; n_ended < n_fibers;) {
+        const size_t first = (size_t)(next_random(random) % n_warps);
+        const bool is_downwards = next_random(random) % 2 == 0;
+        bool goes_on = false;
+        n_ended = 0;
+        for (size_t i = 0; i < n_warps; i++) {
+            const size_t w = (first + (is_downwards ? n_warps - i : i)) % n_warps;
+            for (size_t lane = 0; lane < WARP; lane++) {
+                fiber &f = fibers[w * WARP + lane];
+                if (f.waits != ENDED && is_ready(f)) {
+                    resume(f);
+                    goes_on = true;
+                }
+                n_ended += f.waits == ENDED;
+            }
+        }
+        if (!goes_on && n_ended < n_fibers) fail_stuck();
+    }
+    for (block &b : blocks) free(b.shared);
+    (void)munmap(stacks, n_fibers * STACK_BYTES);
+}
+
+const unsigned char *cuda_run_exchange(const void *own, size_t n_bytes)
+{
+    warp &w = own_block().warps[(size_t)current->thread / WARP];
+    const uint64_t number = current->n_exchanges++;
+    unsigned char(*slots)[CUDA_RUN_EXCHANGE_BYTES] = w.slots[number % 2];
+    if (n_bytes > 0) memcpy(slots[current->thread % WARP], own, n_bytes);
+    w.n_arrived++;
+    wait_for(EXCHANGE, WARP * (number + 1), 0);
+    return slots[0];
+}
+
+bool cuda_run_barrier(int id, int n_threads, bool said)
+{
+    named &b = own_block().names[id];
+    const uint64_t number = current->n_barriers[id]++;
+    if (b.n_arrived % (uint64_t)n_threads == 0) b.said[number % 4] = false;
+    b.said[number % 4] |= said;
+    b.n_arrived++;
+    wait_for(NAMED, (uint64_t)n_threads * (number + 1), (uint32_t)id);
+    return b.said[number % 4];
+}
+
+int64_t cuda_run_clock(void)
+{
+    return now += CLOCK_STEP;
+}
+
+void cuda_run_yield(void)
+{
+    wait_for(READY, 0, 0);
+}
+
+unsigned char *cuda_run_shared(void)
+{
+    return own_block().shared;
+}
+
+uint32_t cuda_run_address(const void *pointer)
+{
+    return (uint32_t)((const unsigned char *)pointer - own_block().shared) + CUDA_RUN_FIRST_ADDRESS;
+}
+
+unsigned char *cuda_run_pointer(uint32_t address, size_t n_bytes)
+{
+    if (address < CUDA_RUN_FIRST_ADDRESS || address % n_bytes != 0 ||
+        address - CUDA_RUN_FIRST_ADDRESS + n_bytes > shared_bytes)
+        fail("an address outside of shared memory, or not aligned");
+    return own_block().shared + (address - CUDA_RUN_FIRST_ADDRESS);
+}
+
+void cuda_run_stored(uint32_t address, size_t n_bytes)
+{
+    const uint32_t at = address - CUDA_RUN_FIRST_ADDRESS;
+    for (size_t i = 0; i < n_bytes; i++)
+        own_block().writers[at + i] = (uint16_t)(current->thread + 1);
+    current->stored.push_back({at, n_bytes});
+}
+
+void cuda_run_fence(void)
+{
+    for (const auto &range : current->stored) {
+        for (size_t i = 0; i < range.second; i++) {
+            uint16_t &writer = own_block().writers[range.first + i];
+            if (writer == current->thread + 1) writer = 0;
+        }
+    }
+    current->stored.clear();
+}
+
+void cuda_run_barrier_init(uint32_t address, uint32_t n_arrivals)
+{
+    (void)cuda_run_pointer(address, 8);
+    own_block().barriers[address] = {n_arrivals, n_arrivals, 0};
+}
+
+void cuda_run_barrier_arrive(uint32_t address)
+{
+    memory_barrier &b = own_block().barriers.at(address);
+    if (--b.pending == 0) {
+        b.pending = b.expected;
+        b.phase++;
+    }
+}
+
+void cuda_run_barrier_wait(uint32_t address, uint32_t parity)
+{
+    (void)own_block().barriers.at(address);
+    wait_for(BARRIER, parity, address);
+}
+
+static void do_copy(const pending_copy &c)
+{
+    memcpy(cuda_run_pointer(c.to, c.n_bytes), c.from, c.n_bytes);
+    cuda_run_stored(c.to, c.n_bytes);
+}
+
+void cuda_run_copy(uint32_t to, const void *from, size_t n_bytes)
+{
+    const pending_copy c = {to, from, n_bytes};
+    if (!runs_lazily) do_copy(c);
+    current->copies_open.push_back(c);
+}
+
+void cuda_run_copy_commit(void)
+{
+    current->copies.push_back(current->copies_open);
+    current->copies_open.clear();
+}
+
+void cuda_run_copy_wait(size_t most)
+{
+    while (current->copies.size() > most) {
+        for (const pending_copy &c : current->copies.front())
+            if (runs_lazily) do_copy(c);
+        current->copies.pop_front();
+    }
+}
+
+void cuda_run_multiply(const cuda_run_product &what, float *d)
+{
+    block &b = own_block();
+    const size_t group = (size_t)current->thread / WARPGROUP, thread = (size_t)current->thread % WARPGROUP;
+    const uint64_t number = current->n_products++;
+    std::shared_ptr<accumulator> sums;
+    for (const auto &a : current->sums)
+        if (a->d == d) sums = a;
+    if (sums == NULL) {
+        const uint32_t poison = POISON;
+        sums = std::make_shared<accumulator>();
+        sums->d = d;
+        sums->kept.assign(d, d + what.n / 2);
+        sums->n_pending = 0;
+        for (int i = 0; i < what.n / 2; i++) memcpy(&d[i], &poison, 4);
+        current->sums.push_back(sums);
+    }
+    sums->n_pending++;
+    while (b.n_gone[group] + b.products[group].size() <= number) b.products[group].emplace_back();
+    product &p = b.products[group][(size_t)(number - b.n_gone[group])];
+    if (p.n_threads > 0 && (p.what.a != what.a || p.what.b != what.b || p.what.n != what.n))
+        fail("threads of a warpgroup ask for different products");
+    p.what = what;
+    p.sums[thread] = sums;
+    memcpy(p.a_registers[thread], what.a_registers, sizeof what.a_registers);
+    if (++p.n_threads == WARPGROUP && !runs_lazily) finish_product(b, p);
+}
+
+void cuda_run_multiply_commit(void)
+{
+    current->product_groups.push_back(current->n_products);
+}
+
+void cuda_run_multiply_wait(size_t most)
+{
+    const size_t group = (size_t)current->thread / WARPGROUP;
+    while (current->product_groups.size() > most) {
+        const uint64_t end = current->product_groups.front();
+        wait_for(PRODUCTS, end, 0);
+        finish_products(own_block(), group, end);
+        current->product_groups.pop_front();
+    }
+    drop_finished_sums(*current);
+}

@@ -1,0 +1,76 @@
+/*
+ * cuda_run.h - runs a kernel of src/cuda on fibers: all thread blocks of a launch at once, on one thread of the CPU.
+ *
+ * Place: tests. A fiber gives control back where it has to wait: for lanes of its warp, at barriers, for matrix
+ * products. Two orders of things that a device does in its own time: EAGER, copies and products happen where they are
+ * asked for; LAZY, where they are waited for. Sums that a product in flight will change are NaN until then. Ends the
+ * program, with a line for each kind of wait, when nothing goes on any more; when matrix units read what was stored without
+ * a fence for them; and when warps of a warpgroup ask for different products.
+ */
+#ifndef DSV4_TESTS_CUDA_RUN_H
+#define DSV4_TESTS_CUDA_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    CUDA_RUN_EXCHANGE_BYTES = 16,
+    CUDA_RUN_FIRST_ADDRESS = 1024, /* of dynamic shared memory, as on a device */
+};
+
+struct cuda_run_index {
+    uint32_t x;
+};
+
+/* Of the fiber that runs. */
+extern cuda_run_index threadIdx, blockIdx, blockDim, gridDim;
+
+/* Of the launches to come. seed: order of warps. */
+extern "C" void cuda_run_set(bool is_lazy, uint64_t seed);
+
+void cuda_run(void (*kernel)(const void *args), const void *args, int n_blocks, int n_threads,
+              size_t shared_bytes);
+
+/* Of a warp: every lane's value, CUDA_RUN_EXCHANGE_BYTES apart, valid until the lane's next exchange. */
+const unsigned char *cuda_run_exchange(const void *own, size_t n_bytes);
+
+/* Of n_threads threads of the block: true if any of them said so. */
+bool cuda_run_barrier(int id, int n_threads, bool said);
+
+int64_t cuda_run_clock(void);
+void cuda_run_yield(void);
+
+/* ---- shared memory ---- */
+
+unsigned char *cuda_run_shared(void);
+uint32_t cuda_run_address(const void *pointer);
+unsigned char *cuda_run_pointer(uint32_t address, size_t n_bytes);
+
+/* Stored by this thread in the ordinary way; matrix units may read it behind cuda_run_fence. */
+void cuda_run_stored(uint32_t address, size_t n_bytes);
+void cuda_run_fence(void);
+
+void cuda_run_barrier_init(uint32_t address, uint32_t n_arrivals);
+void cuda_run_barrier_arrive(uint32_t address);
+void cuda_run_barrier_wait(uint32_t address, uint32_t parity);
+
+void cuda_run_copy(uint32_t to, const void *from, size_t n_bytes);
+void cuda_run_copy_commit(void);
+void cuda_run_copy_wait(size_t most);
+
+/* ---- matrix products of a warpgroup ---- */
+
+struct cuda_run_product {
+    int n; /* columns */
+    bool a_in_registers, a_is_transposed, b_is_transposed;
+    uint64_t a, b; /* descriptors (wgmma.cuh) */
+    uint32_t a_registers[4];
+};
+
+/* d: n / 2 sums of the thread, which are added to. */
+void cuda_run_multiply(const cuda_run_product &product, float *d);
+void cuda_run_multiply_commit(void);
+void cuda_run_multiply_wait(size_t most);
+
+#endif
