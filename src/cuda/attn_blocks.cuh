@@ -209,10 +209,9 @@ __device__ __forceinline__ void next_chunk(row_stream &l, chunk_queue<N_CHUNKS> 
     read_chunk(q, words);
 }
 
-/* The first block's first chunks are asked for, `words` is chunk 0. memory: CHUNK_BYTES for each of N_CHUNKS. */
-template <class PART, int N_CHUNKS>
-__device__ __forceinline__ chunk_queue<N_CHUNKS>
-begin_queue(const attn_args &a, row_stream &l, unsigned char *memory, uint4 (&words)[2])
+/* The first block's first chunks are asked for; find_ahead and read_chunk follow. memory: CHUNK_BYTES for each of N_CHUNKS. */
+template <int N_CHUNKS>
+__device__ __forceinline__ chunk_queue<N_CHUNKS> begin_queue(row_stream &l, unsigned char *memory)
 {
     chunk_queue<N_CHUNKS> q;
     q.first_place = shared_address(memory) + threadIdx.x % WARPGROUP * 16;
@@ -220,8 +219,6 @@ begin_queue(const attn_args &a, row_stream &l, unsigned char *memory, uint4 (&wo
     q.read_place = q.first_place;
 #pragma unroll 1
     for (int i = 0; i < N_CHUNKS; i++) ask_for_chunk(l, q);
-    find_ahead<PART>(a, l);
-    read_chunk(q, words);
     return q;
 }
 

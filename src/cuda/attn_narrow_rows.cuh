@@ -61,12 +61,14 @@ __device__ static void run_rows(const attn_args &a, shared_memory<HEADS> &s)
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     half_chunks<HALF> chunks;
-    bool has_queries = rank_of_round(0) < n_ranks;
-    if (HALF == 0 && has_queries)
-        ask_for_queries<HEADS>(a, read_part<PART>(a, rank_of_round(0)), s.q);
+    /* the first part's come behind its first rows, which more has to be done with */
+    const bool has_part = rank_of_round(0) < n_ranks;
+    const PART first = read_part<PART>(a, has_part ? rank_of_round(0) : 0);
+    bool has_queries = has_part && count_blocks(first) > 0;
     row_stream rows = begin_stream<PART>(a);
 #pragma unroll
     for (int i = 0; i < chunks.n; i++) chunks.load(rows, i);
+    if (HALF == 0 && has_queries) ask_for_queries<HEADS>(a, first, s.q);
     find_ahead<PART>(a, rows);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         const PART p = read_part<PART>(a, rank);

@@ -57,10 +57,15 @@ template <class PART> __device__ static void run_rows(const attn_args &a, shared
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     uint4 words[2];
-    bool has_queries = rank_of_round(0) < n_ranks;
-    if (has_queries) ask_for_queries<HEADS>(a, read_part<PART>(a, rank_of_round(0)), s.q);
+    /* the first part's come behind its first rows, which more has to be done with */
+    const bool has_part = rank_of_round(0) < n_ranks;
+    const PART first = read_part<PART>(a, has_part ? rank_of_round(0) : 0);
+    bool has_queries = has_part && count_blocks(first) > 0;
     row_stream rows = begin_stream<PART>(a);
-    chunk_queue<N_CHUNKS> queue = begin_queue<PART, N_CHUNKS>(a, rows, s.chunks[0], words);
+    chunk_queue<N_CHUNKS> queue = begin_queue<N_CHUNKS>(rows, s.chunks[0]);
+    if (has_queries) ask_for_queries<HEADS>(a, first, s.q);
+    find_ahead<PART>(a, rows);
+    read_chunk(queue, words);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         const PART p = read_part<PART>(a, rank);
         const uint32_t begin = b, end = b + count_blocks(p);
