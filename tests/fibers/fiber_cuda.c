@@ -8,20 +8,37 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* cuda_run.h and attn_launch.h, which are for C++. */
 void cuda_run_set(bool is_lazy, uint64_t seed);
 int fiber_attn_wide_launch(const attn_args *args, int n_thread_blocks, void *stream);
-int fiber_attn_narrow_launch(const attn_args *args, int group_heads, int n_thread_blocks, void *stream);
+int fiber_attn_narrow_launch(const attn_args *args, int group_heads, int n_thread_blocks,
+                             void *stream);
+int fiber_attn_mma_launch(const attn_args *args, int group_heads, int step_keys,
+                          int n_thread_blocks, void *stream);
 
-void fiber_cuda_decode(const attn_args *args, int group_heads, int n_thread_blocks, bool is_lazy)
+const fiber_cuda_way fiber_cuda_ways[] = {
+    {"narrow", 16, 0}, {"narrow", 32, 0}, {"wide", 64, 0},
+    {"mma", 8, 64},    {"mma", 8, 32},    {"mma", 16, 32},
+};
+const int fiber_cuda_n_ways = (int)(sizeof fiber_cuda_ways / sizeof fiber_cuda_ways[0]);
+
+static int launch(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks)
+{
+    if (strcmp(way->kernel, "wide") == 0)
+        return fiber_attn_wide_launch(args, n_thread_blocks, NULL);
+    if (strcmp(way->kernel, "narrow") == 0)
+        return fiber_attn_narrow_launch(args, way->group_heads, n_thread_blocks, NULL);
+    return fiber_attn_mma_launch(args, way->group_heads, way->step_keys, n_thread_blocks, NULL);
+}
+
+void fiber_cuda_decode(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks,
+                       bool is_lazy)
 {
     static uint64_t n_calls;
     cuda_run_set(is_lazy, n_calls++);
-    const int status = group_heads == 64
-                           ? fiber_attn_wide_launch(args, n_thread_blocks, NULL)
-                           : fiber_attn_narrow_launch(args, group_heads, n_thread_blocks, NULL);
-    if (status == 0) return;
-    fprintf(stderr, "no kernel for %d heads\n", group_heads);
+    if (launch(way, args, n_thread_blocks) == 0) return;
+    fprintf(stderr, "no %s kernel for %d heads\n", way->kernel, way->group_heads);
     exit(3);
 }

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "dsv4/cache.h"
-#include "fiber_cuda.h"
 #include "fiber_kernels.h"
 #include "fiber_run.h"
 #include "gpu/attn_host.h"
@@ -74,7 +73,8 @@ static fiber_kernel *find_way(const fiber_way *way)
 /* Pages where copies of 16 bytes may begin, as a device's host side has them; far pools lie so. */
 static guarded align_pages(dsv4_attn_scope *scope)
 {
-    const int64_t stride = (scope->page_stride_bytes + 15) / 16 * 16, n_bytes = scope->n_pages * stride;
+    const int64_t stride = (scope->page_stride_bytes + 15) / 16 * 16,
+                  n_bytes = scope->n_pages * stride;
     const bool is_far = n_bytes > INT64_C(1) << 28;
     guarded pages = guarded_make(is_far ? 0 : (size_t)n_bytes, 0xff);
     if (is_far) return pages;
@@ -111,8 +111,8 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
     attn_args a;
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
-    if (way->is_cuda) {
-        fiber_cuda_decode(&a, way->group_heads, way->n_thread_blocks, way->downwards);
+    if (way->cuda != NULL) {
+        fiber_cuda_decode(way->cuda, &a, way->n_thread_blocks, way->downwards);
     } else {
         fiber_run(find_way(way), &a, way->n_thread_blocks, DECODE_BLOCK_THREADS, way->downwards);
     }
@@ -128,7 +128,7 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
 static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
                    char *text)
 {
-    if (!way->is_cuda) return decode_pages(params, way, is_refused, text);
+    if (way->cuda == NULL) return decode_pages(params, way, is_refused, text);
     dsv4_attn_params aligned = *params;
     guarded window = align_pages(&aligned.window), extra = align_pages(&aligned.extra);
     bool is_good = decode_pages(&aligned, way, is_refused, text);

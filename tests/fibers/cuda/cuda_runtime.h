@@ -125,8 +125,7 @@ inline uint32_t __ballot_sync(uint32_t, bool is)
 {
     const unsigned char *all = cuda_run_exchange(&is, sizeof is);
     uint32_t result = 0;
-    for (int i = 0; i < 32; i++)
-        result |= (uint32_t)(all[i * CUDA_RUN_EXCHANGE_BYTES] != 0) << i;
+    for (int i = 0; i < 32; i++) result |= (uint32_t)(all[i * CUDA_RUN_EXCHANGE_BYTES] != 0) << i;
     return result;
 }
 inline bool __any_sync(uint32_t mask, bool is)
@@ -141,6 +140,10 @@ inline void __syncthreads(void)
 {
     (void)cuda_run_barrier(0, (int)blockDim.x, false);
 }
+inline bool __syncthreads_or(bool is)
+{
+    return cuda_run_barrier(0, (int)blockDim.x, is);
+}
 /* Ends every wait that looks at the clock, after some looks. */
 inline int64_t clock64(void)
 {
@@ -151,7 +154,9 @@ inline int64_t clock64(void)
 
 struct dim3 {
     uint32_t x, y, z;
-    dim3(uint32_t of_x = 1) : x(of_x), y(1), z(1) {}
+    dim3(uint32_t of_x = 1) : x(of_x), y(1), z(1)
+    {
+    }
 };
 typedef void *cudaStream_t;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
