@@ -84,6 +84,7 @@ static bool find_cuda_way(uint64_t index, bool has_fp8_output, fiber_way *way)
                        .math = DSV4_ATTN_MATH_BF16,
                        .group_heads = cuda->group_heads,
                        .cuda = cuda,
+                       .seed = index,
                        .n_thread_blocks = thread_blocks[index / n % 5],
                        .may_split = index / n % 4 != 3,
                        .downwards = index / 2 % 2 == 1};

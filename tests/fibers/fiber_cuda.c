@@ -34,10 +34,9 @@ static int launch(const fiber_cuda_way *way, const attn_args *args, int n_thread
 }
 
 void fiber_cuda_decode(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks,
-                       bool is_lazy)
+                       bool is_lazy, uint64_t seed)
 {
-    static uint64_t n_calls;
-    cuda_run_set(is_lazy, n_calls++);
+    cuda_run_set(is_lazy, seed);
     if (launch(way, args, n_thread_blocks) == 0) return;
     fprintf(stderr, "no %s kernel for %d heads\n", way->kernel, way->group_heads);
     exit(3);

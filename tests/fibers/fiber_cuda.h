@@ -21,8 +21,8 @@ typedef struct fiber_cuda_way {
 extern const fiber_cuda_way fiber_cuda_ways[];
 extern const int fiber_cuda_n_ways;
 
-/* is_lazy: copies and products happen where they are waited for. */
+/* is_lazy: copies and products happen where they are waited for. seed: order and speed of warps. */
 void fiber_cuda_decode(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks,
-                       bool is_lazy);
+                       bool is_lazy, uint64_t seed);
 
 #endif

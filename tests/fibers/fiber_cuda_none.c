@@ -11,11 +11,12 @@ const fiber_cuda_way fiber_cuda_ways[] = {{"none", 0, 0}};
 const int fiber_cuda_n_ways = 0;
 
 void fiber_cuda_decode(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks,
-                       bool is_lazy)
+                       bool is_lazy, uint64_t seed)
 {
     (void)way;
     (void)args;
     (void)n_thread_blocks;
     (void)is_lazy;
+    (void)seed;
     abort();
 }

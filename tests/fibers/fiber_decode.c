@@ -112,7 +112,8 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
     if (way->cuda != NULL) {
-        fiber_cuda_decode(way->cuda, &a, way->n_thread_blocks, way->downwards);
+        fiber_cuda_decode(way->cuda, &a, way->n_thread_blocks, way->downwards,
+                          2 * way->seed + way->downwards);
     } else {
         fiber_run(find_way(way), &a, way->n_thread_blocks, DECODE_BLOCK_THREADS, way->downwards);
     }

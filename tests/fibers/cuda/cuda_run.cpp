@@ -6,6 +6,7 @@
  */
 #include "cuda_run.h"
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -14,6 +15,7 @@
 #include <string>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
 extern "C" void fiber_switch(void **from, void *to); /* fiber_run.c */
@@ -122,11 +124,18 @@ int64_t now;
 void (*current_kernel)(const void *);
 const void *current_args;
 
+/* Not by exit: what is on the stacks of fibers stays there. */
+[[noreturn]] void end_program(void)
+{
+    fflush(NULL);
+    _exit(3);
+}
+
 [[noreturn]] void fail(const char *text)
 {
     fprintf(stderr, "cuda on fibers: block %d thread %d: %s\n", current->block, current->thread,
             text);
-    exit(3);
+    end_program();
 }
 
 block &own_block(void)
@@ -234,7 +243,7 @@ void begin_block(block &b, int n_threads)
     fprintf(stderr, "cuda on fibers: nothing goes on:\n");
     for (const auto &line : counts)
         fprintf(stderr, "  %s: %d threads\n", line.first.c_str(), line.second);
-    exit(3);
+    end_program();
 }
 
 uint64_t next_random(uint64_t &state)
@@ -424,27 +433,65 @@ std::shared_ptr<accumulator> take_sums(float *d, size_t n)
     return sums;
 }
 
+/* Warps of each block that run only when no other can go on: a warpgroup, a warp, or none. */
+struct slow_warps {
+    size_t begin, end;
+};
+
+slow_warps choose_slow(uint64_t &random, size_t n_block_warps)
+{
+    enum { GROUP_WARPS = WARPGROUP / WARP };
+    const size_t kind = (size_t)(next_random(random) >> 32) % 8;
+    const size_t warp = (size_t)(next_random(random) >> 32) % n_block_warps;
+    if (kind < 2) return {0, 0};
+    if (kind < 4) return {warp, warp + 1};
+    return {warp / GROUP_WARPS * GROUP_WARPS, warp / GROUP_WARPS * GROUP_WARPS + GROUP_WARPS};
+}
+
+enum pace { STANDS, LOOKS_AGAIN, GOES_ON };
+
+/* Every lane that can, up to its next wait. */
+pace run_warp(size_t w)
+{
+    pace result = STANDS;
+    for (size_t lane = 0; lane < WARP; lane++) {
+        fiber &f = fibers[w * WARP + lane];
+        if (f.waits == ENDED || !is_ready(f)) continue;
+        resume(f);
+        result = std::max(result, f.waits == READY ? LOOKS_AGAIN : GOES_ON);
+    }
+    return result;
+}
+
+bool have_ended(void)
+{
+    for (const fiber &f : fibers)
+        if (f.waits != ENDED) return false;
+    return true;
+}
+
 /* One warp after the other, in turns that differ, until all have ended. */
 void run_warps(size_t n_warps)
 {
+    const size_t n_block_warps = n_warps / blocks.size();
     uint64_t random = order_seed;
-    for (size_t n_ended = 0; n_ended < n_warps * WARP;) {
+    const slow_warps slow = choose_slow(random, n_block_warps);
+    bool runs_slow = false;
+    for (;;) {
         const size_t first = (size_t)(next_random(random) % n_warps);
         const bool is_downwards = next_random(random) % 2 == 0;
-        bool goes_on = false;
-        n_ended = 0;
+        pace all = STANDS;
         for (size_t i = 0; i < n_warps; i++) {
             const size_t w = (first + (is_downwards ? n_warps - i : i)) % n_warps;
-            for (size_t lane = 0; lane < WARP; lane++) {
-                fiber &f = fibers[w * WARP + lane];
-                if (f.waits != ENDED && is_ready(f)) {
-                    resume(f);
-                    goes_on = true;
-                }
-                n_ended += f.waits == ENDED;
-            }
+            const size_t in_block = w % n_block_warps;
+            if (in_block >= slow.begin && in_block < slow.end && !runs_slow) continue;
+            all = std::max(all, run_warp(w));
         }
-        if (!goes_on && n_ended < n_warps * WARP) fail_stuck();
+        if (all == STANDS && runs_slow) {
+            if (have_ended()) return;
+            fail_stuck();
+        }
+        runs_slow = all != GOES_ON;
     }
 }
 

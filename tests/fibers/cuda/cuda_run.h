@@ -35,7 +35,7 @@ struct cuda_run_index {
 /* Of the fiber that runs. */
 extern cuda_run_index threadIdx, blockIdx, blockDim, gridDim;
 
-/* Of the launches to come. seed: order of warps. */
+/* Of the launches to come. seed: order of warps, and which of them are slow: run only when no other can go on. */
 extern "C" void cuda_run_set(bool is_lazy, uint64_t seed);
 
 void cuda_run(void (*kernel)(const void *args), const void *args, int n_blocks, int n_threads,
