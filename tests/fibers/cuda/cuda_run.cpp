@@ -27,6 +27,7 @@ enum {
     GUARD_BYTES = 1 << 12,
     N_NAMED = 16,
     CLOCK_STEP = 1 << 14,
+    SLOW_TURNS = 24, /* that the same warps are slow */
     PRODUCT_M = 64,
     PRODUCT_K = 16,
     PRODUCT_MAX_N = 256,
@@ -36,9 +37,10 @@ enum {
 namespace
 {
 
-enum wait_kind { READY, EXCHANGE, NAMED, BARRIER, PRODUCTS, ENDED };
-const char *const wait_names[] = {"ready",       "lanes of its warp",     "a named barrier",
-                                  "an mbarrier", "other warps' products", "nothing"};
+enum wait_kind { READY, LATER, EXCHANGE, NAMED, BARRIER, PRODUCTS, ENDED };
+const char *const wait_names[] = {"ready",           "others to go on", "lanes of its warp",
+                                  "a named barrier", "an mbarrier",     "other warps' products",
+                                  "nothing"};
 
 struct pending_copy {
     uint32_t to;
@@ -147,7 +149,8 @@ bool is_ready(const fiber &f)
 {
     const block &b = blocks[(size_t)f.block];
     switch (f.waits) {
-    case READY: return true;
+    case READY:
+    case LATER: return true;
     case EXCHANGE: return b.warps[(size_t)f.thread / WARP].n_arrived >= f.target;
     case NAMED: return b.names[f.address].n_met >= f.target;
     case BARRIER: return (uint64_t)(b.barriers.at(f.address).phase & 1) != f.target;
@@ -164,13 +167,13 @@ bool is_ready(const fiber &f)
     }
 }
 
-/* Returns when is_ready; says so at once if it is. */
+/* Returns when is_ready; at once if it is, but for READY and LATER: others go on first. */
 void wait_for(wait_kind kind, uint64_t target, uint32_t address)
 {
     current->waits = kind;
     current->target = target;
     current->address = address;
-    if (kind != READY && is_ready(*current)) {
+    if (kind != READY && kind != LATER && is_ready(*current)) {
         current->waits = READY;
         return;
     }
@@ -475,9 +478,13 @@ void run_warps(size_t n_warps)
 {
     const size_t n_block_warps = n_warps / blocks.size();
     uint64_t random = order_seed;
-    const slow_warps slow = choose_slow(random, n_block_warps);
+    slow_warps slow = {0, 0};
     bool runs_slow = false;
-    for (;;) {
+    for (int n_left = 0;; n_left -= slow.begin == slow.end || runs_slow) {
+        if (n_left == 0) {
+            slow = choose_slow(random, n_block_warps);
+            n_left = SLOW_TURNS;
+        }
         const size_t first = (size_t)(next_random(random) % n_warps);
         const bool is_downwards = next_random(random) % 2 == 0;
         pace all = STANDS;
@@ -639,6 +646,7 @@ void cuda_run_barrier_arrive(uint32_t address)
         b.pending = b.expected;
         b.phase++;
     }
+    wait_for(LATER, 0, 0);
 }
 
 void cuda_run_barrier_wait(uint32_t address, uint32_t parity)
@@ -710,6 +718,8 @@ void cuda_run_multiply_commit(void)
 void cuda_run_multiply_wait(size_t most)
 {
     const size_t group = (size_t)current->thread / WARPGROUP;
+    (void)cuda_run_exchange(NULL, 0); /* a warp waits together */
+    if (runs_lazily) wait_for(LATER, 0, 0);
     while (current->product_groups.size() > most) {
         const uint64_t end = current->product_groups.front();
         wait_for(PRODUCTS, end, 0);
