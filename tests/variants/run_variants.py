@@ -112,16 +112,19 @@ class Runner:
         return self.config["programs"][program]
 
     def find_command(self, path, test):
-        """-> how this build compiles the source for the test's program; if that has no such object, for the library"""
-        source, objects = os.path.realpath(self.source(path)), self.program_objects(test)
+        """-> how this build compiles the source for the test's program, else for the library"""
+        source = os.path.realpath(self.source(path))
+        objects = {os.path.realpath(o) for o in self.program_objects(test)}
         entries = [e for e in self.commands if os.path.realpath(e["file"]) == source]
         if not entries:
             raise Broken(f"{path} is not compiled by this build")
-        of_programs = {o for some in self.config["programs"].values() for o in some}
+        of_programs = {os.path.realpath(o)
+                       for some in self.config["programs"].values() for o in some}
 
         def distance(entry):
             words = shlex.split(entry["command"])
             target = os.path.join(entry["directory"], words[words.index("-o") + 1])
+            target = os.path.realpath(target)
             return 0 if target in objects else 2 if target in of_programs else 1
         return min(entries, key=distance)
 

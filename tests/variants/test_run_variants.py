@@ -90,8 +90,7 @@ def make_tree(root, compiler):
         for place, flags in ways.get(os.path.splitext(path)[1], []):
             target = os.path.join(root, place, os.path.basename(path) + ".o")
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            if place != "behind":
-                objects[path] = target
+            objects.setdefault(path, target)
             command = f"{compiler} -Isrc -fPIC -Wall -Werror {flags} -o {target} -c {root}/{path}"
             commands.append({"directory": root, "command": command, "file": f"{root}/{path}"})
     for entry in commands:
@@ -103,7 +102,7 @@ def make_tree(root, compiler):
               "shared_library": f"{root}/library.so", "link_options": ["-lm"],
               "programs": {"test_twice": [objects["tests/test_twice.c"]],
                            "test_kernel": [objects["tests/test_kernel.c"],
-                                           objects["src/num/kernel.cu"]]}}
+                                           f"{root}/./of-test/kernel.cu.o"]}}
     for name, value in (("commands.json", commands), ("config.json", config)):
         with open(os.path.join(root, name), "w", encoding="utf-8") as file:
             json.dump(value, file)
