@@ -58,7 +58,7 @@ static const attn_group *find_group(const char *name, uint64_t *number)
 static bool runs_cuda;
 static const char *only_kernel;
 
-/* Those that --kernel leaves and that have this output. ways: fiber_cuda_n_ways. -> their number */
+/* Those that --kernel leaves and that have this output. ways: FIBER_CUDA_MAX_WAYS. -> their number */
 static int list_cuda_ways(bool has_fp8_output, const fiber_cuda_way **ways)
 {
     int n = 0;
@@ -76,7 +76,7 @@ static const int32_t thread_blocks[] = {5, 8, 1, 16, 3};
 /* The way of a case by a kernel of src/cuda; false when there is none. */
 static bool find_cuda_way(uint64_t index, bool has_fp8_output, fiber_way *way)
 {
-    const fiber_cuda_way *ways[8];
+    const fiber_cuda_way *ways[FIBER_CUDA_MAX_WAYS];
     const uint64_t n = (uint64_t)list_cuda_ways(has_fp8_output, ways);
     if (n == 0) return false;
     const fiber_cuda_way *cuda = ways[index % n];

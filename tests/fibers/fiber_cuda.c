@@ -22,6 +22,8 @@ const fiber_cuda_way fiber_cuda_ways[] = {
     {"narrow", 16, 0}, {"narrow", 32, 0}, {"wide", 64, 0},
     {"mma", 8, 64},    {"mma", 8, 32},    {"mma", 16, 32},
 };
+_Static_assert(sizeof fiber_cuda_ways / sizeof fiber_cuda_ways[0] <= FIBER_CUDA_MAX_WAYS,
+               "too many");
 const int fiber_cuda_n_ways = (int)(sizeof fiber_cuda_ways / sizeof fiber_cuda_ways[0]);
 
 static int launch(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks)

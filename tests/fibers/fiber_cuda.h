@@ -17,6 +17,8 @@ typedef struct fiber_cuda_way {
     int step_keys; /* of mma */
 } fiber_cuda_way;
 
+enum { FIBER_CUDA_MAX_WAYS = 8 };
+
 /* n_ways: 0 when this build has none. */
 extern const fiber_cuda_way fiber_cuda_ways[];
 extern const int fiber_cuda_n_ways;
