@@ -20,6 +20,7 @@ enum { WARPGROUP = 128, SHARED_BYTES = 1 << 14, BARRIER = CUDA_RUN_FIRST_ADDRESS
 enum mistake {
     NOTHING,
     NO_FENCE,
+    NO_PRODUCT_FENCE,
     OVERWRITES,
     TOUCHES,
     NO_WAIT,
@@ -55,6 +56,7 @@ void run_product(const void *)
     const uint32_t moved = current_mistake == OTHER_PRODUCT && threadIdx.x >= 64 ? 32 : 0;
     const uint64_t ones = wgmma_matrix(CUDA_RUN_FIRST_ADDRESS, 16);
     store_ones();
+    if (current_mistake != NO_PRODUCT_FENCE) wgmma_fence();
     wgmma_ss(sums, ones, wgmma_move(ones, moved), false);
     wgmma_commit();
     __syncthreads();
@@ -130,6 +132,7 @@ struct trial {
 const trial trials[] = {
     {run_product, WARPGROUP, NOTHING, false, ""},
     {run_product, WARPGROUP, NO_FENCE, false, "stored without a fence"},
+    {run_product, WARPGROUP, NO_PRODUCT_FENCE, false, "without a fence for its registers"},
     {run_product, WARPGROUP, OVERWRITES, true, "overwritten while a product reads it"},
     {run_product, WARPGROUP, TOUCHES, true, "sums were touched"},
     {run_product, WARPGROUP, NO_WAIT, false, "ends while products are in flight"},

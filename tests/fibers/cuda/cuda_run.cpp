@@ -84,6 +84,7 @@ struct fiber {
     std::vector<std::shared_ptr<accumulator>> sums;
     std::deque<uint64_t> product_groups; /* products before the end of each group in flight */
     uint64_t n_products;
+    bool has_product_fence; /* since it last waited for products */
 };
 
 struct warp {
@@ -695,6 +696,8 @@ void cuda_run_multiply(const cuda_run_product &what, float *d)
     const size_t group = (size_t)current->thread / WARPGROUP,
                  thread = (size_t)current->thread % WARPGROUP;
     const uint64_t number = current->n_products++;
+    if (!current->has_product_fence)
+        fail("a product is asked for without a fence for its registers");
     const std::shared_ptr<accumulator> sums = take_sums(d, (size_t)what.n / 2);
     while (b.n_gone[group] + b.products[group].size() <= number) b.products[group].emplace_back();
     product &p = b.products[group][(size_t)(number - b.n_gone[group])];
@@ -708,6 +711,11 @@ void cuda_run_multiply(const cuda_run_product &what, float *d)
     static operand_pair pair;
     p.operands = read_operands(b, p, pair);
     if (!runs_lazily) finish_product(b, p);
+}
+
+void cuda_run_multiply_fence(void)
+{
+    current->has_product_fence = true;
 }
 
 void cuda_run_multiply_commit(void)
@@ -727,4 +735,5 @@ void cuda_run_multiply_wait(size_t most)
         current->product_groups.pop_front();
     }
     drop_finished_sums(*current);
+    current->has_product_fence = false;
 }

@@ -9,6 +9,7 @@
  *
  *   nothing goes on any more (a line for each kind of wait); a thread ends with copies or products in flight
  *   matrix units read what was stored without a fence for them, or what is overwritten while they may read it
+ *   a product is asked for without a fence since the thread last waited for products, and may have touched registers
  *   sums are touched while products add to them; warps of a warpgroup ask for different products
  *   an mbarrier is two phases ahead of a thread that waits for it, or goes on past it (a thread waits for phases in their
  *   order); a thread arrives twice in a phase
@@ -80,6 +81,7 @@ struct cuda_run_product {
 
 /* d: n / 2 sums of the thread. */
 void cuda_run_multiply(const cuda_run_product &product, float *d);
+void cuda_run_multiply_fence(void);
 void cuda_run_multiply_commit(void);
 void cuda_run_multiply_wait(size_t most);
 

@@ -254,6 +254,7 @@ inline uint64_t wgmma_move(uint64_t matrix, uint32_t n_bytes)
 }
 inline void wgmma_fence(void)
 {
+    cuda_run_multiply_fence();
 }
 inline void wgmma_commit(void)
 {
