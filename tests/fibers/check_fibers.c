@@ -4,7 +4,7 @@
  * Place: tests. Cases are those of check_attn (attn_group.h), cut to what fibers can do. Each is computed in one of the
  * ways that a device may take: heads together, thread blocks, split or not, waves upwards or downwards. Prints one line
  * for each group, then `N passed, M failed`; a failing case runs again with --case NUMBER. --quick: a quarter of them.
- * --cuda: by the kernels of src/cuda for Hopper instead.
+ * --cuda: by the kernels of src/cuda instead, each case by one of them; --kernel NAME: narrow, wide or mma alone.
  * --fail-fast: a group of check_attn's ends with its first failure.
  */
 #include <math.h>
@@ -55,27 +55,58 @@ static const attn_group *find_group(const char *name, uint64_t *number)
     exit(2);
 }
 
-/* Of --cuda. */
+/* Of --cuda and --kernel. */
 static bool runs_cuda;
+static const char *only_kernel;
+
+/* Those that --kernel leaves and that have this output. ways: FIBER_CUDA_MAX_WAYS. -> their number */
+static int list_cuda_ways(bool has_fp8_output, const fiber_cuda_way **ways)
+{
+    int n = 0;
+    for (int i = 0; i < fiber_cuda_n_ways; i++) {
+        const fiber_cuda_way *way = &fiber_cuda_ways[i];
+        if (only_kernel != NULL && strcmp(way->kernel, only_kernel) != 0) continue;
+        if (has_fp8_output && strcmp(way->kernel, "mma") != 0) continue;
+        ways[n++] = way;
+    }
+    return n;
+}
+
+static const int32_t thread_blocks[] = {5, 8, 1, 16, 3};
+
+/* The way of a case by a kernel of src/cuda; false when there is none. */
+static bool find_cuda_way(uint64_t index, bool has_fp8_output, fiber_way *way)
+{
+    const fiber_cuda_way *ways[FIBER_CUDA_MAX_WAYS];
+    const uint64_t n = (uint64_t)list_cuda_ways(has_fp8_output, ways);
+    if (n == 0) return false;
+    const fiber_cuda_way *cuda = ways[index % n];
+    *way = (fiber_way){.name = cuda->kernel,
+                       .math = DSV4_ATTN_MATH_BF16,
+                       .group_heads = cuda->group_heads,
+                       .cuda = cuda,
+                       .joins = index / n % 5 != 4,
+                       .seed = index,
+                       .n_thread_blocks = thread_blocks[index / n % 5],
+                       .may_split = index / n % 4 != 3,
+                       .downwards = index / 2 % 2 == 1};
+    return true;
+}
 
 /* The way of a case: every combination comes with enough cases. */
-static fiber_way way_of(uint64_t index)
+static fiber_way find_gpu_way(uint64_t index)
 {
     static const int32_t heads[] = {16, 32, 64};
-    static const int32_t blocks[] = {5, 8, 1, 16, 3};
     const int32_t group_heads = heads[index % 3];
-    const bool is_fp8 = !runs_cuda && index / 3 % 3 == 1;
-    const bool is_small = !runs_cuda && index / 3 % 3 == 2 && group_heads < 64;
-    return (fiber_way){.name = runs_cuda  ? "cuda"
-                               : is_fp8   ? "fp8"
+    const bool is_fp8 = index / 3 % 3 == 1;
+    const bool is_small = index / 3 % 3 == 2 && group_heads < 64;
+    return (fiber_way){.name = is_fp8     ? "fp8"
                                : is_small ? "bf16 gfx942"
                                           : "bf16",
                        .math = is_fp8 ? DSV4_ATTN_MATH_FP8 : DSV4_ATTN_MATH_BF16,
                        .group_heads = group_heads,
                        .is_small = is_small,
-                       .is_cuda = runs_cuda,
-                       .joins = runs_cuda && index % 5 != 4,
-                       .n_thread_blocks = blocks[index / 3 % 5],
+                       .n_thread_blocks = thread_blocks[index / 3 % 5],
                        .may_split = index % 4 != 3,
                        .downwards = index / 2 % 2 == 1};
 }
@@ -332,8 +363,9 @@ static void run_case(uint64_t id, int64_t max_macs, tally *t)
     attn_case c;
     attn_group_draw(id, &spec);
     if (attn_spec_macs(&spec) > max_macs) return;
-    if (runs_cuda && spec.out_dtype == DSV4_DTYPE_FP8) return; /* another kernel's */
-    const fiber_way way = way_of(id % ATTN_GROUP_CASES);
+    fiber_way way = find_gpu_way(id % ATTN_GROUP_CASES);
+    if (runs_cuda && !find_cuda_way(id % ATTN_GROUP_CASES, spec.out_dtype == DSV4_DTYPE_FP8, &way))
+        return;
     attn_case_make(&c, &spec);
     const bool is_good = check_by_group(group, &c, &way, &t->worst, text);
     t->n_cases++;
@@ -514,6 +546,8 @@ static bool parse_options(int argc, char **argv, options *o)
             o->fails_fast = true;
         } else if (strcmp(argv[i], "--cuda") == 0) {
             runs_cuda = true;
+        } else if (strcmp(argv[i], "--kernel") == 0 && has_value) {
+            only_kernel = argv[++i];
         } else if (strcmp(argv[i], "--group") == 0 && has_value) {
             o->group = argv[++i];
         } else if (strcmp(argv[i], "--case") == 0 && has_value) {
@@ -551,8 +585,12 @@ int main(int argc, char **argv)
     options o;
     tally all = {0};
     if (!parse_options(argc, argv, &o)) {
-        fprintf(stderr, "usage: check_fibers [--cuda] [--quick] [--fail-fast] "
+        fprintf(stderr, "usage: check_fibers [--cuda [--kernel NAME]] [--quick] [--fail-fast] "
                         "[--group NAME | --case NUMBER]\n");
+        return 2;
+    }
+    if (runs_cuda && fiber_cuda_n_ways == 0) {
+        fprintf(stderr, "--cuda: this build had no C++ compiler\n");
         return 2;
     }
     if (o.number != NULL) {

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "dsv4/cache.h"
-#include "fiber_cuda.h"
 #include "fiber_kernels.h"
 #include "fiber_run.h"
 #include "gpu/attn_host.h"
@@ -101,14 +100,16 @@ static guarded align_pages(dsv4_attn_scope *scope)
 static void run_shared(const fiber_way *way, const char *name, const void *args, int n_blocks,
                        int n_threads)
 {
-    fiber_run(fiber_kernel_find(name, way->is_cuda ? WARP_THREADS : WAVE_THREADS), args, n_blocks,
-              n_threads, way->downwards);
+    fiber_run(fiber_kernel_find(name, way->cuda != NULL ? WARP_THREADS : WAVE_THREADS), args,
+              n_blocks, n_threads, way->downwards);
 }
 
-static void run_way(const fiber_way *way, const attn_args *args, int32_t group_heads)
+/* cuda: the kernel of src/cuda that has this shape, or NULL. */
+static void run_way(const fiber_way *way, const fiber_cuda_way *cuda, const attn_args *args)
 {
-    if (way->is_cuda) {
-        fiber_cuda_decode(args, group_heads, way->n_thread_blocks, !way->copies_at_once);
+    if (cuda != NULL) {
+        fiber_cuda_decode(cuda, args, way->n_thread_blocks, !way->copies_at_once,
+                          2 * way->seed + way->copies_at_once);
         return;
     }
     fiber_copies_at_once = way->copies_at_once;
@@ -123,9 +124,12 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
         .n_streams = 1, .n_alone = way->n_thread_blocks, .split_fixed = 0.5f, .split = 0.1f};
     dsv4_attn_gpu_shape shape;
     dsv4_error error;
-    int32_t group_heads = way->group_heads, least_heads;
-    const bool is_joined = way->joins && dsv4_attn_gpu_can_join(params, &least_heads);
-    while (is_joined && group_heads < least_heads) group_heads *= 2;
+    int32_t least_heads;
+    const fiber_cuda_way *joined = way->joins && dsv4_attn_gpu_can_join(params, &least_heads)
+                                       ? fiber_cuda_find_joined(way->cuda, least_heads)
+                                       : NULL;
+    const bool is_joined = joined != NULL;
+    const int32_t group_heads = is_joined ? joined->group_heads : way->group_heads;
     if (dsv4_attn_gpu_describe(params, group_heads, way->n_thread_blocks, 0, is_joined, &shape,
                                &error) != DSV4_OK) {
         snprintf(text, FIBER_TEXT_BYTES, "%.*s", FIBER_TEXT_BYTES - 1, error.text);
@@ -148,7 +152,7 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
         if (is_refused) join.fingerprint = a.fingerprint;
         run_shared(way, "dsv4_attn_join", &join, (int)(2 * params->n_requests), ATTN_JOIN_THREADS);
     }
-    run_way(way, &a, group_heads);
+    run_way(way, is_joined ? joined : way->cuda, &a);
     bool is_good = true;
     for (size_t i = 0; i < n_counter_bytes; i++) is_good &= workspace.data[i] == 0;
     if (!is_good) snprintf(text, FIBER_TEXT_BYTES, "a counter is not 0 behind the decode");
@@ -161,7 +165,7 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
 static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
                    char *text)
 {
-    if (!way->is_cuda) return decode_pages(params, way, is_refused, text);
+    if (way->cuda == NULL) return decode_pages(params, way, is_refused, text);
     dsv4_attn_params aligned = *params;
     guarded window = align_pages(&aligned.window), extra = align_pages(&aligned.extra);
     bool is_good = decode_pages(&aligned, way, is_refused, text);

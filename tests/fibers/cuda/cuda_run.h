@@ -3,9 +3,19 @@
  *
  * Place: tests. A fiber gives control back where it has to wait: for lanes of its warp, at barriers, for matrix
  * products. Two orders of things that a device does in its own time: EAGER, copies and products happen where they are
- * asked for; LAZY, where they are waited for. Sums that a product in flight will change are NaN until then. Ends the
- * program, with a line for each kind of wait, when nothing goes on any more; when matrix units read what was stored without
- * a fence for them; and when warps of a warpgroup ask for different products.
+ * asked for; LAZY, where they are waited for. Sums that a product in flight will change are NaN until then.
+ *
+ * Ends the program with status 3 and a line on stderr when a device would hang, or go wrong in its own time:
+ *
+ *   nothing goes on any more (a line for each kind of wait); a thread ends with copies or products in flight
+ *   matrix units read what was stored without a fence for them, or what is overwritten while they may read it
+ *   a product is asked for without a fence since the thread last waited for products, and may have touched registers
+ *   sums are touched while products add to them; warps of a warpgroup ask for different products
+ *   an mbarrier is two phases ahead of a thread that waits for it, or goes on past it (a thread waits for phases in their
+ *   order); a thread arrives twice in a phase
+ *   threads meet at a named barrier with different counts; lanes of a warp in different instructions
+ *
+ * Lanes run ahead of each other between the instructions in which a warp meets.
  */
 #ifndef DSV4_TESTS_CUDA_RUN_H
 #define DSV4_TESTS_CUDA_RUN_H
@@ -15,7 +25,7 @@
 #include <stdint.h>
 
 enum {
-    CUDA_RUN_EXCHANGE_BYTES = 16,
+    CUDA_RUN_EXCHANGE_BYTES = 32,
     CUDA_RUN_FIRST_ADDRESS = 1024, /* of dynamic shared memory, as on a device */
 };
 
@@ -26,7 +36,7 @@ struct cuda_run_index {
 /* Of the fiber that runs. */
 extern cuda_run_index threadIdx, blockIdx, blockDim, gridDim;
 
-/* Of the launches to come. seed: order of warps. */
+/* Of the launches to come. seed: order of warps, and which of them are slow: run only when no other can go on. */
 extern "C" void cuda_run_set(bool is_lazy, uint64_t seed);
 
 void cuda_run(void (*kernel)(const void *args), const void *args, int n_blocks, int n_threads,
@@ -62,14 +72,16 @@ void cuda_run_copy_wait(size_t most);
 /* ---- matrix products of a warpgroup ---- */
 
 struct cuda_run_product {
-    int n; /* columns */
+    int n;     /* columns */
+    bool adds; /* or else the sums begin with it */
     bool a_in_registers, a_is_transposed, b_is_transposed;
     uint64_t a, b; /* descriptors (wgmma.cuh) */
     uint32_t a_registers[4];
 };
 
-/* d: n / 2 sums of the thread, which are added to. */
+/* d: n / 2 sums of the thread. */
 void cuda_run_multiply(const cuda_run_product &product, float *d);
+void cuda_run_multiply_fence(void);
 void cuda_run_multiply_commit(void);
 void cuda_run_multiply_wait(size_t most);
 

@@ -143,6 +143,10 @@ inline void __syncthreads(void)
 {
     (void)cuda_run_barrier(0, (int)blockDim.x, false);
 }
+inline bool __syncthreads_or(bool is)
+{
+    return cuda_run_barrier(0, (int)blockDim.x, is);
+}
 /* Ends every wait that looks at the clock, after some looks. */
 inline int64_t clock64(void)
 {

@@ -71,13 +71,47 @@ inline uint4 load_shared16(uint32_t address)
     memcpy(&v, cuda_run_pointer(address, 16), 16);
     return v;
 }
+/* Every lane's address, in an instruction of the warp. */
+struct lane_addresses {
+    const unsigned char *all;
+    explicit lane_addresses(uint32_t own) : all(cuda_run_exchange(&own, sizeof own))
+    {
+    }
+    uint32_t of(uint32_t lane) const
+    {
+        uint32_t address;
+        memcpy(&address, all + lane * CUDA_RUN_EXCHANGE_BYTES, sizeof address);
+        return address;
+    }
+};
+
+inline void load_matrix4(uint32_t (&m)[4], uint32_t address)
+{
+    const lane_addresses rows(address);
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t row = rows.of(8 * i + lane / 4);
+        memcpy(&m[i], cuda_run_pointer(row, 16) + lane % 4 * 4, 4);
+    }
+}
+inline void load_matrix4_transposed(uint32_t (&m)[4], uint32_t address)
+{
+    const lane_addresses rows(address);
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t i = 0; i < 4; i++) {
+        uint16_t two[2];
+        for (uint32_t k = 0; k < 2; k++) {
+            const uint32_t row = rows.of(8 * i + 2 * (lane % 4) + k);
+            memcpy(&two[k], cuda_run_pointer(row, 16) + lane / 4 * 2, 2);
+        }
+        m[i] = two[0] | (uint32_t)two[1] << 16;
+    }
+}
 inline void store_matrix4(uint32_t address, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3)
 {
     const uint32_t m[4] = {m0, m1, m2, m3}, lane = threadIdx.x % 32;
-    for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t row = __shfl_sync(0xffffffffu, address, (int)(8 * i + lane / 4));
-        store_shared4(row + lane % 4 * 4, m[i]);
-    }
+    const lane_addresses rows(address);
+    for (uint32_t i = 0; i < 4; i++) store_shared4(rows.of(8 * i + lane / 4) + lane % 4 * 4, m[i]);
 }
 
 inline uint32_t bf16_bits(float x)
@@ -93,6 +127,27 @@ inline float bf16_value(uint32_t bits)
 inline uint32_t to_bf16_pair(float low, float high)
 {
     return bf16_bits(low) | bf16_bits(high) << 16;
+}
+inline void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                     uint32_t b1)
+{
+    const uint32_t own[6] = {a0, a1, a2, a3, b0, b1}, lane = threadIdx.x % 32;
+    const unsigned char *all = cuda_run_exchange(own, sizeof own);
+    for (uint32_t i = 0; i < 4; i++) {
+        for (uint32_t k = 0; k < 16; k += 2) {
+            uint32_t a, b;
+            memcpy(&a,
+                   all + (lane / 4 * 4 + k % 8 / 2) * CUDA_RUN_EXCHANGE_BYTES +
+                       (i / 2 + 2 * (k / 8)) * 4,
+                   4);
+            memcpy(&b,
+                   all + ((lane % 4 * 2 + i % 2) * 4 + k % 8 / 2) * CUDA_RUN_EXCHANGE_BYTES +
+                       (4 + k / 8) * 4,
+                   4);
+            d[i] += bf16_value(a & 0xffff) * bf16_value(b & 0xffff);
+            d[i] += bf16_value(a >> 16) * bf16_value(b >> 16);
+        }
+    }
 }
 inline uint32_t multiply_bf16x2(uint32_t a, uint32_t b)
 {
@@ -178,13 +233,13 @@ inline void store_matrix4_transposed(uint32_t address, uint32_t m0, uint32_t m1,
                                      uint32_t m3)
 {
     const uint32_t m[4] = {m0, m1, m2, m3}, lane = threadIdx.x % 32;
+    const lane_addresses columns(address);
     for (uint32_t i = 0; i < 4; i++) {
         for (uint32_t k = 0; k < 2; k++) {
-            const uint32_t column =
-                __shfl_sync(0xffffffffu, address, (int)(8 * i + 2 * (lane % 4) + k));
+            const uint32_t to = columns.of(8 * i + 2 * (lane % 4) + k) + lane / 4 * 2;
             const uint16_t value = (uint16_t)(m[i] >> 16 * k);
-            memcpy(cuda_run_pointer(column + lane / 4 * 2, 2), &value, 2);
-            cuda_run_stored(column + lane / 4 * 2, 2);
+            memcpy(cuda_run_pointer(to, 2), &value, 2);
+            cuda_run_stored(to, 2);
         }
     }
 }
@@ -208,6 +263,7 @@ inline uint64_t wgmma_move(uint64_t matrix, uint32_t n_bytes)
 }
 inline void wgmma_fence(void)
 {
+    cuda_run_multiply_fence();
 }
 inline void wgmma_commit(void)
 {
@@ -221,35 +277,51 @@ template <int N> inline void wgmma_wait(void)
     cuda_run_multiply_wait(N);
 }
 
-/* A product that adds; with adds == 0 it does so to zeros. */
 template <int N> inline void wgmma_begin(cuda_run_product product, float (&d)[N], int adds)
 {
-    if (!adds) {
-        for (int i = 0; i < N; i++) d[i] = 0.0f;
-    }
     product.n = 2 * N;
+    product.adds = adds != 0;
     cuda_run_multiply(product, d);
+}
+/* Both operands in shared memory. */
+inline cuda_run_product wgmma_product(uint64_t a, bool a_is_transposed, uint64_t b,
+                                      bool b_is_transposed)
+{
+    cuda_run_product product = {};
+    product.a = a;
+    product.a_is_transposed = a_is_transposed;
+    product.b = b;
+    product.b_is_transposed = b_is_transposed;
+    return product;
+}
+/* The first in registers. */
+inline cuda_run_product wgmma_product(const uint32_t (&a)[4], uint64_t b, bool b_is_transposed)
+{
+    cuda_run_product product = wgmma_product(0, false, b, b_is_transposed);
+    product.a_in_registers = true;
+    memcpy(product.a_registers, a, sizeof a);
+    return product;
 }
 template <int N> inline void wgmma_ss(float (&d)[N], uint64_t a, uint64_t b, int adds)
 {
-    wgmma_begin({0, false, false, false, a, b, {}}, d, adds);
+    wgmma_begin(wgmma_product(a, false, b, false), d, adds);
 }
 template <int N> inline void wgmma_ss_ta(float (&d)[N], uint64_t a, uint64_t b, int adds)
 {
-    wgmma_begin({0, false, true, false, a, b, {}}, d, adds);
+    wgmma_begin(wgmma_product(a, true, b, false), d, adds);
 }
 template <int N> inline void wgmma_ss_tb(float (&d)[N], uint64_t a, uint64_t b, int adds)
 {
-    wgmma_begin({0, false, false, true, a, b, {}}, d, adds);
+    wgmma_begin(wgmma_product(a, false, b, true), d, adds);
 }
 template <int N> inline void wgmma_rs(float (&d)[N], const uint32_t (&a)[4], uint64_t b, int adds)
 {
-    wgmma_begin({0, true, false, false, 0, b, {a[0], a[1], a[2], a[3]}}, d, adds);
+    wgmma_begin(wgmma_product(a, b, false), d, adds);
 }
 template <int N>
 inline void wgmma_rs_tb(float (&d)[N], const uint32_t (&a)[4], uint64_t b, int adds)
 {
-    wgmma_begin({0, true, false, true, 0, b, {a[0], a[1], a[2], a[3]}}, d, adds);
+    wgmma_begin(wgmma_product(a, b, true), d, adds);
 }
 
 #endif
