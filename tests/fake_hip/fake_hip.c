@@ -165,6 +165,14 @@ const fake_hip_call *fake_hip_call_at(int i)
     return &fake.calls[i];
 }
 
+const fake_hip_call *fake_hip_only(const char *name)
+{
+    if (fake_hip_count(name) != 1) return NULL;
+    int i = 0;
+    while (strcmp(fake.calls[i].name, name) != 0) i++;
+    return &fake.calls[i];
+}
+
 /* ---- the record ---- */
 
 fake_hip_call *fake_hip_record(const char *name)

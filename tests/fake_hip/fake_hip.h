@@ -54,6 +54,8 @@ DSV4_API void fake_hip_forget_calls(void);
 DSV4_API int fake_hip_n_calls(void);
 DSV4_API int fake_hip_count(const char *name);
 DSV4_API const fake_hip_call *fake_hip_call_at(int i);
+/* The call of this name, NULL when there is none or more than one. */
+DSV4_API const fake_hip_call *fake_hip_only(const char *name);
 /* Blocks of hipMalloc that are not freed. */
 DSV4_API int fake_hip_n_blocks(void);
 

@@ -105,12 +105,7 @@ static dsv4_status decode(call *c, void *stream, dsv4_error *error)
 /* The only launch in the record. */
 static const fake_hip_call *only_launch(void)
 {
-    const fake_hip_call *launch = NULL;
-    assert_int_equal(fake_hip_count("hipModuleLaunchKernel"), 1);
-    for (int i = 0; i < fake_hip_n_calls(); i++) {
-        if (strcmp(fake_hip_call_at(i)->name, "hipModuleLaunchKernel") == 0)
-            launch = fake_hip_call_at(i);
-    }
+    const fake_hip_call *launch = fake_hip_only("hipModuleLaunchKernel");
     assert_non_null(launch);
     return launch;
 }

@@ -119,12 +119,7 @@ static int setup(void **state)
 static void assert_launch(const char *kernel, unsigned n_blocks, unsigned n_threads,
                           const void *stream, void *args, size_t args_bytes)
 {
-    const fake_hip_call *launch = NULL;
-    assert_int_equal(fake_hip_count("hipModuleLaunchKernel"), 1);
-    for (int i = 0; i < fake_hip_n_calls(); i++) {
-        if (strcmp(fake_hip_call_at(i)->name, "hipModuleLaunchKernel") == 0)
-            launch = fake_hip_call_at(i);
-    }
+    const fake_hip_call *launch = fake_hip_only("hipModuleLaunchKernel");
     assert_non_null(launch);
     assert_string_equal(launch->kernel, kernel);
     assert_int_equal(launch->grid[0], n_blocks);
