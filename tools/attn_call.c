@@ -7,6 +7,7 @@
 
 #include "device_call.h"
 
+#include "attn/attn_check.h"
 #include "base/checked.h"
 #include "base/error.h"
 
@@ -71,11 +72,6 @@ dsv4_status dsv4_attn_call_choose(const dsv4_options *options, dsv4_attn_params 
     return dsv4_error_set(error, status, "%s%.360s", given, cause.text);
 }
 
-static bool on_gpu(const dsv4_attn_params *params)
-{
-    return params->backend == DSV4_BACKEND_CUDA || params->backend == DSV4_BACKEND_HIP;
-}
-
 /* Allocates dense results and points params at them. */
 static dsv4_status open_results(dsv4_attn_call *call, dsv4_error *error)
 {
@@ -116,7 +112,7 @@ dsv4_status dsv4_attn_call_open(dsv4_attn_call *call, const dsv4_attn_params *pa
 {
     *call = (dsv4_attn_call){.params = *params};
     DSV4_TRY(open_results(call, error));
-    if (on_gpu(params)) return DSV4_OK; /* device_call.h makes the rest */
+    if (dsv4_attn_on_gpu(params->backend)) return DSV4_OK; /* device_call.h makes the rest */
     size_t plan_bytes, workspace_bytes;
     DSV4_TRY(dsv4_attn_plan_size(&call->params, &plan_bytes, &workspace_bytes, error));
     DSV4_TRY(guarded_open(&call->plan, "plan", plan_bytes, error));
@@ -126,7 +122,7 @@ dsv4_status dsv4_attn_call_open(dsv4_attn_call *call, const dsv4_attn_params *pa
 
 dsv4_status dsv4_attn_call_decode(dsv4_attn_call *call, dsv4_error *error)
 {
-    if (on_gpu(&call->params)) {
+    if (dsv4_attn_on_gpu(call->params.backend)) {
         const dsv4_device_span written[DSV4_DEVICE_WRITTEN] = {
             {call->out.bytes, call->out.len_bytes},
             {call->lse.bytes, call->lse.len_bytes},
@@ -144,7 +140,7 @@ const char *dsv4_attn_call_damaged(const dsv4_attn_call *call)
     if (call->out_scales.allocation != NULL && !guarded_is_whole(&call->out_scales)) {
         return "out_scales";
     }
-    if (on_gpu(&call->params)) return NULL;
+    if (dsv4_attn_on_gpu(call->params.backend)) return NULL;
     if (!guarded_is_whole(&call->plan)) return "plan";
     if (!guarded_is_whole(&call->workspace)) return "workspace";
     return NULL;

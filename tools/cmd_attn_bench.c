@@ -17,6 +17,7 @@
 
 #include "dsv4/cache.h"
 
+#include "attn/attn_check.h"
 #include "base/error.h"
 #include "base/parallel.h"
 
@@ -100,16 +101,11 @@ static dsv4_bench_shape make_shape(int32_t i)
     return shape;
 }
 
-static bool is_gpu(int32_t backend)
-{
-    return backend == DSV4_BACKEND_CUDA || backend == DSV4_BACKEND_HIP;
-}
-
 /* Whether the backend measures it: quick ones of a GPU are those that name no row of one pool twice. */
 static bool is_for_backend(int32_t i, const dsv4_options *options)
 {
     const dsv4_bench_shape shape = make_shape(i);
-    if (!is_gpu((int32_t)options->values[DSV4_OPTION_BACKEND])) {
+    if (!dsv4_attn_on_gpu((int32_t)options->values[DSV4_OPTION_BACKEND])) {
         return !heads_choice(i).is_for_gpus && !extra_choice(i).is_for_gpus &&
                !requests_choice(i).is_for_gpus;
     }
@@ -298,7 +294,8 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
         b->params.n_threads > 0 ? b->params.n_threads : dsv4_parallel_default_threads();
     b->params.n_threads = setup->n_threads;
     setup->n_pool_rows = POOL_SLOTS;
-    const int64_t n_requests = is_gpu(b->params.backend) ? MAX_GPU_REQUESTS : MAX_REQUESTS;
+    const int64_t n_requests =
+        dsv4_attn_on_gpu(b->params.backend) ? MAX_GPU_REQUESTS : MAX_REQUESTS;
     int64_t n_queries = n_requests * MAX_HEADS * DSV4_ATTN_DIM;
     b->q = malloc((size_t)n_queries * sizeof *b->q);
     b->sink = malloc(MAX_HEADS * sizeof *b->sink);
@@ -312,7 +309,7 @@ static dsv4_status bench_open(bench *b, const dsv4_options *options, dsv4_error 
     b->params.sink = b->sink;
     DSV4_TRY(dsv4_bench_pool_open(&b->window, POOL_SLOTS, 3, error));
     DSV4_TRY(dsv4_bench_pool_open(&b->extra, POOL_SLOTS, 4, error));
-    if (is_gpu(b->params.backend)) {
+    if (dsv4_attn_on_gpu(b->params.backend)) {
         return dsv4_bench_gpu_open(&b->gpu, b->params.backend, options->given[DSV4_OPTION_QUICK],
                                    &b->window, &b->extra, b->q, n_queries, b->sink, MAX_HEADS,
                                    error);
@@ -367,7 +364,7 @@ static dsv4_status run(bench *b, const dsv4_options *options, dsv4_error *error)
 {
     bool is_json = options->given[DSV4_OPTION_JSON];
     DSV4_TRY(bench_open(b, options, error));
-    if (is_gpu(b->params.backend)) return run_gpu(b, options, error);
+    if (dsv4_attn_on_gpu(b->params.backend)) return run_gpu(b, options, error);
     if (!is_json) dsv4_bench_print_header(&b->setup);
     for (int32_t i = 0; i < N_SHAPES; i++) {
         if (!is_selected(i, options)) continue;

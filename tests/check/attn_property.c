@@ -7,6 +7,7 @@
 
 #include "attn_property.h"
 
+#include "attn/attn_check.h"
 #include "attn_fp8.h"
 #include "attn_oracle.h"
 #include "device_call.h"
@@ -560,18 +561,13 @@ static bool parts_decode(attn_case *c, const attn_config *config, attn_rng *rng,
     return is_good;
 }
 
-static bool is_gpu(int32_t backend)
-{
-    return backend == DSV4_BACKEND_CUDA || backend == DSV4_BACKEND_HIP;
-}
-
 /* Guarded dense tensors that a merge writes; on the device aligned as it wants them. */
 static void merge_outputs_make(dsv4_attn_merge_params *params, attn_tensor *out, attn_tensor *lse)
 {
     attn_rng rng = {1};
     const int64_t sizes[3] = {1, params->n_rows, params->n_heads};
     const int64_t value_bytes = attn_dtype_bytes(params->out_dtype);
-    const bool is_unaligned = !is_gpu(params->backend);
+    const bool is_unaligned = !dsv4_attn_on_gpu(params->backend);
     attn_tensor_make(out, &rng, ATTN_LAYOUT_DENSE, is_unaligned, sizes, DSV4_ATTN_DIM * value_bytes,
                      value_bytes);
     attn_tensor_make(lse, &rng, ATTN_LAYOUT_DENSE, true, sizes, 4, 4);
@@ -592,8 +588,9 @@ static bool merge_once(const dsv4_attn_merge_params *params, attn_tensor *out, a
                             .n_lse = n_heads};
     attn_tensor_poison(out);
     attn_tensor_poison(lse);
-    dsv4_status status = is_gpu(params->backend) ? dsv4_device_call_merge(params, written, &error)
-                                                 : dsv4_attn_merge(NULL, params, &error);
+    dsv4_status status = dsv4_attn_on_gpu(params->backend)
+                             ? dsv4_device_call_merge(params, written, &error)
+                             : dsv4_attn_merge(NULL, params, &error);
     if (status != DSV4_OK) {
         snprintf(text, ATTN_TEXT_BYTES, "merge: %s", error.text);
         return false;

@@ -7,6 +7,7 @@
 #ifndef DSV4_TESTS_ATTN_RUN_H
 #define DSV4_TESTS_ATTN_RUN_H
 
+#include "attn/attn_check.h"
 #include "attn_case_gen.h"
 
 #include <string.h>
@@ -44,7 +45,7 @@ int32_t attn_config_list_gpu(int32_t backend, attn_config configs[ATTN_MAX_CONFI
 
 static inline bool attn_config_on_gpu(const attn_config *config)
 {
-    return config->backend == DSV4_BACKEND_CUDA || config->backend == DSV4_BACKEND_HIP;
+    return dsv4_attn_on_gpu(config->backend);
 }
 
 /* Plan and workspace of one call, each between guards and ending where it was asked to end. */
