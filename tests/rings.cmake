@@ -16,12 +16,6 @@ dsv4_test(structure.headers_gcc sh ${scripts}/check_headers.sh ${include_dir} ${
 dsv4_test(structure.headers_clang sh ${scripts}/check_headers.sh ${include_dir} ${DSV4_CLANG}
   ${DSV4_CLANGXX})
 if(DSV4_CUDA)
-  # What gpu.h promises holds for nvcc too: kernels without matrix products.
-  foreach(kernel attn_plan_kernel attn_merge_kernel keys_compress_kernel keys_finish_kernel keys_read_kernel)
-    dsv4_test(structure.nvcc_${kernel} ${CMAKE_CUDA_COMPILER} -x cu -std=c++17 -arch=sm_80 -cubin
-      -Werror=all-warnings -I${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/src/gpu/${kernel}.c
-      -o ${CMAKE_CURRENT_BINARY_DIR}/${kernel}.cubin)
-  endforeach()
   dsv4_test(structure.clang_cuda ${DSV4_PYTHON} ${scripts}/check_clang.py
     ${CMAKE_BINARY_DIR}/compile_commands.json ${DSV4_CLANG})
 endif()

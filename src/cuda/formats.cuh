@@ -26,11 +26,6 @@ __device__ __forceinline__ float high_to_f32(uint32_t pair)
     return __uint_as_float(pair & 0xffff0000u);
 }
 
-__device__ __forceinline__ float round_to_bf16(float value)
-{
-    return low_to_f32(to_bf16_pair(value, 0.0f));
-}
-
 /* The code of src/num/e4m3.c; only for devices before sm_89. */
 __device__ __forceinline__ uint32_t to_e4m3(float value)
 {
@@ -60,19 +55,6 @@ __device__ __forceinline__ uint32_t to_e4m3_four(float a, float b, float c, floa
 #else
     return to_e4m3(a) | to_e4m3(b) << 8 | to_e4m3(c) << 16 | to_e4m3(d) << 24;
 #endif
-}
-
-/* The exponent bits of an f32 moved by 120, times 2^120; a NaN code is the only one that is no number. */
-__device__ __forceinline__ float e4m3_to_f32(uint32_t code)
-{
-    if ((code & 0x7fu) == 0x7fu) return __uint_as_float(0x7fc00000u);
-    return __uint_as_float((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
-}
-
-__device__ __forceinline__ float scale_to_f32(uint32_t code)
-{
-    if (code == 0u) return 0x1p-127f;
-    return __uint_as_float(code == 255u ? 0x7fc00000u : code << 23);
 }
 
 /* amax / 448 rounded up to a power of two, as a ue8m0 code; 255 and more if it is not finite. */

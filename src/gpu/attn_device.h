@@ -14,6 +14,7 @@ enum {
     ATTN_BLOCK_KEYS = 64, /* keys of one step */
     ATTN_MAX_GROUP = 64,  /* heads that one thread block computes together */
     ATTN_PLAN_THREADS = 1024,
+    ATTN_MERGE_WAVES = 8, /* of a block of dsv4_attn_merge, a head of a row each */
     /* bytes in front of a partial state: ref and sum of every head of a group */
     ATTN_STATE_BYTES = 2 * ATTN_MAX_GROUP * (int)sizeof(float),
 };

@@ -9,6 +9,8 @@
 #include "attn_device.h"
 #include "gpu.h"
 
+_Static_assert(ATTN_PLAN_THREADS / GPU_WAVE <= GPU_WAVE, "a wave adds sums of all");
+
 enum {
     PLAN_BINS = ATTN_PLAN_THREADS, /* a thread each */
     PLAN_WAVES = ATTN_PLAN_THREADS / GPU_WAVE,
@@ -21,8 +23,6 @@ typedef struct plan_shared {
     int32_t wave_sums[PLAN_WAVES];
     float costs[PLAN_STEPS];
     int32_t steps[PLAN_STEPS];
-    int32_t turn_bins[GPU_WAVE]; /* of the wave whose turn it is */
-    int32_t longest;
     int32_t step;
     int32_t n_tail_parts;
 } plan_shared;
@@ -57,38 +57,35 @@ GPU_DEVICE int32_t bin_of(int32_t n_blocks)
     return PLAN_BINS - 1 - gpu_min_i32(n_blocks, PLAN_BINS - 1);
 }
 
-/* The value of the lane `step` below; own where there is none. */
-GPU_DEVICE int32_t from_below(int32_t value, int step)
-{
-    const int lane = gpu_lane();
-    return (int32_t)gpu_shuffle((uint32_t)value, lane >= step ? lane - step : lane);
-}
-
 GPU_DEVICE int32_t scan_wave(int32_t value)
 {
+    GPU_UNROLL
     for (int step = 1; step < GPU_WAVE; step *= 2) {
-        const int32_t other = from_below(value, step);
+        const int32_t other = (int32_t)gpu_shuffle_up((uint32_t)value, step);
         if (gpu_lane() >= step) value += other;
     }
     return value;
 }
 
-/* Inclusive sum over the block's threads. */
+/* Inclusive sum over the block's threads; a barrier has to be between two of them. */
 GPU_DEVICE int32_t scan_block(int32_t value, GPU_SHARED int32_t *wave_sums)
 {
-    const int wave = gpu_wave();
+    const int wave = gpu_wave(), lane = gpu_lane();
     value = scan_wave(value);
+    if (lane == GPU_WAVE - 1) wave_sums[wave] = value;
     gpu_barrier_shared();
-    if (gpu_lane() == GPU_WAVE - 1) wave_sums[wave] = value;
+    if (wave == 0) {
+        const int32_t sum = scan_wave(lane < PLAN_WAVES ? wave_sums[lane] : 0);
+        if (lane < PLAN_WAVES) wave_sums[lane] = sum;
+    }
     gpu_barrier_shared();
-    for (int i = 0; i < wave; i++) value += wave_sums[i];
-    return value;
+    return wave == 0 ? value : value + wave_sums[wave - 1];
 }
 
 /* order [n_requests]: requests, longest first, those of one length as they come: a plan built again is the same. */
 GPU_DEVICE void sort_requests(const attn_plan_args *a, GPU_SHARED plan_shared *s, int32_t *order)
 {
-    const int32_t thread = gpu_thread(), lane = gpu_lane();
+    const int32_t thread = gpu_thread();
     s->bins[thread] = 0;
     gpu_barrier_shared();
     for (int32_t r = thread; r < a->n_requests; r += ATTN_PLAN_THREADS) {
@@ -97,22 +94,21 @@ GPU_DEVICE void sort_requests(const attn_plan_args *a, GPU_SHARED plan_shared *s
     gpu_barrier_shared();
     const int32_t count = s->bins[thread];
     const int32_t begin = scan_block(count, s->wave_sums) - count;
-    s->bins[thread] = begin; /* read behind a barrier of the first turn */
+    s->bins[thread] = begin;
+    gpu_barrier_shared();
     for (int32_t first = 0; first < a->n_requests; first += ATTN_PLAN_THREADS) {
         const int32_t r = first + thread;
         const int32_t bin = r < a->n_requests ? bin_of(count_blocks(read_lengths(a, r).total)) : -1;
         const int32_t n_turns =
             gpu_min_i32((a->n_requests - first + GPU_WAVE - 1) / GPU_WAVE, PLAN_WAVES);
         for (int32_t turn = 0; turn < n_turns; turn++) { /* one wave after the other: stable */
-            if (gpu_wave() == turn) s->turn_bins[lane] = bin;
-            gpu_barrier_shared();
-            if (gpu_wave() == turn && bin >= 0) {
-                int32_t before = 0;
-                for (int i = 0; i < lane; i++) before += s->turn_bins[i] == bin;
-                gpu_store4(order + s->bins[bin] + before, (uint32_t)r);
+            if (gpu_wave() == turn) {
+                const gpu_matches same = gpu_match(bin);
+                if (bin >= 0) gpu_store4(order + s->bins[bin] + same.n_below, (uint32_t)r);
+                gpu_wave_sync();
+                if (bin >= 0 && same.n_below == 0) s->bins[bin] += same.n;
             }
             gpu_barrier_shared();
-            if (gpu_wave() == turn && bin >= 0) gpu_add_shared(&s->bins[bin], 1);
         }
     }
     gpu_barrier(); /* order is read by other threads */
@@ -151,8 +147,8 @@ GPU_DEVICE float part_cost(const attn_plan_args *a, int32_t n_blocks, int32_t n_
 }
 
 /* Cost in blocks of cutting the tail's tasks, at most one round of thread blocks, by a step; a wave calls it. */
-GPU_DEVICE float weigh_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
-                            const int32_t *order, int32_t first_task, int32_t n_tail, int32_t step)
+GPU_DEVICE float weigh_step(const attn_plan_args *a, const int32_t *order, int32_t first_task,
+                            int32_t n_tail, int32_t step, int32_t *longest_task)
 {
     const int32_t tasks_per_request = a->n_queries * a->n_groups;
     int32_t n_parts = 0, longest = 0;
@@ -166,7 +162,7 @@ GPU_DEVICE float weigh_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
         n_parts += (int32_t)gpu_shuffle_xor((uint32_t)n_parts, other);
         longest = gpu_max_i32(longest, (int32_t)gpu_shuffle_xor((uint32_t)longest, other));
     }
-    if (gpu_thread() == 0) s->longest = longest;
+    *longest_task = longest;
     const int32_t parts = (longest + step - 1) / step;
     if (n_parts > a->n_thread_blocks || !a->may_split) return 3e38f;
     return part_cost(a, gpu_min_i32(step, longest), n_parts) +
@@ -177,9 +173,11 @@ GPU_DEVICE float weigh_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
 GPU_DEVICE void choose_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
                             const int32_t *order, int32_t first_task, int32_t n_tail)
 {
-    for (int i = gpu_wave(); i < PLAN_STEPS; i += PLAN_WAVES) {
+    int32_t longest = 0;
+    for (int turn = 0; turn < PLAN_STEPS / PLAN_WAVES; turn++) {
+        const int i = turn * PLAN_WAVES + gpu_wave();
         const int32_t step = candidate_step(i);
-        const float cost = weigh_step(a, s, order, first_task, n_tail, step);
+        const float cost = weigh_step(a, order, first_task, n_tail, step, &longest);
         if (gpu_lane() == 0) {
             s->costs[i] = cost;
             s->steps[i] = step;
@@ -191,7 +189,7 @@ GPU_DEVICE void choose_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
         for (int32_t i = 1; i < PLAN_STEPS; i++) {
             if (s->costs[i] < s->costs[best]) best = i;
         }
-        const bool gains = s->costs[best] < part_cost(a, s->longest, n_tail);
+        const bool gains = s->costs[best] < part_cost(a, longest, n_tail);
         s->step = gains ? s->steps[best] : NO_STEP;
     }
     gpu_barrier_shared();
@@ -215,7 +213,7 @@ GPU_DEVICE void write_tail(const attn_plan_args *a, GPU_SHARED plan_shared *s, c
     gpu_barrier_shared();
 }
 
-GPU_KERNEL(dsv4_attn_plan, ATTN_PLAN_THREADS)(const attn_plan_args a)
+GPU_KERNEL(dsv4_attn_plan, ATTN_PLAN_THREADS)(GPU_BY_VALUE attn_plan_args a)
 {
     GPU_SHARED_VARIABLE plan_shared s;
     attn_part *parts = (attn_part *)(a.plan + sizeof(attn_plan_head));

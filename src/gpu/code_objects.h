@@ -10,8 +10,10 @@
  *   dsv4_attn_bf16_h64          attn_args         the same; gfx950 alone
  *   dsv4_attn_fp8_h16, _h32, _h64   attn_args     the same; gfx950 alone
  *   dsv4_keys_finish            keys_finish_args  blocks of KEYS_ROW_THREADS, a wave for a row; any number
+ *   dsv4_keys_finish_bf16       keys_finish_args  the same, where is_bf16 is set
  *   dsv4_keys_compress_4, _128  keys_compress_args   a block of KEYS_COMPRESS_4_THREADS, _128_THREADS for each token
- *   dsv4_keys_read              keys_read_args    as dsv4_keys_finish
+ *   dsv4_keys_read              keys_read_args    blocks of KEYS_ROW_THREADS, a wave for KEYS_READ_ROWS rows; any number
+ *   dsv4_keys_read_bf16         keys_read_args    the same, of bf16 output
  *
  * The number in a name is that of heads together: n_groups of the plan is n_heads over it, rounded up. attn_args: caches
  * and page strides are multiples of 16 bytes.
@@ -21,13 +23,10 @@
 
 #include <stddef.h>
 
-enum {
-    MERGE_THREADS = 512,
-    DECODE_BLOCK_THREADS = 512,
-    KEYS_ROW_THREADS = 256,
-    KEYS_COMPRESS_4_THREADS = 128,
-    KEYS_COMPRESS_128_THREADS = 512
-};
+#include "attn_device.h"
+#include "keys_device.h"
+
+enum { MERGE_THREADS = 64 * ATTN_MERGE_WAVES, DECODE_BLOCK_THREADS = 512 };
 
 extern const unsigned char dsv4_code_gfx942[];
 extern const size_t dsv4_code_gfx942_bytes;

@@ -17,14 +17,17 @@
     __attribute__((amdgpu_kernel, amdgpu_flat_work_group_size(n_threads, n_threads),               \
                    amdgpu_waves_per_eu((n_threads + 255) / 256, (n_threads + 255) / 256),          \
                    visibility("protected"))) void name
-#define GPU_UNROLL          _Pragma("unroll")
-#define GPU_DEVICE          static inline __attribute__((always_inline, unused))
-#define GPU_DEVICE_CALL     static __attribute__((noinline))
-#define GPU_GLOBAL          __attribute__((address_space(1)))
-#define GPU_SHARED          __attribute__((address_space(3)))
-#define GPU_CONSTANT        __attribute__((address_space(4)))
-#define GPU_ARGUMENTS       GPU_CONSTANT
-#define GPU_SHARED_VARIABLE static __attribute__((address_space(3), loader_uninitialized))
+#define GPU_BY_VALUE                    const
+#define GPU_UNROLL                      _Pragma("unroll")
+#define GPU_EACH(i, first, n, step)     for (int64_t i = (first); i < (n); i += (step))
+#define GPU_DEVICE                      static inline __attribute__((always_inline, unused))
+#define GPU_DEVICE_CALL                 static __attribute__((noinline))
+#define GPU_GLOBAL                      __attribute__((address_space(1)))
+#define GPU_SHARED                      __attribute__((address_space(3)))
+#define GPU_CONSTANT                    __attribute__((address_space(4)))
+#define GPU_ARGUMENTS                   GPU_CONSTANT
+#define GPU_SHARED_VARIABLE             static __attribute__((address_space(3), loader_uninitialized))
+#define GPU_SHARED_ARRAY(type, name, n) GPU_SHARED_VARIABLE type name[n]
 
 typedef uint32_t gpu_u32x2 __attribute__((vector_size(8)));
 typedef uint32_t gpu_u32x4 __attribute__((vector_size(16)));
@@ -174,6 +177,22 @@ GPU_DEVICE void gpu_add_shared(GPU_SHARED int32_t *counter, int32_t n)
     (void)__scoped_atomic_fetch_add(counter, n, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
 }
 
+/* A cluster is one block here. */
+GPU_DEVICE void gpu_cluster_barrier(void)
+{
+    gpu_barrier_shared();
+}
+
+GPU_DEVICE void gpu_cluster_end(void)
+{
+}
+
+GPU_DEVICE double gpu_cluster_load_f64(const GPU_SHARED double *shared, int block)
+{
+    (void)block;
+    return *shared;
+}
+
 /* ---- waves ---- */
 
 GPU_DEVICE uint32_t gpu_shuffle(uint32_t value, int from_lane)
@@ -184,6 +203,27 @@ GPU_DEVICE uint32_t gpu_shuffle(uint32_t value, int from_lane)
 GPU_DEVICE uint32_t gpu_shuffle_xor(uint32_t value, int lane_mask)
 {
     return gpu_shuffle(value, ((int)__builtin_amdgcn_workitem_id_x() % GPU_WAVE) ^ lane_mask);
+}
+
+GPU_DEVICE uint32_t gpu_shuffle_up(uint32_t value, int n)
+{
+    const int lane = (int)__builtin_amdgcn_workitem_id_x() % GPU_WAVE;
+    return gpu_shuffle(value, lane >= n ? lane - n : lane);
+}
+
+/* One value after the other: there are few. */
+GPU_DEVICE gpu_matches gpu_match(int32_t value)
+{
+    gpu_matches matches = {0, 0};
+    while (matches.n == 0) { /* lanes leave with their value */
+        const int32_t first = __builtin_amdgcn_readfirstlane(value);
+        if (value != first) continue;
+        const uint64_t same = __builtin_amdgcn_ballot_w64(true);
+        matches.n = __builtin_popcountll(same);
+        matches.n_below = (int32_t)__builtin_amdgcn_mbcnt_hi(
+            (uint32_t)(same >> 32), __builtin_amdgcn_mbcnt_lo((uint32_t)same, 0));
+    }
+    return matches;
 }
 
 GPU_DEVICE bool gpu_any(bool condition)
@@ -201,6 +241,11 @@ GPU_DEVICE gpu_u32x4 gpu_load16(const void *from)
 GPU_DEVICE gpu_u32x2 gpu_load8(const void *from)
 {
     return *(const GPU_GLOBAL gpu_u32x2 *)from;
+}
+
+GPU_DEVICE gpu_u32x2 gpu_load8_once(const void *from)
+{
+    return __builtin_nontemporal_load((const GPU_GLOBAL gpu_u32x2 *)from);
 }
 
 GPU_DEVICE uint32_t gpu_load4(const void *from)
@@ -231,6 +276,11 @@ GPU_DEVICE float gpu_load_f32(const void *from)
 GPU_DEVICE gpu_f32x4 gpu_load_f32x4(const void *from)
 {
     return *(const GPU_GLOBAL gpu_f32x4 *)from;
+}
+
+GPU_DEVICE gpu_f32x4 gpu_load_f32x4_once(const void *from)
+{
+    return __builtin_nontemporal_load((const GPU_GLOBAL gpu_f32x4 *)from);
 }
 
 GPU_DEVICE void gpu_store_f32x4(void *to, gpu_f32x4 values)
@@ -278,6 +328,11 @@ GPU_DEVICE float gpu_log2(float x)
 GPU_DEVICE float gpu_fma(float a, float b, float c)
 {
     return __builtin_fmaf(a, b, c);
+}
+
+GPU_DEVICE double gpu_fma_f64(double a, double b, double c)
+{
+    return __builtin_fma(a, b, c);
 }
 
 /* The other one if one is NaN. */

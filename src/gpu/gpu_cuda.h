@@ -1,23 +1,26 @@
 /*
  * gpu_cuda.h - gpu.h for nvcc.
  *
- * Place: gpu; included by gpu.h. For kernels without matrix products; src/cuda has its own kernels, and these are
- * compiled to keep what gpu.h promises true of a second kind of machine.
+ * Place: gpu; included by gpu.h. For kernels without matrix products; those with them are src/cuda's own. A source of
+ * src/cuda includes a kernel and launches it: name##_gpu is a static function there.
  */
 #ifndef DSV4_GPU_GPU_CUDA_H
 #define DSV4_GPU_GPU_CUDA_H
 
 #define GPU_WAVE 32
 
-#define GPU_KERNEL(name, n_threads)                                                                \
-    extern "C" __global__ void __launch_bounds__(n_threads) name##_gpu
-#define GPU_UNROLL      _Pragma("unroll")
-#define GPU_DEVICE      __device__ static __forceinline__
-#define GPU_DEVICE_CALL __device__ static __noinline__
-#define GPU_CONSTANT    __constant__
+#define GPU_KERNEL(name, n_threads) __global__ static void __launch_bounds__(n_threads) name##_gpu
+#define GPU_BY_VALUE                const __grid_constant__ /* read where they lie, also by a pointer */
+#define GPU_UNROLL                  _Pragma("unroll")
+#define GPU_EACH(i, first, n, step) if (const int64_t i = (first); i < (n))
+#define GPU_DEVICE                  __device__ static __forceinline__
+#define GPU_DEVICE_CALL             __device__ static __noinline__
+#define GPU_CONSTANT                __constant__
 #define GPU_ARGUMENTS
 #define GPU_SHARED
-#define GPU_SHARED_VARIABLE __shared__
+#define GPU_SHARED_VARIABLE             __shared__
+#define GPU_SHARED_ARRAY(type, name, n) extern __shared__ type name[]
+#define GPU_HAS_CLUSTERS
 
 #define _Static_assert static_assert
 
@@ -73,7 +76,7 @@ GPU_DEVICE int gpu_n_blocks(int n_threads)
 
 GPU_DEVICE int gpu_uniform(int value)
 {
-    return __shfl_sync(0xffffffffu, value, 0);
+    return value; /* there is nothing that the compiler makes of it */
 }
 
 GPU_DEVICE float gpu_as_f32(uint32_t bits)
@@ -108,6 +111,41 @@ GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
     atomicAdd(counter, n);
 }
 
+/* ---- clusters, from sm_90 on; on other devices nothing calls them ---- */
+
+GPU_DEVICE void gpu_cluster_barrier(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    __cluster_barrier_arrive();
+    __cluster_barrier_wait();
+#endif
+}
+
+/* Without an order of memory: nobody waits for stores to global memory. */
+GPU_DEVICE void gpu_cluster_end(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    __cluster_barrier_arrive_relaxed();
+    __cluster_barrier_wait();
+#endif
+}
+
+GPU_DEVICE double gpu_cluster_load_f64(const double *shared, int block)
+{
+    double value = 0.0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("{ .reg .u32 there;\n mapa.shared::cluster.u32 there, %1, %2;\n"
+                 "ld.shared::cluster.f64 %0, [there];\n}\n"
+                 : "=d"(value)
+                 : "r"((uint32_t)__cvta_generic_to_shared(shared)), "r"(block)
+                 : "memory");
+#else
+    (void)shared;
+    (void)block;
+#endif
+    return value;
+}
+
 /* ---- waves ---- */
 
 GPU_DEVICE uint32_t gpu_shuffle(uint32_t value, int from_lane)
@@ -118,6 +156,18 @@ GPU_DEVICE uint32_t gpu_shuffle(uint32_t value, int from_lane)
 GPU_DEVICE uint32_t gpu_shuffle_xor(uint32_t value, int lane_mask)
 {
     return __shfl_xor_sync(0xffffffffu, value, lane_mask);
+}
+
+GPU_DEVICE uint32_t gpu_shuffle_up(uint32_t value, int n)
+{
+    return __shfl_up_sync(0xffffffffu, value, n);
+}
+
+GPU_DEVICE gpu_matches gpu_match(int32_t value)
+{
+    const uint32_t same = __match_any_sync(0xffffffffu, value);
+    const gpu_matches matches = {__popc(same), __popc(same & ((1u << threadIdx.x % 32) - 1u))};
+    return matches;
 }
 
 GPU_DEVICE bool gpu_any(bool condition)
@@ -134,12 +184,20 @@ template <typename T> GPU_DEVICE T gpu_load_as(const void *from)
 
 GPU_DEVICE gpu_u32x4 gpu_load16(const void *from)
 {
-    return gpu_load_as<gpu_u32x4>(from);
+    const uint4 words = *(const uint4 *)from;
+    return {{words.x, words.y, words.z, words.w}};
 }
 
 GPU_DEVICE gpu_u32x2 gpu_load8(const void *from)
 {
-    return gpu_load_as<gpu_u32x2>(from);
+    const uint2 words = *(const uint2 *)from;
+    return {{words.x, words.y}};
+}
+
+GPU_DEVICE gpu_u32x2 gpu_load8_once(const void *from)
+{
+    const uint2 words = __ldcs((const uint2 *)from);
+    return {{words.x, words.y}};
 }
 
 GPU_DEVICE uint32_t gpu_load4(const void *from)
@@ -169,23 +227,29 @@ GPU_DEVICE float gpu_load_f32(const void *from)
 
 GPU_DEVICE gpu_f32x4 gpu_load_f32x4(const void *from)
 {
-    return gpu_load_as<gpu_f32x4>(from);
+    const float4 four = *(const float4 *)from;
+    return {{four.x, four.y, four.z, four.w}};
+}
+
+GPU_DEVICE gpu_f32x4 gpu_load_f32x4_once(const void *from)
+{
+    const float4 four = __ldcs((const float4 *)from);
+    return {{four.x, four.y, four.z, four.w}};
 }
 
 GPU_DEVICE void gpu_store_f32x4(void *to, gpu_f32x4 values)
 {
-    *(gpu_f32x4 *)to = values;
+    *(float4 *)to = make_float4(values[0], values[1], values[2], values[3]);
 }
 
 GPU_DEVICE void gpu_store16(void *to, gpu_u32x4 words)
 {
-    *(gpu_u32x4 *)to = words;
+    *(uint4 *)to = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 GPU_DEVICE void gpu_store8(void *to, uint32_t low, uint32_t high)
 {
-    const gpu_u32x2 words = {{low, high}};
-    *(gpu_u32x2 *)to = words;
+    *(uint2 *)to = make_uint2(low, high);
 }
 
 GPU_DEVICE void gpu_store4(void *to, uint32_t word)
@@ -220,6 +284,12 @@ GPU_DEVICE float gpu_fma(float a, float b, float c)
     return fmaf(a, b, c);
 }
 
+/* One rounding, whatever the compiler is told about contraction. */
+GPU_DEVICE double gpu_fma_f64(double a, double b, double c)
+{
+    return __fma_rn(a, b, c);
+}
+
 GPU_DEVICE float gpu_max(float a, float b)
 {
     return fmaxf(a, b);
@@ -246,5 +316,17 @@ GPU_DEVICE uint32_t gpu_to_bf16_pair(float low, float high)
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 }
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+#define GPU_HAS_E4M3
+
+/* Two e4m3, the first in the low byte: nearest even, saturating, NaN 0x7f. */
+GPU_DEVICE uint32_t gpu_to_e4m3_pair(float low, float high)
+{
+    uint16_t pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;\n" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+#endif
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * gpu_e4m3.h - f32 to e4m3 without an instruction for it.
+ * gpu_e4m3.h - f32 to e4m3, also without an instruction for it.
  *
  * Place: gpu, kernels.
  */
@@ -24,6 +24,16 @@ GPU_DEVICE uint32_t to_e4m3(float value)
     }
     const uint32_t odd = (magnitude >> 20) & 1u;
     return sign | (((magnitude + 0x7ffffu + odd) >> 20) - (120u << 3));
+}
+
+/* Four codes, the first in the lowest byte. */
+GPU_DEVICE uint32_t to_e4m3_four(gpu_f32x4 x)
+{
+#if defined(GPU_HAS_E4M3)
+    return gpu_to_e4m3_pair(x[0], x[1]) | gpu_to_e4m3_pair(x[2], x[3]) << 16;
+#else
+    return to_e4m3(x[0]) | to_e4m3(x[1]) << 8 | to_e4m3(x[2]) << 16 | to_e4m3(x[3]) << 24;
+#endif
 }
 
 #endif

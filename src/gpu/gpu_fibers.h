@@ -3,7 +3,8 @@
  *
  * Place: gpu; included by gpu.h. The runner is tests/fibers/fiber_run.c: it lets one wave run up to a barrier, then the
  * next one. Whatever all lanes of a wave do together is fiber_exchange: it returns when all of them have called it, so
- * that lanes which do not arrive together are noticed. Blocks run one after the other.
+ * that lanes which do not arrive together are noticed. Blocks run one after the other, those of a cluster up to a cluster
+ * barrier. A wave has 64 threads, or as many as who includes a kernel says (tests/fibers/fiber_wave32.c).
  */
 #ifndef DSV4_GPU_GPU_FIBERS_H
 #define DSV4_GPU_GPU_FIBERS_H
@@ -11,19 +12,31 @@
 #include <math.h>
 #include <string.h>
 
+#if !defined(GPU_WAVE)
 #define GPU_WAVE 64
+#endif
+#define GPU_HAS_CLUSTERS
 
 /* Named apart from the library's functions, which may have the name of their kernel. */
 #if !defined(GPU_KERNEL)
 #define GPU_KERNEL(name, n_threads) void name##_fiber
 #endif
-#define GPU_DEVICE      static inline __attribute__((unused))
-#define GPU_DEVICE_CALL static __attribute__((unused))
+#define GPU_EACH(i, first, n, step) for (int64_t i = (first); i < (n); i += (step))
+#define GPU_DEVICE                  static inline __attribute__((unused))
+#define GPU_DEVICE_CALL             static __attribute__((unused))
+#define GPU_BY_VALUE                const
 #define GPU_UNROLL
 #define GPU_CONSTANT
 #define GPU_ARGUMENTS
 #define GPU_SHARED
+#define GPU_SHARED_ARRAY(type, name, n) GPU_SHARED_VARIABLE type name[n]
+
+/* Blocks of a cluster have this memory each: the runner changes its contents when it changes the block. */
+#if defined(GPU_CLUSTERS)
+#define GPU_SHARED_VARIABLE static __attribute__((section("fiber_clusters")))
+#else
 #define GPU_SHARED_VARIABLE static
+#endif
 
 typedef uint32_t gpu_u32x2 __attribute__((vector_size(8)));
 typedef uint32_t gpu_u32x4 __attribute__((vector_size(16)));
@@ -38,8 +51,12 @@ enum { FIBER_MAX_EXCHANGE_BYTES = 96 };
 
 extern fiber_place fiber_here;
 
-/* All threads of the block. */
+/* All threads of the block, of the cluster. */
 void fiber_barrier(void);
+void fiber_cluster_barrier(void);
+
+/* Where the cluster's block number `block` has what lies at `own`, shared memory of a file of clusters. */
+const void *fiber_of_block(const void *own, int block);
 
 /*
  * All lanes of the wave leave n_bytes each (at most FIBER_MAX_EXCHANGE_BYTES) under the name `what`. Returns those of
@@ -146,6 +163,23 @@ GPU_DEVICE void gpu_wave_sync(void)
     (void)fiber_exchange("wave_sync", NULL, 0);
 }
 
+GPU_DEVICE void gpu_cluster_barrier(void)
+{
+    fiber_cluster_barrier();
+}
+
+GPU_DEVICE void gpu_cluster_end(void)
+{
+    fiber_cluster_barrier();
+}
+
+GPU_DEVICE double gpu_cluster_load_f64(const double *shared, int block)
+{
+    double value;
+    memcpy(&value, fiber_of_block(shared, block), sizeof value);
+    return value;
+}
+
 GPU_DEVICE void gpu_store8_device(void *to, uint32_t low, uint32_t high)
 {
     const uint32_t words[2] = {low, high};
@@ -201,6 +235,25 @@ GPU_DEVICE uint32_t gpu_shuffle_xor(uint32_t value, int lane_mask)
     return gpu_shuffle(value, (fiber_here.thread % GPU_WAVE) ^ lane_mask);
 }
 
+GPU_DEVICE uint32_t gpu_shuffle_up(uint32_t value, int n)
+{
+    const int lane = fiber_here.thread % GPU_WAVE;
+    return gpu_shuffle(value, lane >= n ? lane - n : lane);
+}
+
+GPU_DEVICE gpu_matches gpu_match(int32_t value)
+{
+    const unsigned char *all = fiber_exchange("match", &value, sizeof value);
+    gpu_matches matches = {0, 0};
+    for (int lane = 0; lane < GPU_WAVE; lane++) {
+        int32_t theirs;
+        memcpy(&theirs, all + (size_t)lane * FIBER_MAX_EXCHANGE_BYTES, sizeof theirs);
+        matches.n += theirs == value;
+        matches.n_below += theirs == value && lane < fiber_here.thread % GPU_WAVE;
+    }
+    return matches;
+}
+
 GPU_DEVICE bool gpu_any(bool condition)
 {
     const unsigned char own = condition;
@@ -221,6 +274,11 @@ GPU_DEVICE gpu_u32x4 gpu_load16(const void *from)
 GPU_DEVICE gpu_u32x2 gpu_load8(const void *from)
 {
     return *(const gpu_u32x2 *)from;
+}
+
+GPU_DEVICE gpu_u32x2 gpu_load8_once(const void *from)
+{
+    return gpu_load8(from);
 }
 
 GPU_DEVICE uint32_t gpu_load4(const void *from)
@@ -251,6 +309,11 @@ GPU_DEVICE float gpu_load_f32(const void *from)
 GPU_DEVICE gpu_f32x4 gpu_load_f32x4(const void *from)
 {
     return *(const gpu_f32x4 *)from;
+}
+
+GPU_DEVICE gpu_f32x4 gpu_load_f32x4_once(const void *from)
+{
+    return gpu_load_f32x4(from);
 }
 
 GPU_DEVICE void gpu_store_f32x4(void *to, gpu_f32x4 values)
@@ -298,6 +361,12 @@ GPU_DEVICE float gpu_log2(float x)
 GPU_DEVICE float gpu_fma(float a, float b, float c)
 {
     return fmaf(a, b, c);
+}
+
+/* Of products that are exact; fma is a call for processors without it. */
+GPU_DEVICE double gpu_fma_f64(double a, double b, double c)
+{
+    return a * b + c;
 }
 
 GPU_DEVICE float gpu_max(float a, float b)

@@ -9,6 +9,16 @@
 
 #include <stdint.h>
 
+/* Threads of a block: of finish and read, a wave for some rows; of compress. */
+enum {
+    KEYS_ROW_THREADS = 256,
+    KEYS_READ_ROWS = 2, /* of a wave, at once */
+    KEYS_COMPRESS_4_THREADS = 128,
+    KEYS_COMPRESS_128_THREADS = 512,
+    KEYS_CLUSTER_THREADS = 256, /* of compress for ratio 128 */
+    KEYS_CLUSTER_BLOCKS = 8
+};
+
 typedef struct keys_cache_args {
     unsigned char *pages;
     int64_t page_stride_bytes;
@@ -37,6 +47,7 @@ typedef struct keys_finish_args {
     uint32_t n_heads;
     float norm_eps;
     int32_t is_official;
+    int32_t is_bf16; /* q, out and kv: the kernel may be the one for that */
     keys_tensor_args q, out, kv;
     const uint16_t *kv_norm;
     keys_cache_args window;

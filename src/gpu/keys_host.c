@@ -61,6 +61,7 @@ keys_finish_args dsv4_keys_gpu_finish_args(const dsv4_keys_finish_params *p)
         args.kv = tensor_args(p->kv, p->kv_dtype, p->kv_token_stride_bytes, 0);
         args.window = cache_args(&p->window);
     }
+    args.is_bf16 = !args.q.is_f32 && !args.out.is_f32 && !args.kv.is_f32;
     args.n_rows = p->n_tokens * args.rows_per_token;
     return args;
 }

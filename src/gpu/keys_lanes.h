@@ -1,9 +1,10 @@
 /*
  * keys_lanes.h - rows of 512 values in a wave's registers: loads, stores, rotation, norm, the cache's record.
  *
- * Place: gpu; for the kernels of dsv4/keys.h. A lane holds fours of neighbouring values: four p of lane l begins at
- * dimension 4 l + 4 GPU_WAVE p, so that a wave's access is one run of memory, and the 64 values that share a scale lie in
- * 16 neighbouring lanes. Every operation rounds as the functions of src/num and src/ref do: nothing is contracted
+ * Place: gpu; for the kernels of dsv4/keys.h. A lane holds fours of values, ROW_FOURS of a row. Those that lie together in
+ * the row are a piece: of V = 4 values or of 8, a constant wherever it is passed on. Piece p of lane l begins at dimension
+ * V l + V GPU_WAVE p, so that a wave's access to a piece is one run of memory, and the 64 values that share a scale lie in
+ * 64 / V neighbouring lanes. Every operation rounds as the functions of src/num and src/ref do: nothing is contracted
  * (CMakeLists.txt), division and square root round correctly, and subnormals are kept.
  */
 #ifndef DSV4_GPU_KEYS_LANES_H
@@ -17,59 +18,100 @@ enum {
     ROW_DIM = 512,
     ROPE_DIM = 64,
     NOPE_DIM = ROW_DIM - ROPE_DIM,
-    LANE_VALUES = 4,
-    ROW_FOURS = ROW_DIM / (LANE_VALUES * GPU_WAVE), /* of a lane that has its part of a whole row */
+    FOUR = 4,
+    MAX_PIECE_FOURS = 2,
+    ROW_FOURS = ROW_DIM / (FOUR * GPU_WAVE), /* of a lane that has its part of a whole row */
     SCALED_DIM = 64,
-    SCALED_LANES = SCALED_DIM / LANE_VALUES,
     DATA_BYTES = 576,
     SCALE_BYTES = 8
 };
 
-/* Where a lane's four number p begins. */
-GPU_DEVICE int lane_dim(int p)
+/* Where a lane's four number f begins, f a multiple of v / 4: the piece does. */
+GPU_DEVICE int lane_dim(int v, int f)
 {
-    return LANE_VALUES * (gpu_lane() + GPU_WAVE * p);
+    return v * gpu_lane() + FOUR * GPU_WAVE * f;
 }
 
 /* ---- tensors ---- */
 
-GPU_DEVICE gpu_f32x4 pairs_to_f32(gpu_u32x2 pairs)
+/* A piece of bf16, v / 2 words, at an address that is a multiple of 2 v. */
+GPU_DEVICE void load_pairs(const void *from, int v, uint32_t *words)
 {
-    const gpu_f32x4 x = {gpu_as_f32(pairs[0] << 16), gpu_as_f32(pairs[0] & 0xffff0000u),
-                         gpu_as_f32(pairs[1] << 16), gpu_as_f32(pairs[1] & 0xffff0000u)};
-    return x;
-}
-
-/* Four values of a row from `dim` on, which is a multiple of 4. */
-GPU_DEVICE gpu_f32x4 load_values(const char *row, int dim, bool is_f32, bool is_aligned)
-{
-    gpu_f32x4 x;
-    if (is_f32 && is_aligned) return gpu_load_f32x4((const float *)row + dim);
-    if (is_aligned) return pairs_to_f32(gpu_load8((const uint16_t *)row + dim));
-    for (int i = 0; i < LANE_VALUES; i++) {
-        x[i] = is_f32 ? gpu_load_f32((const float *)row + dim + i)
-                      : gpu_as_f32(gpu_load2((const uint16_t *)row + dim + i) << 16);
+    if (v == 8) {
+        const gpu_u32x4 four = gpu_load16(from);
+        words[0] = four[0];
+        words[1] = four[1];
+        words[2] = four[2];
+        words[3] = four[3];
+    } else {
+        const gpu_u32x2 two = gpu_load8(from);
+        words[0] = two[0];
+        words[1] = two[1];
     }
-    return x;
 }
 
-/* As bf16, at an address that is a multiple of 8. */
-GPU_DEVICE void store_pairs(void *to, gpu_f32x4 x)
+GPU_DEVICE void convert_pairs(const uint32_t *words, int v, gpu_f32x4 *x)
 {
-    gpu_store8(to, gpu_to_bf16_pair(x[0], x[1]), gpu_to_bf16_pair(x[2], x[3]));
+    GPU_UNROLL
+    for (int i = 0; i < v; i += 2) {
+        x[i / FOUR][i % FOUR] = gpu_as_f32(words[i / 2] << 16);
+        x[i / FOUR][i % FOUR + 1] = gpu_as_f32(words[i / 2] & 0xffff0000u);
+    }
 }
 
-GPU_DEVICE void store_values(char *row, int dim, bool is_f32, bool is_aligned, gpu_f32x4 x)
+/* A piece of a row from `dim` on. */
+GPU_DEVICE void load_values(const char *row, int dim, int v, bool is_f32, bool is_aligned,
+                            gpu_f32x4 *x)
 {
     if (is_f32 && is_aligned) {
-        gpu_store_f32x4((float *)row + dim, x);
-    } else if (is_aligned) {
-        store_pairs((uint16_t *)row + dim, x);
+        GPU_UNROLL
+        for (int i = 0; i < v; i += FOUR)
+            x[i / FOUR] = gpu_load_f32x4((const float *)row + dim + i);
     } else if (is_f32) {
-        for (int i = 0; i < LANE_VALUES; i++) gpu_store4((float *)row + dim + i, gpu_as_u32(x[i]));
+        GPU_UNROLL
+        for (int i = 0; i < v; i++)
+            x[i / FOUR][i % FOUR] = gpu_load_f32((const float *)row + dim + i);
+    } else if (is_aligned) {
+        uint32_t words[2 * MAX_PIECE_FOURS];
+        load_pairs((const uint16_t *)row + dim, v, words);
+        convert_pairs(words, v, x);
     } else {
-        for (int i = 0; i < LANE_VALUES; i++) {
-            gpu_store2((uint16_t *)row + dim + i, gpu_to_bf16_pair(x[i], 0.0f) & 0xffffu);
+        GPU_UNROLL
+        for (int i = 0; i < v; i++)
+            x[i / FOUR][i % FOUR] = gpu_as_f32(gpu_load2((const uint16_t *)row + dim + i) << 16);
+    }
+}
+
+/* A piece as bf16, at an address that is a multiple of 2 v. */
+GPU_DEVICE void store_pairs(void *to, int v, const gpu_f32x4 *x)
+{
+    const uint32_t w0 = gpu_to_bf16_pair(x[0][0], x[0][1]), w1 = gpu_to_bf16_pair(x[0][2], x[0][3]);
+    if (v == 8) {
+        const gpu_u32x4 words = {w0, w1, gpu_to_bf16_pair(x[1][0], x[1][1]),
+                                 gpu_to_bf16_pair(x[1][2], x[1][3])};
+        gpu_store16(to, words);
+    } else {
+        gpu_store8(to, w0, w1);
+    }
+}
+
+GPU_DEVICE void store_values(char *row, int dim, int v, bool is_f32, bool is_aligned,
+                             const gpu_f32x4 *x)
+{
+    if (is_f32 && is_aligned) {
+        GPU_UNROLL
+        for (int i = 0; i < v; i += FOUR) gpu_store_f32x4((float *)row + dim + i, x[i / FOUR]);
+    } else if (is_f32) {
+        GPU_UNROLL
+        for (int i = 0; i < v; i++)
+            gpu_store4((float *)row + dim + i, gpu_as_u32(x[i / FOUR][i % FOUR]));
+    } else if (is_aligned) {
+        store_pairs((uint16_t *)row + dim, v, x);
+    } else {
+        GPU_UNROLL
+        for (int i = 0; i < v; i++) {
+            gpu_store2((uint16_t *)row + dim + i,
+                       gpu_to_bf16_pair(x[i / FOUR][i % FOUR], 0.0f) & 0xffffu);
         }
     }
 }
@@ -98,28 +140,14 @@ GPU_DEVICE float scale_to_f32(uint32_t code)
     return code == 255u ? GPU_NAN : gpu_as_f32(code << 23);
 }
 
-/* Four values of a record. */
-GPU_DEVICE gpu_f32x4 load_record(const GPU_ARGUMENTS keys_cache_args *cache,
-                                 const unsigned char *page, uint32_t row, int dim)
-{
-    const unsigned char *data = page + (int64_t)row * DATA_BYTES;
-    if (dim >= NOPE_DIM) return pairs_to_f32(gpu_load8(data + NOPE_DIM + 2 * (dim - NOPE_DIM)));
-    const uint32_t codes = gpu_load4(data + dim);
-    const float scale = scale_to_f32(
-        gpu_load1(page + cache->scale_plane_bytes + (int64_t)row * SCALE_BYTES + dim / SCALED_DIM));
-    gpu_f32x4 x;
-    for (int i = 0; i < LANE_VALUES; i++) x[i] = e4m3_to_f32(codes >> 8 * i & 0xffu) * scale;
-    return x;
-}
-
-/* ---- arithmetic ---- */
+/* ---- arithmetic of fours ---- */
 
 /* weight [512] bf16, aligned to 2 bytes; NULL: ones, which change nothing. */
 GPU_DEVICE gpu_f32x4 multiply_weight(const uint16_t *weight, int dim, gpu_f32x4 x)
 {
     if (weight == NULL) return x;
-    for (int i = 0; i < LANE_VALUES; i++)
-        x[i] = gpu_as_f32(gpu_load2(weight + dim + i) << 16) * x[i];
+    GPU_UNROLL
+    for (int i = 0; i < FOUR; i++) x[i] = gpu_as_f32(gpu_load2(weight + dim + i) << 16) * x[i];
     return x;
 }
 
@@ -130,7 +158,8 @@ GPU_DEVICE float round_to_bf16(float x)
 
 GPU_DEVICE gpu_f32x4 round_values(gpu_f32x4 x)
 {
-    for (int i = 0; i < LANE_VALUES; i++) x[i] = round_to_bf16(x[i]);
+    GPU_UNROLL
+    for (int i = 0; i < FOUR; i++) x[i] = round_to_bf16(x[i]);
     return x;
 }
 
@@ -141,7 +170,8 @@ GPU_DEVICE gpu_f32x4 rotate_values(const GPU_ARGUMENTS keys_rope_args *rope, int
     const bool is_there = row >= 0 && (uint32_t)row < rope->n_rows;
     const float *table =
         rope->table + (is_there ? (int64_t)row * ROPE_DIM : 0) + (dim - NOPE_DIM) / 2;
-    for (int i = 0; i < LANE_VALUES; i += 2) {
+    GPU_UNROLL
+    for (int i = 0; i < FOUR; i += 2) {
         const float cosine = is_there ? gpu_load_f32(table + i / 2) : GPU_NAN;
         const float sine = is_there ? gpu_load_f32(table + ROPE_DIM / 2 + i / 2) : 0.0f;
         const float even = x[i], odd = x[i + 1];
@@ -151,17 +181,19 @@ GPU_DEVICE gpu_f32x4 rotate_values(const GPU_ARGUMENTS keys_rope_args *rope, int
     return x;
 }
 
-/* Squares of four values on top of `sum`; exact products, so that it is all the same whether they are contracted. */
+/* Squares of four values on top of `sum`; products are exact, so that this rounds as the reference does. */
 GPU_DEVICE double add_squares(double sum, gpu_f32x4 x)
 {
-    for (int i = 0; i < LANE_VALUES; i++) sum += (double)x[i] * (double)x[i];
+    GPU_UNROLL
+    for (int i = 0; i < FOUR; i++) sum = gpu_fma_f64((double)x[i], (double)x[i], sum);
     return sum;
 }
 
-/* Over the wave; every lane gets it. */
-GPU_DEVICE double sum_wave(double sum)
+/* Over n_lanes neighbouring lanes, a power of two; every lane gets it. */
+GPU_DEVICE double sum_lanes(double sum, int n_lanes)
 {
-    for (int other = GPU_WAVE / 2; other > 0; other /= 2) {
+    GPU_UNROLL
+    for (int other = n_lanes / 2; other > 0; other /= 2) {
         union {
             double value;
             uint32_t words[2];
@@ -185,7 +217,7 @@ GPU_DEVICE float norm_factor(double sum, float eps)
 /* The ue8m0 code of a group, as dsv4_ue8m0_group_scale(amax, 448, 1e-4); amax is no NaN. */
 GPU_DEVICE uint32_t group_scale(float amax)
 {
-    const uint32_t bits = gpu_as_u32((amax < 1e-4f ? 1e-4f : amax) * (1.0f / 448.0f));
+    const uint32_t bits = gpu_as_u32(gpu_max(amax, 1e-4f) * (1.0f / 448.0f));
     const uint32_t code = (bits >> 23) + ((bits & 0x7fffffu) != 0u);
     return code > 254u ? 254u : code;
 }
@@ -196,41 +228,50 @@ GPU_DEVICE float inverse_scale(uint32_t code)
     return code == 254u ? 0x1p-127f : gpu_as_f32((254u - code) << 23);
 }
 
-/* The largest magnitude of a group's values, NaN not counted; called by all lanes of the wave. */
-GPU_DEVICE float largest_of_group(gpu_f32x4 x)
+/* The largest magnitude of a group's values, NaN not counted; called by all lanes of the wave, with a piece each. */
+GPU_DEVICE float largest_of_group(int v, const gpu_f32x4 *x)
 {
     float largest = 0.0f;
-    for (int i = 0; i < LANE_VALUES; i++) {
-        const float magnitude = gpu_abs(x[i]);
-        if (magnitude > largest) largest = magnitude;
-    }
-    for (int other = SCALED_LANES / 2; other > 0; other /= 2) {
-        const float theirs = gpu_shuffle_xor_f32(largest, other);
-        if (theirs > largest) largest = theirs;
+    GPU_UNROLL
+    for (int i = 0; i < v; i++) largest = gpu_max(largest, gpu_abs(x[i / FOUR][i % FOUR]));
+    GPU_UNROLL
+    for (int other = SCALED_DIM / v / 2; other > 0; other /= 2) {
+        largest = gpu_max(largest, gpu_shuffle_xor_f32(largest, other));
     }
     return largest;
 }
 
-/* Four values of a key into their place; called by all lanes of the wave, since a group's scale is found together. */
+/* A piece of a key into its place. Whole waves call it, lanes that do not store too: a group's scale is found together. */
 GPU_DEVICE void store_key(const GPU_ARGUMENTS keys_cache_args *cache, unsigned char *page,
-                          uint32_t row, int dim, gpu_f32x4 x)
+                          uint32_t row, int dim, int v, bool stores, const gpu_f32x4 *x)
 {
-    const uint32_t code = group_scale(largest_of_group(x));
+    const float largest = largest_of_group(v, x);
+    if (!stores) return;
     if (cache->is_f32) {
-        store_values((char *)page + (int64_t)row * (ROW_DIM * 4), dim, true, true, x);
+        store_values((char *)page + (int64_t)row * (ROW_DIM * 4), dim, v, true, true, x);
         return;
     }
     unsigned char *data = page + (int64_t)row * DATA_BYTES;
     unsigned char *scales = page + cache->scale_plane_bytes + (int64_t)row * SCALE_BYTES;
     if (dim >= NOPE_DIM) {
-        store_pairs(data + NOPE_DIM + 2 * (dim - NOPE_DIM), x);
+        store_pairs(data + NOPE_DIM + 2 * (dim - NOPE_DIM), v, x);
         if (dim == NOPE_DIM) gpu_store1(scales + SCALE_BYTES - 1, 0);
         return;
     }
+    const uint32_t code = group_scale(largest);
     const float inverse = inverse_scale(code);
-    uint32_t codes = 0;
-    for (int i = 0; i < LANE_VALUES; i++) codes |= to_e4m3(x[i] * inverse) << 8 * i;
-    gpu_store4(data + dim, codes);
+    uint32_t codes[MAX_PIECE_FOURS];
+    GPU_UNROLL
+    for (int f = 0; f < v / FOUR; f++) {
+        const gpu_f32x4 scaled = {x[f][0] * inverse, x[f][1] * inverse, x[f][2] * inverse,
+                                  x[f][3] * inverse};
+        codes[f] = to_e4m3_four(scaled);
+    }
+    if (v == 8) {
+        gpu_store8(data + dim, codes[0], codes[1]);
+    } else {
+        gpu_store4(data + dim, codes[0]);
+    }
     if (dim % SCALED_DIM == 0) gpu_store1(scales + dim / SCALED_DIM, code);
 }
 

@@ -37,9 +37,11 @@ static const struct {
     [HIP_KERNEL_FP8_H32] = {"dsv4_attn_fp8_h32", DECODE_BLOCK_THREADS},
     [HIP_KERNEL_FP8_H64] = {"dsv4_attn_fp8_h64", DECODE_BLOCK_THREADS},
     [HIP_KERNEL_KEYS_FINISH] = {"dsv4_keys_finish", KEYS_ROW_THREADS},
+    [HIP_KERNEL_KEYS_FINISH_BF16] = {"dsv4_keys_finish_bf16", KEYS_ROW_THREADS},
     [HIP_KERNEL_KEYS_COMPRESS_4] = {"dsv4_keys_compress_4", KEYS_COMPRESS_4_THREADS},
     [HIP_KERNEL_KEYS_COMPRESS_128] = {"dsv4_keys_compress_128", KEYS_COMPRESS_128_THREADS},
     [HIP_KERNEL_KEYS_READ] = {"dsv4_keys_read", KEYS_ROW_THREADS},
+    [HIP_KERNEL_KEYS_READ_BF16] = {"dsv4_keys_read_bf16", KEYS_ROW_THREADS},
 };
 
 const char *dsv4_hip_kernel_name(int kernel)

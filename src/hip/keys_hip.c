@@ -10,7 +10,7 @@
 #include "gpu/keys_host.h"
 #include "hip_device.h"
 
-/* A wave takes a row, and further ones when there are more than in so many blocks: HIP wants fewer than 2^32 threads. */
+/* A wave takes some rows, and further ones when there are more than in so many blocks: HIP wants fewer than 2^32 threads. */
 enum { WAVE_THREADS = 64, MAX_ROW_BLOCKS = 1 << 20 };
 
 /* Runtime and device for a kernel. */
@@ -29,9 +29,9 @@ static dsv4_status open_device(keys_device *d, int kernel, dsv4_error *error)
     return dsv4_hip_kernel_require(d->device, kernel, error);
 }
 
-static int64_t count_blocks(const keys_device *d, int64_t n_rows)
+static int64_t count_blocks(int64_t n_rows, int64_t wave_rows)
 {
-    const int64_t block_rows = dsv4_hip_kernel_threads(d->kernel) / WAVE_THREADS;
+    const int64_t block_rows = KEYS_ROW_THREADS / WAVE_THREADS * wave_rows;
     const int64_t n_wanted = (n_rows + block_rows - 1) / block_rows;
     return n_wanted < MAX_ROW_BLOCKS ? n_wanted : MAX_ROW_BLOCKS;
 }
@@ -46,10 +46,11 @@ dsv4_status dsv4_keys_hip_finish(void *stream, const dsv4_keys_finish_params *pa
                                  dsv4_error *error)
 {
     keys_device d;
-    DSV4_TRY(open_device(&d, HIP_KERNEL_KEYS_FINISH, error));
     const keys_finish_args args = dsv4_keys_gpu_finish_args(params);
+    const int kernel = args.is_bf16 ? HIP_KERNEL_KEYS_FINISH_BF16 : HIP_KERNEL_KEYS_FINISH;
+    DSV4_TRY(open_device(&d, kernel, error));
     if (args.n_rows == 0) return DSV4_OK;
-    return launch(&d, count_blocks(&d, args.n_rows), stream, &args, error);
+    return launch(&d, count_blocks(args.n_rows, 1), stream, &args, error);
 }
 
 dsv4_status dsv4_keys_hip_compress(void *stream, const dsv4_keys_compress_params *params,
@@ -67,8 +68,9 @@ dsv4_status dsv4_keys_hip_compress(void *stream, const dsv4_keys_compress_params
 dsv4_status dsv4_keys_hip_read(void *stream, const dsv4_keys_read_params *params, dsv4_error *error)
 {
     keys_device d;
-    DSV4_TRY(open_device(&d, HIP_KERNEL_KEYS_READ, error));
-    if (params->n_rows == 0) return DSV4_OK;
     const keys_read_args args = dsv4_keys_gpu_read_args(params);
-    return launch(&d, count_blocks(&d, args.n_rows), stream, &args, error);
+    const int kernel = args.out.is_f32 ? HIP_KERNEL_KEYS_READ : HIP_KERNEL_KEYS_READ_BF16;
+    DSV4_TRY(open_device(&d, kernel, error));
+    if (params->n_rows == 0) return DSV4_OK;
+    return launch(&d, count_blocks(args.n_rows, KEYS_READ_ROWS), stream, &args, error);
 }

@@ -127,8 +127,10 @@ size_t fake_hip_args_bytes(const char *kernel)
 {
     if (strcmp(kernel, "dsv4_attn_plan") == 0) return sizeof(attn_plan_args);
     if (strcmp(kernel, "dsv4_attn_merge") == 0) return sizeof(attn_merge_args);
-    if (strcmp(kernel, "dsv4_keys_finish") == 0) return sizeof(keys_finish_args);
-    if (strcmp(kernel, "dsv4_keys_read") == 0) return sizeof(keys_read_args);
+    if (strncmp(kernel, "dsv4_keys_finish", strlen("dsv4_keys_finish")) == 0)
+        return sizeof(keys_finish_args);
+    if (strncmp(kernel, "dsv4_keys_read", strlen("dsv4_keys_read")) == 0)
+        return sizeof(keys_read_args);
     if (strncmp(kernel, "dsv4_keys_compress", strlen("dsv4_keys_compress")) == 0)
         return sizeof(keys_compress_args);
     return sizeof(attn_args);

@@ -13,7 +13,7 @@
 static bool run(const char *kernel, const void *args, int n_blocks, int n_threads)
 {
     static bool downwards;
-    fiber_kernel *found = fiber_kernel_find(kernel);
+    const fiber_kernel *found = fiber_kernel_find(kernel, 64);
     if (found == NULL) return false;
     fiber_run(found, args, n_blocks, n_threads, downwards);
     /* waves in another order each time, copies early or late: bits must not depend on it */

@@ -408,8 +408,8 @@ static bool check_merge(uint64_t seed)
                                 .backend = DSV4_BACKEND_REF};
     const int64_t n_rows = p.n_rows * p.n_heads;
     float *parts = attn_alloc(p.n_parts * n_rows * 512 * 4),
-          *lse = attn_alloc(p.n_parts * n_rows * 4), *sink = attn_alloc(p.n_heads * 4), *out[2],
-          *out_lse[2];
+          *lse = attn_alloc(p.n_parts * n_rows * 4), *sink = attn_alloc(p.n_heads * 4), *out[3],
+          *out_lse[3]; /* of the reference, and by waves of 32 and 64 threads */
     for (int64_t i = 0; i < p.n_parts * n_rows * 512; i++) parts[i] = attn_rng_normal(&rng);
     for (int64_t i = 0; i < p.n_parts * n_rows; i++)
         lse[i] = attn_rng_chance(&rng, 30) ? INFINITY : 5.0f * attn_rng_normal(&rng);
@@ -419,17 +419,20 @@ static bool check_merge(uint64_t seed)
     p.lse_parts = lse;
     p.sink = seed % 3 == 0 ? NULL : sink;
     bool is_good = true;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         p.out = out[i] = attn_alloc(n_rows * 512 * 4);
         p.lse = out_lse[i] = attn_alloc(n_rows * 4);
         if (i == 0) is_good = dsv4_attn_merge(NULL, &p, NULL) == DSV4_OK;
-        if (i == 1) fiber_merge(&p, 1 + (int)(seed % 3));
+        if (i > 0) fiber_merge(&p, 32 * i, 1 + (int)(seed % 3));
     }
-    for (int64_t i = 0; i < n_rows * 512; i++)
-        is_good &= fabsf(out[0][i] - out[1][i]) <= 1e-5f * (1.0f + fabsf(out[0][i]));
-    for (int64_t i = 0; i < n_rows; i++)
-        is_good &= out_lse[0][i] == out_lse[1][i] || fabsf(out_lse[0][i] - out_lse[1][i]) <= 1e-5f;
-    for (int i = 0; i < 2; i++) {
+    for (int w = 1; w < 3; w++) {
+        for (int64_t i = 0; i < n_rows * 512; i++)
+            is_good &= fabsf(out[0][i] - out[w][i]) <= 1e-5f * (1.0f + fabsf(out[0][i]));
+        for (int64_t i = 0; i < n_rows; i++)
+            is_good &=
+                out_lse[0][i] == out_lse[w][i] || fabsf(out_lse[0][i] - out_lse[w][i]) <= 1e-5f;
+    }
+    for (int i = 0; i < 3; i++) {
         free(out[i]);
         free(out_lse[i]);
     }

@@ -14,7 +14,7 @@
 #include "gpu/attn_host.h"
 #include "gpu/code_objects.h"
 
-enum { GUARD_BYTES = 256, GUARD_BYTE = 0xc9, COUNTER_BYTES = 64 };
+enum { GUARD_BYTES = 256, GUARD_BYTE = 0xc9, COUNTER_BYTES = 64, WAVE_THREADS = 64 };
 
 void dsv4_attn_bf16_h16_small(attn_args args);
 void dsv4_attn_bf16_h32_small(attn_args args);
@@ -60,13 +60,15 @@ static bool guarded_free(guarded *g)
     return is_good;
 }
 
-static fiber_kernel *find_way(const fiber_way *way)
+static const fiber_kernel *find_way(const fiber_way *way)
 {
+    static const fiber_kernel small_h16 = {run_small_h16, WAVE_THREADS, 1},
+                              small_h32 = {run_small_h32, WAVE_THREADS, 1};
     char name[40];
-    if (way->is_small) return way->group_heads == 16 ? run_small_h16 : run_small_h32;
+    if (way->is_small) return way->group_heads == 16 ? &small_h16 : &small_h32;
     (void)snprintf(name, sizeof name, "dsv4_attn_%s_h%d",
                    way->math == DSV4_ATTN_MATH_FP8 ? "fp8" : "bf16", way->group_heads);
-    return fiber_kernel_find(name);
+    return fiber_kernel_find(name, WAVE_THREADS);
 }
 
 static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
@@ -88,7 +90,8 @@ static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is
     attn_plan_args p;
     dsv4_attn_gpu_plan_args(params, &shape, &costs, plan.data, &p);
     p.may_split = way->may_split;
-    fiber_run(fiber_kernel_find("dsv4_attn_plan"), &p, 1, ATTN_PLAN_THREADS, way->downwards);
+    fiber_run(fiber_kernel_find("dsv4_attn_plan", WAVE_THREADS), &p, 1, ATTN_PLAN_THREADS,
+              way->downwards);
     attn_args a;
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
@@ -114,9 +117,10 @@ bool fiber_decode_refused(const dsv4_attn_params *params, const fiber_way *way, 
     return decode(params, way, true, text);
 }
 
-void fiber_merge(const dsv4_attn_merge_params *params, int n_thread_blocks)
+void fiber_merge(const dsv4_attn_merge_params *params, int wave_threads, int n_thread_blocks)
 {
     attn_merge_args args;
     dsv4_attn_gpu_merge_args(params, &args);
-    fiber_run(fiber_kernel_find("dsv4_attn_merge"), &args, n_thread_blocks, MERGE_THREADS, false);
+    fiber_run(fiber_kernel_find("dsv4_attn_merge", wave_threads), &args, n_thread_blocks,
+              ATTN_MERGE_WAVES * wave_threads, false);
 }

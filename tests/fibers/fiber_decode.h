@@ -29,7 +29,7 @@ bool fiber_decode(const dsv4_attn_params *params, const fiber_way *way, char *te
 /* The same with a plan that was built for other shapes: outputs are refused. */
 bool fiber_decode_refused(const dsv4_attn_params *params, const fiber_way *way, char *text);
 
-/* dsv4_attn_merge by the kernel. */
-void fiber_merge(const dsv4_attn_merge_params *params, int n_thread_blocks);
+/* dsv4_attn_merge by the kernel for waves of so many threads. */
+void fiber_merge(const dsv4_attn_merge_params *params, int wave_threads, int n_thread_blocks);
 
 #endif

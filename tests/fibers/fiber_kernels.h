@@ -6,10 +6,12 @@
 #ifndef DSV4_TESTS_FIBER_KERNELS_H
 #define DSV4_TESTS_FIBER_KERNELS_H
 
-/* What fiber_run takes; args: the kernel's struct. */
-typedef void fiber_kernel(const void *args);
+#include "fiber_run.h"
 
-/* A kernel of gpu/code_objects.h; NULL: there is none of that name. */
-fiber_kernel *fiber_kernel_find(const char *name);
+/*
+ * A kernel of gpu/code_objects.h, or one of clusters, for waves of 64 threads; those without matrix products for 32, too,
+ * as NVIDIA's devices have them. NULL: there is none of that name.
+ */
+const fiber_kernel *fiber_kernel_find(const char *name, int wave_threads);
 
 #endif

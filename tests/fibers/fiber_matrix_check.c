@@ -125,7 +125,11 @@ static bool check_product(uint64_t seed, int side, int n_k)
         }
         for (int j = 0; j < side; j++) t.c[i][j] = (float)attn_rng_range(&rng, -100, 100);
     }
-    fiber_run(n_k == 16 ? run_bf16_k16 : n_k == 32 ? run_bf16 : run_codes, NULL, 1, 64, false);
+    const fiber_kernel kernel = {n_k == 16   ? run_bf16_k16
+                                 : n_k == 32 ? run_bf16
+                                             : run_codes,
+                                 64, 1};
+    fiber_run(&kernel, NULL, 1, 64, false);
     for (int i = 0; i < side; i++) {
         for (int j = 0; j < side; j++) {
             double sum = (double)t.c[i][j];
@@ -190,10 +194,11 @@ static void run_scaled(const void *args)
 /* Every row and column has 16 products of 1, times the scale of who scales them. */
 static bool check_scale_fact(const scale_fact *fact)
 {
+    const fiber_kernel kernel = {run_scaled, 64, 1};
     for (int i = 0; i < 4; i++) {
         s = (struct scale_trial){
             .side = fact->side, .group = fact->group, .half = i % 2, .is_b = i / 2 == 1};
-        fiber_run(run_scaled, NULL, 1, 64, false);
+        fiber_run(&kernel, NULL, 1, 64, false);
         for (int lane = 0; lane < 64; lane++) {
             const float wanted = ldexpf(16.0f, fact->scaled_by[s.half]);
             if (s.d[lane] == wanted) continue;

@@ -148,6 +148,16 @@ static bool covers_all(const attn_plan_args *a, const attn_part *parts, int32_t 
     return is_good && n_blocks == n_wanted;
 }
 
+static bool is_wanted(const attn_plan_args *a, const attn_part *wanted, int32_t n_parts)
+{
+    attn_plan_head head;
+    memcpy(&head, a->plan, sizeof head);
+    const attn_part *parts = (const attn_part *)(const void *)(a->plan + sizeof head);
+    return head.n_parts == n_parts && head.fingerprint == a->fingerprint &&
+           memcmp(parts, wanted, (size_t)n_parts * sizeof *parts) == 0 &&
+           covers_all(a, parts, n_parts);
+}
+
 static int32_t *draw_lengths(attn_rng *rng, int32_t n_requests, int32_t n_indices)
 {
     int32_t *lengths = attn_alloc((n_requests + 1) * (int64_t)sizeof *lengths);
@@ -184,19 +194,17 @@ static bool check_plan(uint64_t seed)
     const int64_t most_parts = n_tasks + a.n_thread_blocks;
     const int64_t n_bytes =
         (int64_t)sizeof(attn_plan_head) + most_parts * (int64_t)sizeof(attn_part);
-    a.plan = attn_alloc(n_bytes + a.n_requests * (int64_t)sizeof(int32_t));
     attn_part *wanted = attn_alloc(most_parts * (int64_t)sizeof *wanted);
     const int32_t n_parts = make_plan(&a, wanted);
-    fiber_run(fiber_kernel_find("dsv4_attn_plan"), &a, 1, ATTN_PLAN_THREADS, seed % 2 == 1);
-    attn_plan_head head;
-    memcpy(&head, a.plan, sizeof head);
-    const attn_part *parts = (const attn_part *)(const void *)(a.plan + sizeof head);
-    const bool is_good = head.n_parts == n_parts && head.fingerprint == a.fingerprint &&
-                         memcmp(parts, wanted, (size_t)n_parts * sizeof *parts) == 0 &&
-                         covers_all(&a, parts, n_parts);
-    if (!is_good)
-        printf("FAILED plan: seed %d: %d parts, expected %d\n", (int)seed, head.n_parts, n_parts);
-    free(a.plan);
+    bool is_good = true;
+    for (int wave_threads = 32; wave_threads <= 64; wave_threads += 32) {
+        a.plan = attn_alloc(n_bytes + a.n_requests * (int64_t)sizeof(int32_t));
+        fiber_run(fiber_kernel_find("dsv4_attn_plan", wave_threads), &a, 1, ATTN_PLAN_THREADS,
+                  seed % 2 == 1);
+        is_good &= is_wanted(&a, wanted, n_parts);
+        free(a.plan);
+    }
+    if (!is_good) printf("FAILED plan: seed %d\n", (int)seed);
     free(wanted);
     free(window);
     free(extra);

@@ -47,9 +47,11 @@ static void check_code(const char *architecture, const unsigned char *code, bool
     check_kernel(module, "dsv4_attn_plan", ATTN_PLAN_THREADS);
     check_kernel(module, "dsv4_attn_merge", MERGE_THREADS);
     check_kernel(module, "dsv4_keys_finish", KEYS_ROW_THREADS);
+    check_kernel(module, "dsv4_keys_finish_bf16", KEYS_ROW_THREADS);
     check_kernel(module, "dsv4_keys_compress_4", KEYS_COMPRESS_4_THREADS);
     check_kernel(module, "dsv4_keys_compress_128", KEYS_COMPRESS_128_THREADS);
     check_kernel(module, "dsv4_keys_read", KEYS_ROW_THREADS);
+    check_kernel(module, "dsv4_keys_read_bf16", KEYS_ROW_THREADS);
     check_kernel(module, "dsv4_attn_bf16_h16", DECODE_BLOCK_THREADS);
     check_kernel(module, "dsv4_attn_bf16_h32", DECODE_BLOCK_THREADS);
     assert_int_equal(launch(module, "dsv4_attn_bf16_h32", DECODE_BLOCK_THREADS, TOO_MUCH),

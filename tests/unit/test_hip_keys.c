@@ -144,7 +144,7 @@ static void finish_is_launched(void **state)
         f.finish.math = DSV4_ATTN_MATH_OFFICIAL;
         fake_hip_forget_calls();
         assert_int_equal(dsv4_keys_finish(stream, &f.finish, NULL), DSV4_OK);
-        assert_launch("dsv4_keys_finish", cases[i].n_blocks, KEYS_ROW_THREADS, stream, &args,
+        assert_launch("dsv4_keys_finish_bf16", cases[i].n_blocks, KEYS_ROW_THREADS, stream, &args,
                       sizeof args);
         assert_int_equal(args.n_rows, cases[i].n_tokens * (cases[i].n_heads + 1));
         assert_int_equal(args.is_official, 1);
@@ -154,6 +154,23 @@ static void finish_is_launched(void **state)
         assert_int_equal(args.rope.n_rows, 7);
     }
     assert_int_equal(hipStreamDestroy(stream), 0);
+}
+
+/* One tensor of f32 is enough for the kernels that take any. */
+static void f32_has_kernels_of_its_own(void **state)
+{
+    keys_finish_args finish;
+    keys_read_args read;
+    (void)state;
+    f.finish.kv_dtype = DSV4_DTYPE_F32;
+    f.finish.kv_token_stride_bytes = 4 * DIM;
+    assert_int_equal(dsv4_keys_finish(NULL, &f.finish, NULL), DSV4_OK);
+    assert_launch("dsv4_keys_finish", 7, KEYS_ROW_THREADS, NULL, &finish, sizeof finish);
+    f.read.out_dtype = DSV4_DTYPE_F32;
+    f.read.out_row_stride_bytes = 4 * DIM;
+    fake_hip_forget_calls();
+    assert_int_equal(dsv4_keys_read(NULL, &f.read, NULL), DSV4_OK);
+    assert_launch("dsv4_keys_read", 1, KEYS_ROW_THREADS, NULL, &read, sizeof read);
 }
 
 static void compress_is_launched(void **state)
@@ -177,14 +194,14 @@ static void read_is_launched(void **state)
     static const struct {
         int64_t n_rows;
         unsigned n_blocks;
-    } cases[] = {{1, 1}, {4, 1}, {5, 2}, {1 << 30, 1 << 20}};
+    } cases[] = {{1, 1}, {8, 1}, {9, 2}, {1 << 30, 1 << 20}};
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
         keys_read_args args;
         make_read(&f.read, cases[i].n_rows);
         fake_hip_forget_calls();
         assert_int_equal(dsv4_keys_read(NULL, &f.read, NULL), DSV4_OK);
-        assert_launch("dsv4_keys_read", cases[i].n_blocks, KEYS_ROW_THREADS, NULL, &args,
+        assert_launch("dsv4_keys_read_bf16", cases[i].n_blocks, KEYS_ROW_THREADS, NULL, &args,
                       sizeof args);
         assert_int_equal(args.n_rows, cases[i].n_rows);
         assert_ptr_equal(args.out.base, f.read.out);
@@ -259,6 +276,7 @@ int main(void)
         cmocka_unit_test_setup(finish_is_launched, setup),
         cmocka_unit_test_setup(compress_is_launched, setup),
         cmocka_unit_test_setup(read_is_launched, setup),
+        cmocka_unit_test_setup(f32_has_kernels_of_its_own, setup),
         cmocka_unit_test_setup(nothing_to_do_launches_nothing, setup),
         cmocka_unit_test_setup(odd_caches_are_refused, setup),
         cmocka_unit_test_setup(a_missing_kernel_is_named, setup),

@@ -179,15 +179,15 @@ class Runner:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "w", encoding="utf-8") as file:
                 file.write(text)
-        if variant.file.endswith(HEADERS):
+        if variant.compile != [variant.file]:
             self.copy_neighbours(variant.file, folder)
 
-    def copy_neighbours(self, header, folder):
-        """A header that includes the changed one from its own directory has to lie beside it."""
-        place = os.path.dirname(header)
+    def copy_neighbours(self, changed, folder):
+        """What includes the changed file from its own directory, or is included, has to lie beside it."""
+        place = os.path.dirname(changed)
         for name in os.listdir(self.source(place)):
             target = os.path.join(folder, place, name)
-            if name.endswith(HEADERS) and not os.path.exists(target):
+            if name.endswith((*HEADERS, ".c")) and not os.path.exists(target):
                 shutil.copy(self.source(os.path.join(place, name)), target)
 
     def compile_changed(self, path, variant, folder):
