@@ -1,5 +1,5 @@
 /*
- * attn_blocks.cuh - from index lists to blocks of bf16 values in shared memory, and queries: what row warps do.
+ * attn_blocks.cuh - from index lists to blocks of f16 values in shared memory, and queries: what row warps do.
  *
  * Place: cuda, sm_90a only; used by the kernels whose rows are converted by warps of their own (attn_wide.cu,
  * attn_narrow.cu). What matrix units read has rows of 128 bytes, swizzled (wgmma.cuh), dimensions in their natural order.
@@ -16,7 +16,7 @@
 
 #include "attn_split.cuh"
 #include "sm90.cuh"
-#include "wgmma.cuh"
+#include "wgmma_f16.cuh"
 
 enum {
     KEYS = ATTN_BLOCK_KEYS,
@@ -33,12 +33,19 @@ enum {
     BLOCKS_AHEAD = 5, /* of the one that is multiplied, in the second-level cache */
 };
 
-/* Of a block's rows, by the ballots of the row warps: bits 4 * i .. 4 * i + 3 of word w are of row 8 * w + i. */
-struct row_marks {
-    uint32_t unusual[KEYS / 8]; /* does not count for all, or has a NaN code */
-    uint32_t nan[KEYS / 8];
-    uint32_t named[KEYS / 8]; /* of joined lists: the queries that name the row */
+/* By what a row's values are divided in f16, for its score and its probability. */
+struct alignas(8) row_exponent {
+    float power, log2; /* 2^m and m; of a row with NaN codes of a joined list, log2 is NaN */
 };
+
+/* Of a block's rows; words are of a row warp each, bit i is of its row i. */
+struct row_marks {
+    alignas(16) row_exponent exponents[KEYS];
+    uint32_t unusual[N_WARPGROUP_WARPS]; /* does not count for all; IS_ODD: f16 has no room for one */
+    uint32_t named[ATTN_JOIN_MAX_QUERIES][N_WARPGROUP_WARPS]; /* of joined lists, by a query */
+};
+
+enum { IS_ODD = 1 << 16 };
 
 /* ---- finding: a lane has a row ---- */
 
@@ -49,12 +56,13 @@ struct row_finder {
 };
 
 struct found_row {
-    uint64_t
-        address; /* bit 0: a list names the row; of joined lists, NAMED bits: which queries do */
+    uint64_t address; /* and, where addresses have no bits: who names it, and whether it is one */
     uint2 scales;
 };
 
-enum { NAMED = ATTN_JOIN_ALL };
+enum { NAMED = ATTN_JOIN_ALL }; /* bit 0, or of joined lists the queries that do */
+#define IS_ROW       ((uint64_t)1 << 63)
+#define ADDRESS_BITS (((uint64_t)1 << 56) - 1 - NAMED)
 
 template <class PART>
 __device__ __forceinline__ key_row locate(const attn_args &a, const row_finder &f, uint32_t &named)
@@ -87,7 +95,8 @@ __device__ __forceinline__ found_row find_row(const attn_args &a, row_finder &f)
     uint32_t named;
     const key_row row = locate<PART>(a, f, named);
     read_index<PART>(a, f);
-    return {(uint64_t)row.codes | named, __ldg((const uint2 *)row.scales)};
+    return {(uint64_t)row.codes | named | (row.is_valid ? IS_ROW : 0),
+            __ldg((const uint2 *)row.scales)};
 }
 
 /* By a warpgroup: asks the second-level cache for the next block's rows. */
@@ -134,7 +143,7 @@ __device__ __forceinline__ void begin_asking(row_stream &l)
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const uint64_t row = __shfl_sync(0xffffffffu, l.asked.address, finder_lane(r));
-        l.from[r] = (const unsigned char *)(row & ~(uint64_t)NAMED) + threadIdx.x % 4 * 16;
+        l.from[r] = (const unsigned char *)(row & ADDRESS_BITS) + threadIdx.x % 4 * 16;
     }
 }
 
@@ -164,91 +173,183 @@ template <class PART> __device__ __forceinline__ void next_rows(const attn_args 
 
 /* Chunks on their way through shared memory, in places of this thread. */
 template <int N_CHUNKS> struct chunk_queue {
-    uint32_t first_place, ask_place, read_place; /* shared addresses of this thread's 16 bytes */
+    uint32_t first_place, place; /* shared addresses of this thread's 16 bytes; of what was read */
 };
 
 template <int N_CHUNKS>
-__device__ __forceinline__ uint32_t next_place(const chunk_queue<N_CHUNKS> &q, uint32_t place)
+__device__ __forceinline__ uint32_t next_place(const chunk_queue<N_CHUNKS> &q)
 {
     const uint32_t last = q.first_place + (N_CHUNKS - 1) * CHUNK_BYTES;
-    return place == last ? q.first_place : place + CHUNK_BYTES;
+    return q.place == last ? q.first_place : q.place + CHUNK_BYTES;
 }
 
-/* The next chunk of the rows that are asked for. */
+/* A chunk of the rows that are asked for. */
 template <int N_CHUNKS>
-__device__ __forceinline__ void ask_for_chunk(row_stream &l, chunk_queue<N_CHUNKS> &q)
+__device__ __forceinline__ void ask_for_chunk(const row_stream &l, const chunk_queue<N_CHUNKS> &q,
+                                              int chunk)
 {
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        copy_async16(q.ask_place + r * (CHUNK_BYTES / 2), l.from[r]);
-        l.from[r] += CHUNK_ROW_BYTES;
-    }
+    for (int r = 0; r < 2; r++)
+        copy_async16(q.place + r * (CHUNK_BYTES / 2), l.from[r] + chunk * CHUNK_ROW_BYTES);
     copy_async_commit();
-    q.ask_place = next_place(q, q.ask_place);
 }
 
 /* This thread's 16 bytes of both rows of the next chunk. */
 template <int N_CHUNKS>
-__device__ __forceinline__ void read_chunk(chunk_queue<N_CHUNKS> &q, uint4 (&words)[2])
+__device__ __forceinline__ void read_chunk(const chunk_queue<N_CHUNKS> &q, uint4 (&words)[2])
 {
     copy_async_wait<N_CHUNKS - 1>();
-    words[0] = load_shared16(q.read_place);
-    words[1] = load_shared16(q.read_place + CHUNK_BYTES / 2);
-    q.read_place = next_place(q, q.read_place);
+    words[0] = load_shared16(q.place);
+    words[1] = load_shared16(q.place + CHUNK_BYTES / 2);
 }
 
 /*
- * `words` have been read: asks for what their place has to hold next, and reads the chunk behind them. A thread's reads
- * and copies meet shared memory in their order.
+ * `words` have been read: asks for the chunk that their place has to hold next, and reads the chunk behind them. A
+ * thread's reads and copies meet shared memory in their order.
  */
 template <int N_CHUNKS>
-__device__ __forceinline__ void next_chunk(row_stream &l, chunk_queue<N_CHUNKS> &q,
+__device__ __forceinline__ void next_chunk(const row_stream &l, chunk_queue<N_CHUNKS> &q, int chunk,
                                            uint4 (&words)[2])
 {
-    ask_for_chunk(l, q);
+    ask_for_chunk(l, q, chunk);
+    q.place = next_place(q);
     read_chunk(q, words);
 }
 
 /* The first block's first chunks are asked for; find_ahead and read_chunk follow. memory: CHUNK_BYTES for each of N_CHUNKS. */
 template <int N_CHUNKS>
-__device__ __forceinline__ chunk_queue<N_CHUNKS> begin_queue(row_stream &l, unsigned char *memory)
+__device__ __forceinline__ chunk_queue<N_CHUNKS> begin_queue(const row_stream &l,
+                                                             unsigned char *memory)
 {
     chunk_queue<N_CHUNKS> q;
     q.first_place = shared_address(memory) + threadIdx.x % WARPGROUP * 16;
-    q.ask_place = q.first_place;
-    q.read_place = q.first_place;
+    q.place = q.first_place;
 #pragma unroll 1
-    for (int i = 0; i < N_CHUNKS; i++) ask_for_chunk(l, q);
+    for (int i = 0; i < N_CHUNKS; i++) {
+        ask_for_chunk(l, q, i);
+        q.place = next_place(q);
+    }
     return q;
 }
 
 /* ---- conversion ---- */
 
-/* This thread's two rows of a block. */
-struct key_pair {
-    uint64_t scales[2];  /* bytes of the groups, this one's first */
-    uint32_t largest[2]; /* magnitudes of codes */
-    uint32_t named[2];   /* bit 0, or of joined lists bits: counts for a query */
-    bool has_big;        /* any row of the warp has a scale above BIG_SCALE */
+/*
+ * A row lies in f16 as its values times 2^-m. m follows from the largest of its seven scales, in such a way that codes end
+ * at 448 * 2^EXPONENT_ROOM, and that rotated values may be 18 times as large. Codes are exact where their group's scale is
+ * at least 2^-18 of the largest, and within 2^-13 of the largest code of a group at 2^-23; rotated values are exact down
+ * to 2^-17 * 2^m. A row whose scales or rotated values go further is odd, and so is one whose m leaves the range in which
+ * probabilities times 2^-m are f32 numbers: the part is then computed again (attn_plain.cuh). In biased numbers:
+ */
+enum {
+    BIAS = 127,
+    EXPONENT_ROOM = 3,           /* powers of two that codes are raised by */
+    LEAST_EXPONENT = BIAS - 50,  /* of m */
+    MOST_EXPONENT = BIAS + 20,
+    LEAST_SCALE = -20,           /* of a group's, over m */
+    MOST_ROTATED = 15,           /* exponent of a rotated value, over m: f16 ends at 2^16 */
+    LEAST_ROTATED = -12,         /* the same of the largest of a thread's, if they are not all 0 */
+    SCALE_OF_NONE = 0x01010101 * BIAS, /* four scales of no row */
+    FACTOR_BIAS = 23,            /* of factor bytes, 15 of f16 and FACTOR_SHIFT */
+    FACTOR_SHIFT = 8,
+    TWO_TO_MINUS_SHIFT = 0x1c001c00, /* 2^-FACTOR_SHIFT twice, in f16 */
 };
 
-/* Of the block that is asked for. */
-__device__ __forceinline__ key_pair begin_keys(const row_stream &l)
+/*
+ * Probabilities with m are 2^FIRST_PASS at most where a reference has just been set, and 2^MOST_PASS at most later. What
+ * is below 2^-24 of 1 is none in f16; below 2^-126 it is not in the sum either, where it counts 2^-m: no more than
+ * 2^(50 - 126), while the largest counts 2^(FIRST_PASS - 20) or more.
+ */
+#define FIRST_PASS 8.0f
+#define MOST_PASS  15.0f
+#define MOST_PROBS 32768.0f /* 2^MOST_PASS, of some together */
+
+/* 1 / power, of a row_exponent. */
+__device__ __forceinline__ float inverse_power(float power)
+{
+    return __uint_as_float((2 * BIAS << 23) - __float_as_uint(power));
+}
+
+/* This thread's two rows of a block. */
+struct key_pair {
+    uint2 factors[2];    /* a byte for each group: 2^(its scale - m), in the upper half of an f16 */
+    uint32_t info[2];    /* a row_info */
+    uint32_t rotated[2]; /* largest magnitudes, by halves */
+    uint32_t nan[2];     /* of joined lists: bits where a code is NaN */
+    uint32_t unusual;    /* of the warp's rows, as row_marks has it */
+};
+
+/* m as a biased number; from bit 8 on who names the row; whether its scales are odd. */
+enum { INFO_NAMED = 8, INFO_ODD = 1 << 12 };
+
+/* Of the lane's own row. scales: become its factors. */
+__device__ __forceinline__ uint32_t summarize_row(const found_row &row, uint2 &scales)
+{
+    const bool is_row = (row.address & IS_ROW) != 0;
+    const uint32_t x = is_row ? row.scales.x : (uint32_t)SCALE_OF_NONE;
+    const uint32_t y = is_row ? row.scales.y : (uint32_t)SCALE_OF_NONE;
+    const uint32_t x_even = x & 0x00ff00ffu, x_odd = (x >> 8) & 0x00ff00ffu;
+    const uint32_t y_even = y & 0x00ff00ffu, y_odd = (y >> 8) & 0x000000ffu; /* the last is none */
+    const uint32_t most = largest_u16x2(largest_u16x2(x_even, x_odd, y_even), y_odd, 0);
+    const uint32_t least =
+        smallest_u16x2(smallest_u16x2(x_even, x_odd, y_even), y_odd | 0x00ff0000u, 0x00ff00ffu);
+    const int largest = (int)max(most & 0xffff, most >> 16) - EXPONENT_ROOM;
+    const int smallest = (int)min(least & 0xffff, least >> 16);
+    const int m = max(largest, (int)LEAST_EXPONENT);
+    const bool is_odd = is_row && (smallest < m + LEAST_SCALE || m > MOST_EXPONENT);
+    const uint32_t less = (uint32_t)(m - FACTOR_BIAS) * 0x01010101u;
+    scales = make_uint2((x - less) << 2, (y - less) << 2);
+    return (uint32_t)m | ((uint32_t)row.address & NAMED) << INFO_NAMED | (is_odd ? INFO_ODD : 0);
+}
+
+__device__ __forceinline__ uint32_t biased_exponent(uint32_t info)
+{
+    return info & 0xff;
+}
+
+/* Tells the head warps what is known of the lane's own row. -> the warp's word of marks.unusual */
+template <class PART>
+__device__ __forceinline__ uint32_t mark_own_row(uint32_t info, row_marks &marks)
+{
+    const int warp = threadIdx.x % WARPGROUP / 32, lane = threadIdx.x % 32;
+    const uint32_t m = biased_exponent(info), named = info >> INFO_NAMED & NAMED;
+    if (lane < 16)
+        marks.exponents[16 * warp + lane] = {__uint_as_float(m << 23), (float)((int)m - BIAS)};
+    if constexpr (is_joined<PART>) {
+#pragma unroll
+        for (int query = 0; query < ATTN_JOIN_MAX_QUERIES; query++) {
+            const uint32_t bits = __ballot_sync(0xffffffffu, (named >> query & 1) != 0);
+            if (lane == 0) marks.named[query][warp] = bits;
+        }
+    }
+    const uint32_t all = is_joined<PART> ? (uint32_t)NAMED : 1;
+    return __ballot_sync(0xffffffffu, named != all) & 0xffffu;
+}
+
+/* Of the block that is asked for, whose marks may be written. */
+template <class PART>
+__device__ __forceinline__ key_pair begin_keys(const row_stream &l, row_marks &marks)
 {
     key_pair keys;
-    uint32_t over = 0;
+    uint2 own;
+    const uint32_t info = summarize_row(l.asked, own);
+    keys.unusual = mark_own_row<PART>(info, marks);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const uint32_t low = __shfl_sync(0xffffffffu, l.asked.scales.x, finder_lane(r));
-        const uint32_t high = __shfl_sync(0xffffffffu, l.asked.scales.y, finder_lane(r));
-        keys.scales[r] = (uint64_t)high << 32 | low;
-        keys.named[r] = __shfl_sync(0xffffffffu, (uint32_t)l.asked.address, finder_lane(r)) & NAMED;
-        keys.largest[r] = 0;
-        over |= __vcmpgtu4(low, 0x01010101u * BIG_SCALE) |
-                (__vcmpgtu4(high, 0x01010101u * BIG_SCALE) & 0x00ffffffu);
+        keys.factors[r].x = __shfl_sync(0xffffffffu, own.x, finder_lane(r));
+        keys.factors[r].y = __shfl_sync(0xffffffffu, own.y, finder_lane(r));
+        keys.info[r] = __shfl_sync(0xffffffffu, info, finder_lane(r));
+        keys.rotated[r] = 0;
+        keys.nan[r] = 0;
     }
-    keys.has_big = __any_sync(0xffffffffu, over != 0);
     return keys;
+}
+
+/* 2^(scale - m) of a group, twice. */
+__device__ __forceinline__ uint32_t group_factor(const key_pair &keys, int r, int group)
+{
+    const uint32_t bytes = group < 4 ? keys.factors[r].x : keys.factors[r].y;
+    return multiply_f16x2(__byte_perm(bytes, 0, 0x0404 + group % 4 * 0x1010), TWO_TO_MINUS_SHIFT);
 }
 
 /* Where a thread stores 16 bytes of row r of two: chunk `chunk` of a group. values: of its first row in the group. */
@@ -257,25 +358,36 @@ __device__ __forceinline__ uint32_t value_chunk(uint32_t values, int r, int chun
     return values + r * 8 * 128 + ((chunk ^ (threadIdx.x % 32 / 4)) << 4);
 }
 
-/* Sixteen codes of each row, in their order, as values. */
+/* NaN codes become 0, since a value that does not count for all must be finite; marks them in nan. */
+__device__ __forceinline__ void drop_nan_codes(uint4 &words, uint32_t &nan)
+{
+    uint32_t *const all[4] = {&words.x, &words.y, &words.z, &words.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t bits = ((*all[i] & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
+        nan |= bits;
+        *all[i] &= ~((bits >> 7) * 0xffu);
+    }
+}
+
+/* Sixteen codes of each row, in their order, as values of a group; values: of the thread's first row there. */
+template <class PART>
 __device__ __forceinline__ void store_codes(key_pair &keys, const uint4 (&words)[2],
-                                            uint32_t values)
+                                            uint32_t values, int group)
 {
     const int quarter = threadIdx.x % 4;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const uint32_t byte = (uint32_t)keys.scales[r] & 0xff;
-        const uint32_t factor = scale_factor(min(byte, (uint32_t)BIG_SCALE));
+        const uint32_t factor = group_factor(keys, r, group);
+        uint4 codes = words[r];
         uint32_t pairs[8];
-        convert_ordered(words[r].x, factor, pairs[0], pairs[1], keys.largest[r]);
-        convert_ordered(words[r].y, factor, pairs[2], pairs[3], keys.largest[r]);
-        convert_ordered(words[r].z, factor, pairs[4], pairs[5], keys.largest[r]);
-        convert_ordered(words[r].w, factor, pairs[6], pairs[7], keys.largest[r]);
-        if (keys.has_big) {
+        if constexpr (is_joined<PART>) drop_nan_codes(codes, keys.nan[r]);
+        codes_to_f16(codes.x, pairs[0], pairs[1]);
+        codes_to_f16(codes.y, pairs[2], pairs[3]);
+        codes_to_f16(codes.z, pairs[4], pairs[5]);
+        codes_to_f16(codes.w, pairs[6], pairs[7]);
 #pragma unroll
-            for (int i = 0; i < 8; i++) pairs[i] = multiply_bf16x2(pairs[i], second_factor(byte));
-        }
-        keys.scales[r] >>= 8;
+        for (int i = 0; i < 8; i++) pairs[i] = multiply_f16x2(pairs[i], factor);
         store_shared16(value_chunk(values, r, 2 * quarter),
                        make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
         store_shared16(value_chunk(values, r, 2 * quarter + 1),
@@ -283,33 +395,68 @@ __device__ __forceinline__ void store_codes(key_pair &keys, const uint4 (&words)
     }
 }
 
-/* Eight rotated dimensions of each row, which need no conversion; half: of the group. */
-__device__ __forceinline__ void store_rotated(const uint4 (&words)[2], uint32_t values, int half)
+/* A pair of bf16 times a power of two, which is there twice, as f16. */
+__device__ __forceinline__ uint32_t scale_pair(uint32_t pair, uint32_t factor)
 {
-#pragma unroll
-    for (int r = 0; r < 2; r++)
-        store_shared16(value_chunk(values, r, 4 * half + threadIdx.x % 4), words[r]);
+    const uint32_t product = multiply_bf16x2(pair, factor);
+    return to_f16_pair(low_to_f32(product), high_to_f32(product));
 }
 
-/* For the head warps. */
+__device__ __forceinline__ uint4 scale_eight(const uint4 &w, uint32_t factor)
+{
+    return make_uint4(scale_pair(w.x, factor), scale_pair(w.y, factor), scale_pair(w.z, factor),
+                      scale_pair(w.w, factor));
+}
+
+/* The power of two with this biased exponent, twice. */
+__device__ __forceinline__ uint32_t bf16_power(uint32_t exponent)
+{
+    return exponent * 0x00800080u;
+}
+
+/* The largest magnitudes of eight bf16 and `largest`, by halves. */
+__device__ __forceinline__ uint32_t largest_of_eight(const uint4 &words, uint32_t largest)
+{
+    largest = largest_u16x2(largest, words.x & 0x7fff7fffu, words.y & 0x7fff7fffu);
+    return largest_u16x2(largest, words.z & 0x7fff7fffu, words.w & 0x7fff7fffu);
+}
+
+/* Eight rotated dimensions of each row; half: of the group. */
+__device__ __forceinline__ void store_rotated(key_pair &keys, const uint4 (&words)[2],
+                                              uint32_t values, int half)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const uint32_t factor = bf16_power(2 * BIAS - biased_exponent(keys.info[r]));
+        keys.rotated[r] = largest_of_eight(words[r], keys.rotated[r]);
+        store_shared16(value_chunk(values, r, 4 * half + threadIdx.x % 4),
+                       scale_eight(words[r], factor));
+    }
+}
+
+/* Whether f16 has no room for row r of two. */
+__device__ __forceinline__ bool is_odd_row(const key_pair &keys, int r)
+{
+    const uint32_t largest = max(keys.rotated[r] & 0xffff, keys.rotated[r] >> 16);
+    const uint32_t m = biased_exponent(keys.info[r]);
+    const uint32_t least = (uint32_t)((int)m + LEAST_ROTATED) << 7;
+    const uint32_t end = (m + MOST_ROTATED + 1) << 7;
+    return ((keys.info[r] & INFO_ODD) != 0) |
+           ((largest != 0) & ((largest < least) | (largest >= end)));
+}
+
+/* What only the conversion has shown, for the head warps. */
 template <class PART>
 __device__ __forceinline__ void mark_rows(const key_pair &keys, row_marks &marks)
 {
     const int warp = threadIdx.x % WARPGROUP / 32, lane = threadIdx.x % 32;
+    const bool is_odd = __any_sync(0xffffffffu, is_odd_row(keys, 0) || is_odd_row(keys, 1));
+    if (lane == 0) marks.unusual[warp] = keys.unusual | (is_odd ? IS_ODD : 0);
+    if constexpr (is_joined<PART>) {
+        __syncwarp(); /* begin_keys has stored its numbers */
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const bool is_nan = is_nan_row(keys.largest[r]);
-        const uint32_t all = is_joined<PART> ? (uint32_t)NAMED : 1;
-        const uint32_t nan = __ballot_sync(0xffffffffu, is_nan);
-        const uint32_t unusual = __ballot_sync(0xffffffffu, is_nan || keys.named[r] != all);
-        if (lane == 0) {
-            marks.unusual[2 * warp + r] = unusual;
-            marks.nan[2 * warp + r] = nan;
-        }
-        if constexpr (is_joined<PART>) { /* four lanes have a row, and four queries a bit each */
-            const uint32_t named = __ballot_sync(0xffffffffu, (keys.named[r] >> lane % 4 & 1) != 0);
-            if (lane == 0) marks.named[2 * warp + r] = named;
-        }
+        for (int r = 0; r < 2; r++)
+            if (keys.nan[r] != 0) marks.exponents[16 * warp + lane / 4 + 8 * r].log2 = NAN;
     }
 }
 
@@ -353,6 +500,38 @@ __device__ __forceinline__ void ask_for_queries(const attn_args &a, const PART &
         }
     }
     copy_async_commit();
+}
+
+/*
+ * Makes f16 of queries that have come, in their places: a head times 2^-e, so that its largest value has the exponent
+ * QUERY_EXPONENT. What is below 2^-32 of that loses bits, and counts as 0 below 2^-40. By n_warps warps, this is one of
+ * them; a barrier follows. factors [HEADS]: softmax_scale * log2(e) * 2^e; NaN where a query is not finite, which every
+ * score then is.
+ */
+enum { QUERY_EXPONENT = 14, LEAST_QUERY = BIAS - 46 /* 2^-60 */ };
+
+template <int HEADS>
+__device__ __forceinline__ void convert_queries(const attn_args &a, unsigned char *q_memory,
+                                                float *factors, int warp, int n_warps)
+{
+    const int lane = threadIdx.x % 32;
+    const uint32_t q = shared_address(q_memory) + lane / 8 * (HEADS * 128);
+#pragma unroll 2
+    for (int h = warp; h < HEADS; h += n_warps) {
+        const uint32_t place = q + h * 128 + ((lane % 8 ^ h % 8) << 4);
+        const uint32_t half = N_HALF_GROUPS * HEADS * 128;
+        const uint4 low = load_shared16(place), high = load_shared16(place + half);
+        const uint32_t pair = largest_of_eight(high, largest_of_eight(low, 0));
+        const uint32_t largest = largest_of_warp(max(pair & 0xffff, pair >> 16)) >> 7;
+        const uint32_t exponent = max(largest, (uint32_t)LEAST_QUERY);
+        const uint32_t factor = bf16_power(2 * BIAS + QUERY_EXPONENT - exponent);
+        store_shared16(place, scale_eight(low, factor));
+        store_shared16(place + half, scale_eight(high, factor));
+        if (lane == 0)
+            factors[h] = largest == 255 ? NAN
+                                        : a.scale_log2 *
+                                              __uint_as_float((exponent - QUERY_EXPONENT) << 23);
+    }
 }
 
 /* Brings the queries of a part to the second-level cache; by a warpgroup. */

@@ -1,5 +1,5 @@
 /*
- * attn_narrow.cu - decode attention for Hopper, 16 or 32 heads together: bf16 products on wgmma, f32 sums, keys straight
+ * attn_narrow.cu - decode attention for Hopper, 16 or 32 heads together: f16 products on wgmma, f32 sums, keys straight
  * from the paged FP8 cache.
  *
  * Place: cuda, sm_90a only. A thread block stays for all its parts (attn_device.h). Its warps, a warpgroup each but for
@@ -8,12 +8,12 @@
  *   score warps  multiply a block of 64 keys with the queries (keys on rows, heads on columns), make probabilities
  *   value warps  sums in registers += values times probabilities (dimensions on rows); they ask the second-level
  *                cache for rows, and write output
- *   row warps    two warpgroups, half of the dimensions each: find rows, bring them, convert them to bf16 in shared
+ *   row warps    two warpgroups, half of the dimensions each: find rows, bring them, convert them to f16 in shared
  *                memory, two blocks ahead at most; and bring queries
  *
  * So with few heads, where bringing and converting a block takes longer than multiplying it, it goes on all the time.
  *
- * Softmax, NaN codes and rows that no list names: as in attn_wide.cu, but references move for all heads at once.
+ * Products, softmax, NaN and rows that no list names: as in attn_wide.cu, but references move for all heads at once.
  */
 #include "attn_launch.h"
 #include "attn_narrow_rows.cuh"

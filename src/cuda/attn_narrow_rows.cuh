@@ -31,18 +31,16 @@ __device__ __forceinline__ void convert_half(const attn_args &a, row_stream &row
 {
     const uint32_t place = b % N_PLACES;
     const uint32_t values = value_row(s.values[place]);
-    key_pair keys = begin_keys(rows);
-    keys.scales[0] >>= 8 * chunks.first;
-    keys.scales[1] >>= 8 * chunks.first;
-    next_rows<PART>(a, rows);
     barrier_wait(shared_address(&s.empty[place][HALF]), (b / N_PLACES & 1) ^ 1);
+    key_pair keys = begin_keys<PART>(rows, s.marks[place][HALF]);
+    next_rows<PART>(a, rows);
 #pragma unroll
     for (int i = 0; i < chunks.n; i++) {
         const int group = min(chunks.first + i, N_DIM_GROUPS - 1);
         if (chunks.first + i < N_DIM_GROUPS - 1) {
-            store_codes(keys, chunks.words[i], values + group * GROUP_BYTES);
+            store_codes<PART>(keys, chunks.words[i], values + group * GROUP_BYTES, group);
         } else {
-            store_rotated(chunks.words[i], values + group * GROUP_BYTES,
+            store_rotated(keys, chunks.words[i], values + group * GROUP_BYTES,
                           chunks.first + i - (N_DIM_GROUPS - 1));
         }
         chunks.load(rows, i);

@@ -11,9 +11,15 @@
 
 #include "attn_narrow_shared.cuh"
 
-/* Of a thread's heads: probabilities are 2^(score - ref), sums are of the thread's keys. */
+/*
+ * Of a thread's heads. Keys lie in shared memory without 2^m of their row (attn_blocks.cuh): what a score is compared by
+ * is score + m, a probability as the matrix units have it is 2^(score + m - ref), and `sum`, of the thread's keys, is that
+ * times 2^-m, relative to 2^ref as the sums of values are.
+ */
 template <int HEADS> struct head_state {
     float ref[HEADS / 4], sum[HEADS / 4];
+    float scale[HEADS / 4]; /* from products to scores, but for 2^m */
+    bool is_odd;            /* f16 had no room for a row of the warp's, of this part */
 };
 
 /* Counted from the group's first head. */
@@ -40,8 +46,8 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], uint32
         for (int i = half * N_HALF_GROUPS; i < (half + 1) * N_HALF_GROUPS; i++) {
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                wgmma_ss(scores, wgmma_move(keys, i * GROUP_BYTES + k * 32),
-                         wgmma_move(q, i * HEADS * 128 + k * 32), true);
+                wgmma_ss_f16(scores, wgmma_move(keys, i * GROUP_BYTES + k * 32),
+                             wgmma_move(q, i * HEADS * 128 + k * 32), true);
             }
         }
     }
@@ -50,71 +56,93 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], uint32
     wgmma_settle(scores);
 }
 
-/* Scores of rows with NaN codes become NaN, those of rows that no list names -inf. */
-template <int HEADS>
-__device__ __forceinline__ void mark_keys(float (&scores)[HEADS / 2], const row_marks (&marks)[2])
+/* A thread's two keys of a block. */
+struct own_keys {
+    row_exponent m[2];
+    uint32_t unusual; /* row_marks' word of the warp */
+};
+
+template <class PART>
+__device__ __forceinline__ own_keys read_keys(const row_marks (&marks)[2])
 {
-    const int warp = threadIdx.x / 32, bit = threadIdx.x % 32 / 4 * 4;
-    bool is_unusual[2], is_nan[2];
+    own_keys keys;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int word = 2 * warp + r;
-        is_unusual[r] = ((marks[0].unusual[word] | marks[1].unusual[word]) >> bit & 1) != 0;
-        is_nan[r] = ((marks[0].nan[word] | marks[1].nan[word]) >> bit & 1) != 0;
+        const int key = 16 * warp + lane / 4 + 8 * r;
+        keys.m[r] = marks[1].exponents[key];
+        if constexpr (is_joined<PART>) { /* NaN, if it is in either half */
+            const float other = marks[0].exponents[key].log2;
+            keys.m[r].log2 += other - other;
+        }
     }
-    if (!__any_sync(0xffffffffu, is_unusual[0] || is_unusual[1])) return;
+    keys.unusual = marks[0].unusual[warp] | marks[1].unusual[warp];
+    return keys;
+}
+
+/* Scores of rows that do not count become -inf. */
+template <int HEADS>
+__device__ __forceinline__ void mark_keys(float (&scores)[HEADS / 2], uint32_t unusual)
+{
+    unusual >>= threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int i = 0; i < HEADS / 2; i++) {
-        const int r = i / 2 % 2;
-        if (is_unusual[r]) scores[i] = is_nan[r] ? NAN : -INFINITY;
-    }
+    for (int i = 0; i < HEADS / 2; i++)
+        if ((unusual >> (8 * (i / 2 % 2)) & 1) != 0) scores[i] = -INFINITY;
 }
 
 /* The same of joined lists: -inf for the heads of queries that do not name a row. */
 template <int HEADS>
-__device__ __forceinline__ void mark_joined(float (&scores)[HEADS / 2], const row_marks (&marks)[2],
+__device__ __forceinline__ void mark_joined(float (&scores)[HEADS / 2], const row_marks &marks,
                                             int query_shift)
 {
-    const int warp = threadIdx.x / 32, bit = threadIdx.x % 32 / 4 * 4;
-    uint32_t named[2];
-    bool is_unusual = false, is_nan[2];
+    const int warp = threadIdx.x / 32, bit = threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const int word = 2 * warp + r;
-        is_unusual |= ((marks[0].unusual[word] | marks[1].unusual[word]) >> bit & 1) != 0;
-        is_nan[r] = ((marks[0].nan[word] | marks[1].nan[word]) >> bit & 1) != 0;
-        named[r] = marks[0].named[word] >> bit;
-    }
-    if (!__any_sync(0xffffffffu, is_unusual)) return;
+    for (int t = 0; t < HEADS / 8; t++) {
+        const uint32_t named = marks.named[8 * t >> query_shift][warp] >> bit;
 #pragma unroll
-    for (int i = 0; i < HEADS / 2; i++) {
-        const int r = i / 2 % 2, query = 8 * (i / 4) >> query_shift;
-        if ((named[r] >> query & 1) == 0) {
-            scores[i] = -INFINITY;
-        } else if (is_nan[r]) {
-            scores[i] = NAN;
-        }
+        for (int i = 0; i < 4; i++)
+            if ((named >> (8 * (i / 2)) & 1) == 0) scores[4 * t + i] = -INFINITY;
     }
 }
 
-/* Probabilities, their sums for each head, and the sum of all. */
+/* From a block's products to scores + m, in powers of two. */
+template <class PART, int HEADS>
+__device__ __forceinline__ void scale_scores(const attn_args &a, float (&scores)[HEADS / 2],
+                                             const own_keys &keys, const row_marks (&marks)[2],
+                                             head_state<HEADS> &heads)
+{
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; i++) {
+        const row_exponent m = keys.m[i / 2 % 2];
+        scores[i] = fmaf(scores[i] * heads.scale[2 * (i / 4) + i % 2], m.power, m.log2);
+    }
+    if (keys.unusual == 0) return;
+    heads.is_odd |= (keys.unusual & IS_ODD) != 0;
+    if constexpr (is_joined<PART>) {
+        mark_joined<HEADS>(scores, marks[0], a.joined.query_shift);
+    } else {
+        mark_keys<HEADS>(scores, keys.unusual);
+    }
+}
+
+/* Probabilities, their sums for each head, and the sum of all as the matrix units have them. */
 template <int HEADS>
-__device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], float scale_log2,
+__device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], const own_keys &keys,
                                             const float (&ref)[HEADS / 4],
                                             uint32_t (&probs)[HEADS / 4], float (&sums)[HEADS / 4])
 {
+    const float inverse[2] = {inverse_power(keys.m[0].power), inverse_power(keys.m[1].power)};
     float total = 0.0f;
 #pragma unroll
     for (int t = 0; t < HEADS / 8; t++) {
         float p[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            p[i] = exp2_fast(fmaf(scores[4 * t + i], scale_log2, -ref[2 * t + i % 2]));
-        probs[2 * t] = to_bf16_pair(p[0], p[1]);
-        probs[2 * t + 1] = to_bf16_pair(p[2], p[3]);
-        sums[2 * t] = p[0] + p[2];
-        sums[2 * t + 1] = p[1] + p[3];
-        total += sums[2 * t] + sums[2 * t + 1];
+        for (int i = 0; i < 4; i++) p[i] = exp2_fast(scores[4 * t + i] - ref[2 * t + i % 2]);
+        probs[2 * t] = to_f16_pair(p[0], p[1]);
+        probs[2 * t + 1] = to_f16_pair(p[2], p[3]);
+        sums[2 * t] = fmaf(p[0], inverse[0], p[2] * inverse[1]);
+        sums[2 * t + 1] = fmaf(p[1], inverse[0], p[3] * inverse[1]);
+        total += (p[0] + p[1]) + (p[2] + p[3]);
     }
     return total;
 }
@@ -124,8 +152,7 @@ __device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], fl
  * factors for the value warps. A barrier of the warpgroup stands between two calls.
  */
 template <int HEADS>
-__device__ __forceinline__ void move_reference(const float (&scores)[HEADS / 2], float scale_log2,
-                                               uint32_t place, head_state<HEADS> &heads,
+__device__ __forceinline__ void move_reference(const float (&scores)[HEADS / 2], uint32_t place, head_state<HEADS> &heads,
                                                shared_memory<HEADS> &s)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -144,7 +171,7 @@ __device__ __forceinline__ void move_reference(const float (&scores)[HEADS / 2],
         const int h = own_head(j);
         const float all = fmaxf(fmaxf(s.block_max[0][h], s.block_max[1][h]),
                                 fmaxf(s.block_max[2][h], s.block_max[3][h]));
-        const float ref = fmaxf(heads.ref[j], all * scale_log2);
+        const float ref = fmaxf(heads.ref[j], all - FIRST_PASS);
         const float factor = exp2_fast(heads.ref[j] - ref);
         heads.ref[j] = ref;
         heads.sum[j] *= factor;
@@ -152,7 +179,7 @@ __device__ __forceinline__ void move_reference(const float (&scores)[HEADS / 2],
     }
 }
 
-/* probs as [HEADS][KEYS] bf16, K-major and swizzled. */
+/* probs as [HEADS][KEYS] f16, K-major and swizzled. */
 template <int HEADS>
 __device__ __forceinline__ void store_probs(const uint32_t (&probs)[HEADS / 4], uint32_t address)
 {
@@ -168,8 +195,8 @@ __device__ __forceinline__ void store_probs(const uint32_t (&probs)[HEADS / 4], 
 
 /* From block b's scores to probabilities for the value warps. is_first: of a part. */
 template <int HEADS>
-__device__ __forceinline__ void weigh_keys(const float (&scores)[HEADS / 2], float scale_log2,
-                                           uint32_t b, bool is_first, head_state<HEADS> &heads,
+__device__ __forceinline__ void weigh_keys(const float (&scores)[HEADS / 2],
+                                           const own_keys &keys, uint32_t b, bool is_first, head_state<HEADS> &heads,
                                            shared_memory<HEADS> &s)
 {
     const uint32_t place = b % N_PLACES;
@@ -179,10 +206,10 @@ __device__ __forceinline__ void weigh_keys(const float (&scores)[HEADS / 2], flo
     barrier_wait(shared_address(&s.probs_empty[place]), (b / N_PLACES & 1) ^ 1);
 #pragma unroll 1
     for (;;) { /* the second time by the same code, which has been fetched */
-        if (moves) move_reference<HEADS>(scores, scale_log2, place, heads, s);
-        const float total = make_probs<HEADS>(scores, scale_log2, heads.ref, probs, sums);
+        if (moves) move_reference<HEADS>(scores, place, heads, s);
+        const float total = make_probs<HEADS>(scores, keys, heads.ref, probs, sums);
         if (moves) break;
-        moves = named_barrier_any(BARRIER_SCORES, WARPGROUP, !(total < LARGEST_SUM));
+        moves = named_barrier_any(BARRIER_SCORES, WARPGROUP, !(total < MOST_PROBS));
         if (!moves) break;
     }
 #pragma unroll
@@ -199,6 +226,7 @@ __device__ __forceinline__ void leave_heads(head_state<HEADS> &heads, int turn,
                                             shared_memory<HEADS> &s)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (lane == 0) s.part_is_odd[turn][warp] = heads.is_odd;
 #pragma unroll
     for (int j = 0; j < HEADS / 4; j++) {
         float sum = heads.sum[j];
@@ -207,6 +235,19 @@ __device__ __forceinline__ void leave_heads(head_state<HEADS> &heads, int turn,
         if (lane < 4) s.part_sum[turn][warp][own_head(j)] = sum;
         if (threadIdx.x < 4) s.part_ref[turn][own_head(j)] = heads.ref[j];
     }
+}
+
+/* The queries of a part, the n-th that has blocks, have come: makes f16 of them. */
+template <int HEADS>
+__device__ __forceinline__ void take_queries(const attn_args &a, uint32_t n,
+                                             head_state<HEADS> &heads, shared_memory<HEADS> &s)
+{
+    barrier_wait(shared_address(&s.q_full), n & 1);
+    convert_queries<HEADS>(a, s.q, s.q_factors, (int)threadIdx.x / 32, N_WARPGROUP_WARPS);
+    fence_async_shared();
+    named_barrier(BARRIER_SCORES, WARPGROUP);
+#pragma unroll
+    for (int j = 0; j < HEADS / 4; j++) heads.scale[j] = s.q_factors[own_head(j)];
 }
 
 template <class PART, int HEADS>
@@ -223,21 +264,21 @@ __device__ static void run_scores(const attn_args &a, shared_memory<HEADS> &s)
             heads.ref[j] = FIRST_REF;
             heads.sum[j] = 0.0f;
         }
-        if (begin < end) barrier_wait(shared_address(&s.q_full), n_parts_done++ & 1);
+        heads.is_odd = false;
+        if (begin < end) take_queries<HEADS>(a, n_parts_done++, heads, s);
 #pragma unroll 1
         for (; b < end; b++) {
             float scores[HEADS / 2];
             multiply_keys<HEADS>(scores, b, s);
             if (b + 1 == end) barrier_arrive_warp(shared_address(&s.q_empty));
-            if constexpr (is_joined<PART>) {
-                mark_joined<HEADS>(scores, s.marks[b % N_PLACES], a.joined.query_shift);
-            } else {
-                mark_keys<HEADS>(scores, s.marks[b % N_PLACES]);
-            }
-            weigh_keys<HEADS>(scores, a.scale_log2, b, b == begin, heads, s);
+            const own_keys keys = read_keys<PART>(s.marks[b % N_PLACES]);
+            scale_scores<PART, HEADS>(a, scores, keys, s.marks[b % N_PLACES], heads);
+            weigh_keys<HEADS>(scores, keys, b, b == begin, heads, s);
         }
         leave_heads<HEADS>(heads, round % 2, s);
         narrow_team::sync();
+        if (s.is_odd(round % 2))
+            finish_plain<HEADS, row_state, narrow_team>(a, p, *(plain_memory *)s.probs);
         if (p.first_slot >= 0)
             finish_split<unit_merge<HEADS, narrow_team>, narrow_team>(a, p, s.arrival,
                                                                       *(split_sums *)s.q);

@@ -58,8 +58,8 @@ __device__ __forceinline__ void add_half(value_sums<HEADS> &sums, uint64_t value
     for (int k = 0; k < 4; k++) {
 #pragma unroll
         for (int g = half * N_HALF_GROUPS; g < (half + 1) * N_HALF_GROUPS; g++) {
-            wgmma_ss_ta(sums.v[g], wgmma_move(values, g * GROUP_BYTES + k * 2048),
-                        wgmma_move(probs, k * 32), true);
+            wgmma_ss_ta_f16(sums.v[g], wgmma_move(values, g * GROUP_BYTES + k * 2048),
+                            wgmma_move(probs, k * 32), true);
         }
     }
     wgmma_commit();
@@ -251,13 +251,16 @@ __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
         for (; b < end; b++) add_block<PART, HEADS>(a, sums, b, finder, s);
         const PART p = read_part<PART>(a, rank); /* only now: the loop needs the registers */
         narrow_team::sync();
-        if (p.first_slot >= 0) {
+        if (s.is_odd(round % 2)) {
+            finish_plain<HEADS, row_state, narrow_team>(a, p, *(plain_memory *)s.probs);
+        } else if (p.first_slot >= 0) {
             leave_state<HEADS>(a, p, round % 2, sums, s);
-            finish_split<unit_merge<HEADS, narrow_team>, narrow_team>(a, p, s.arrival,
-                                                                      *(split_sums *)s.q);
         } else {
             finish_values<HEADS>(a, p, round % 2, sums, s);
         }
+        if (p.first_slot >= 0)
+            finish_split<unit_merge<HEADS, narrow_team>, narrow_team>(a, p, s.arrival,
+                                                                      *(split_sums *)s.q);
     }
 }
 

@@ -189,6 +189,28 @@ __device__ __forceinline__ list_cursor begin_lists(const attn_args &a)
     return c;
 }
 
+/* The lists of a part, at its first entry; c.round and c.n_ranks stay. */
+template <class PART>
+__device__ __forceinline__ void find_lists(const attn_args &a, const PART &p, list_cursor &c)
+{
+    c.entry = p.first_block * ATTN_BLOCK_KEYS;
+    c.end_entry = min(p.end_block * ATTN_BLOCK_KEYS, p.total_len);
+    c.window_len = p.window_len;
+    if constexpr (is_joined<PART>) {
+        const int32_t *joined = (const int32_t *)find_joined(a, p.request);
+        c.window_list = joined + sizeof(attn_joined_head) / sizeof *joined;
+        c.extra_list = joined + a.joined.first_extra - p.window_len;
+        return;
+    }
+    c.window_list =
+        (const int32_t *)(a.window.indices + p.request * a.window.indices_request_stride_bytes +
+                          part_query(p) * a.window.indices_query_stride_bytes);
+    c.extra_list =
+        (const int32_t *)(a.extra.indices + p.request * a.extra.indices_request_stride_bytes +
+                          part_query(p) * a.extra.indices_query_stride_bytes) -
+        p.window_len;
+}
+
 /* Goes on to a part with entries, if this one has no more; false behind the last. */
 template <class PART = attn_part>
 __device__ __forceinline__ bool seek_entries(const attn_args &a, list_cursor &c)
@@ -197,23 +219,7 @@ __device__ __forceinline__ bool seek_entries(const attn_args &a, list_cursor &c)
         const int32_t rank = rank_of_round(c.round);
         if (rank >= c.n_ranks) return false;
         c.round++;
-        const PART p = read_part<PART>(a, rank);
-        c.entry = p.first_block * ATTN_BLOCK_KEYS;
-        c.end_entry = min(p.end_block * ATTN_BLOCK_KEYS, p.total_len);
-        c.window_len = p.window_len;
-        if constexpr (is_joined<PART>) {
-            const int32_t *joined = (const int32_t *)find_joined(a, p.request);
-            c.window_list = joined + sizeof(attn_joined_head) / sizeof *joined;
-            c.extra_list = joined + a.joined.first_extra - p.window_len;
-            continue;
-        }
-        c.window_list =
-            (const int32_t *)(a.window.indices + p.request * a.window.indices_request_stride_bytes +
-                              part_query(p) * a.window.indices_query_stride_bytes);
-        c.extra_list =
-            (const int32_t *)(a.extra.indices + p.request * a.extra.indices_request_stride_bytes +
-                              part_query(p) * a.extra.indices_query_stride_bytes) -
-            p.window_len;
+        find_lists<PART>(a, read_part<PART>(a, rank), c);
     }
     return true;
 }

@@ -1,5 +1,5 @@
 /*
- * attn_wide.cu - decode attention for Hopper, 64 heads together: bf16 products on wgmma, f32 sums, keys straight from the
+ * attn_wide.cu - decode attention for Hopper, 64 heads together: f16 products on wgmma, f32 sums, keys straight from the
  * paged FP8 cache.
  *
  * Place: cuda, sm_90a only. A thread block stays for all its parts (attn_device.h). Its warps:
@@ -7,18 +7,21 @@
  *   head warps   two warpgroups. The first multiplies queries with a block of 64 keys (heads on rows), makes
  *                probabilities, and adds them times the first half of the dimensions to its sums; the second adds the
  *                other half, and asks the second-level cache for rows
- *   row warps    a warpgroup: find rows, bring them, convert them to bf16 in shared memory, two blocks ahead at most; and
+ *   row warps    a warpgroup: find rows, bring them, convert them to f16 in shared memory, two blocks ahead at most; and
  *                bring queries
  *
  * So a block is converted while those before are multiplied, and neither waits in the chain of the other. With fewer
  * heads the first product would be mostly empty rows: attn_narrow.cu.
  *
- * Softmax: probabilities are relative to a reference per head, 2^(score - ref), and may pass 1 by far, since bf16 and
- * f32 have the exponents for it. So there is no running maximum: a block in which a score passes its reference by 35 sets new
- * references for its warp's heads, as the first block does, and both warpgroups rescale.
+ * f16 has one instruction for two codes, where bf16 has six, but no room for every scale: each row and each query is taken
+ * times a power of two (attn_blocks.cuh), and a part with a row that goes further is computed again without matrix units
+ * (attn_plain.cuh).
  *
- * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
- * names are never read.
+ * Softmax: probabilities are relative to a reference per head, and may pass 1 by a lot. So there is no running maximum: a
+ * block in which a score passes its reference by MOST_PASS sets new references for its warp's heads, as the first block
+ * does, and both warpgroups rescale.
+ *
+ * NaN comes through products by itself. Rows that no list names are never read.
  */
 #include "attn_launch.h"
 #include "attn_refuse.cuh"

@@ -13,10 +13,16 @@
 #include "attn_wide_output.cuh"
 #include "attn_wide_rows.cuh"
 
-/* Of a thread's two heads: probabilities are 2^(score - ref), sums are of the thread's keys. */
+/*
+ * Of a thread's two heads. Keys lie in shared memory without 2^m of their row (attn_blocks.cuh): what a score is compared
+ * by is score + m, a probability as the matrix units have it is 2^(score + m - ref), and `sum`, of the thread's keys, is
+ * that times 2^-m, relative to 2^ref as the sums of values are.
+ */
 struct head_state {
     float ref[2], sum[2];
+    float scale[2]; /* from products to scores, but for 2^m */
     bool moves; /* references of the warp's heads have, with this block */
+    bool is_odd; /* f16 had no room for a row of the part */
     float factors[2];
 };
 
@@ -41,23 +47,26 @@ __device__ __forceinline__ void ask_for_scores(float (&scores)[KEYS / 2], uint32
     for (int i = half * N_HALF_GROUPS; i < (half + 1) * N_HALF_GROUPS; i++) {
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            wgmma_ss(scores, wgmma_move(q, i * GROUP_BYTES + k * 32),
-                     wgmma_move(keys, i * GROUP_BYTES + k * 32), true);
+            wgmma_ss_f16(scores, wgmma_move(q, i * GROUP_BYTES + k * 32),
+                         wgmma_move(keys, i * GROUP_BYTES + k * 32), true);
         }
     }
     wgmma_commit();
 }
 
-/* Scores of rows with NaN codes become NaN, those of rows that no list names -inf. */
-__device__ __forceinline__ void mark_keys(float (&scores)[KEYS / 2], const row_marks &marks)
+/* Of the keys of a thread's scores 4 * i .. 4 * i + 3, the first two neighbours: power, log2, power, log2. */
+__device__ __forceinline__ float4 key_exponents(const row_marks &marks, int i)
 {
-    const uint4 low = *(const uint4 *)marks.unusual, high = *(const uint4 *)&marks.unusual[4];
-    if ((low.x | low.y | low.z | low.w | high.x | high.y | high.z | high.w) == 0) return;
+    return *(const float4 *)&marks.exponents[8 * i + 2 * (threadIdx.x % 4)];
+}
+
+/* Scores of rows that do not count become -inf. */
+__device__ __forceinline__ void mark_keys(float (&scores)[KEYS / 2], const uint32_t (&unusual)[4])
+{
 #pragma unroll
     for (int i = 0; i < KEYS / 2; i++) {
-        const uint32_t bit = 1u << (8 * (threadIdx.x % 4) + 4 * (i % 2));
-        if ((marks.unusual[i / 4] & bit) != 0)
-            scores[i] = (marks.nan[i / 4] & bit) != 0 ? NAN : -INFINITY;
+        const int key = 8 * (i / 4 % 2) + 2 * (threadIdx.x % 4) + i % 2;
+        if ((unusual[i / 8] >> key & 1) != 0) scores[i] = -INFINITY;
     }
 }
 
@@ -65,30 +74,43 @@ __device__ __forceinline__ void mark_keys(float (&scores)[KEYS / 2], const row_m
 __device__ __forceinline__ void mark_joined(float (&scores)[KEYS / 2], const row_marks &marks,
                                             int query_shift)
 {
-    const uint4 low = *(const uint4 *)marks.unusual, high = *(const uint4 *)&marks.unusual[4];
-    if ((low.x | low.y | low.z | low.w | high.x | high.y | high.z | high.w) == 0) return;
-    const int bit = 8 * (threadIdx.x % 4);
+    const int first = 2 * (threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < KEYS / 2; i += 4) {
-        const uint32_t named = marks.named[i / 4] >> bit, nan = marks.nan[i / 4] >> bit;
+    for (int row = 0; row < 2; row++) {
+        const uint32_t *named = marks.named[own_head(row) >> query_shift];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const int query = own_head(k / 2) >> query_shift;
-            if ((nan >> 4 * (k % 2) & 1) != 0) scores[i + k] = NAN;
-            if ((named >> (4 * (k % 2) + query) & 1) == 0) scores[i + k] = -INFINITY;
+        for (int i = 0; i < KEYS / 8; i++) {
+            const uint32_t bits = named[i / 2] >> (8 * (i % 2) + first);
+            if ((bits & 1) == 0) scores[4 * i + 2 * row] = -INFINITY;
+            if ((bits & 2) == 0) scores[4 * i + 2 * row + 1] = -INFINITY;
         }
-        keep_order(); /* of reads: there are no registers for all of them */
     }
 }
 
+/* From a block's products to scores + m, in powers of two. */
 template <class PART>
-__device__ __forceinline__ void mark_block(const attn_args &a, float (&scores)[KEYS / 2],
-                                           const row_marks &marks)
+__device__ __forceinline__ void scale_scores(const attn_args &a, float (&scores)[KEYS / 2],
+                                             const row_marks &marks, head_state &heads)
 {
+#pragma unroll
+    for (int i = 0; i < KEYS / 8; i++) {
+        const float4 m = key_exponents(marks, i);
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            float *two = &scores[4 * i + 2 * row];
+            two[0] = fmaf(two[0] * heads.scale[row], m.x, m.y);
+            two[1] = fmaf(two[1] * heads.scale[row], m.z, m.w);
+        }
+        keep_order(); /* of reads: there are no registers for all of them */
+    }
+    const uint4 words = *(const uint4 *)marks.unusual;
+    const uint32_t unusual[4] = {words.x, words.y, words.z, words.w};
+    if ((words.x | words.y | words.z | words.w) == 0) return;
+    heads.is_odd |= ((words.x | words.y | words.z | words.w) & IS_ODD) != 0;
     if constexpr (is_joined<PART>) {
         mark_joined(scores, marks, a.joined.query_shift);
     } else {
-        mark_keys(scores, marks);
+        mark_keys(scores, unusual);
     }
 }
 
@@ -112,19 +134,19 @@ __device__ __forceinline__ float find_largest(const float (&scores)[KEYS / 2], i
  * New references for the warp's heads where scores have left them far behind, as they do at first. No product may be in
  * flight: sums follow; by heads.factors those of the second warpgroup will.
  */
-__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2], float scale_log2,
+__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2],
                                                  head_state &heads, value_sums &sums)
 {
-    float largest[2] = {find_largest(scores, 0) * scale_log2, find_largest(scores, 1) * scale_log2};
-    heads.moves = __any_sync(0xffffffffu, largest[0] > heads.ref[0] + LARGEST_PASS ||
-                                              largest[1] > heads.ref[1] + LARGEST_PASS);
+    float largest[2] = {find_largest(scores, 0), find_largest(scores, 1)};
+    heads.moves = __any_sync(0xffffffffu, largest[0] > heads.ref[0] + MOST_PASS ||
+                                              largest[1] > heads.ref[1] + MOST_PASS);
     if (!heads.moves) return;
 #pragma unroll
     for (int row = 0; row < 2; row++) {
 #pragma unroll
         for (int other = 1; other < 4; other *= 2)
             largest[row] = fmaxf(largest[row], __shfl_xor_sync(0xffffffffu, largest[row], other));
-        const float ref = fmaxf(heads.ref[row], largest[row]);
+        const float ref = fmaxf(heads.ref[row], largest[row] - FIRST_PASS);
         heads.factors[row] = exp2_fast(heads.ref[row] - ref);
         heads.ref[row] = ref;
         heads.sum[row] *= heads.factors[row];
@@ -132,17 +154,22 @@ __device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2]
     scale_sums(sums, heads.factors);
 }
 
-/* Probabilities, as matrix operands; their sums are added up. */
-__device__ __forceinline__ void make_probs(const float (&scores)[KEYS / 2], float scale_log2,
+/* Probabilities, as matrix operands; their sums are added up. scores: plus m. */
+__device__ __forceinline__ void make_probs(const float (&scores)[KEYS / 2], const row_marks &marks,
                                            head_state &heads, uint32_t (&probs)[KEYS / 4])
 {
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; i++) {
-        const int row = i % 2;
-        const float first = exp2_fast(fmaf(scores[2 * i], scale_log2, -heads.ref[row]));
-        const float second = exp2_fast(fmaf(scores[2 * i + 1], scale_log2, -heads.ref[row]));
-        probs[i] = to_bf16_pair(first, second);
-        heads.sum[row] += first + second;
+    for (int i = 0; i < KEYS / 8; i++) {
+        const float4 m = key_exponents(marks, i);
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            const float first = exp2_fast(scores[4 * i + 2 * row] - heads.ref[row]);
+            const float second = exp2_fast(scores[4 * i + 2 * row + 1] - heads.ref[row]);
+            probs[2 * i + row] = to_f16_pair(first, second);
+            heads.sum[row] = fmaf(first, inverse_power(m.x), heads.sum[row]);
+            heads.sum[row] = fmaf(second, inverse_power(m.z), heads.sum[row]);
+        }
+        keep_order();
     }
 }
 
@@ -155,7 +182,7 @@ __device__ __forceinline__ void pass_factors(const head_state &heads, shared_mem
     s.rescale[own_head(1)] = heads.factors[1];
 }
 
-/* probs as [HEADS][KEYS] bf16, K-major and swizzled. */
+/* probs as [HEADS][KEYS] f16, K-major and swizzled. */
 __device__ __forceinline__ void store_probs(const uint32_t (&probs)[KEYS / 4], shared_memory &s)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane % 8;
@@ -191,7 +218,7 @@ __device__ __forceinline__ void add_probs(value_sums &sums, const uint32_t (&pro
     for (int k = 0; k < 4; k++) {
         const uint32_t step[4] = {probs[4 * k], probs[4 * k + 1], probs[4 * k + 2],
                                   probs[4 * k + 3]};
-        wgmma_rs_tb(sums.v, step, wgmma_move(values, k * 2048), true);
+        wgmma_rs_tb_f16(sums.v, step, wgmma_move(values, k * 2048), true);
     }
     wgmma_commit();
 }
@@ -212,7 +239,7 @@ __device__ __forceinline__ void weigh_block(const attn_args &a, uint32_t b, bool
         clear_scores(next);
         ask_for_scores(next, b + 1, 0, s);
     }
-    make_probs(scores, a.scale_log2, heads, probs);
+    make_probs(scores, s.marks[b % N_PLACES], heads, probs);
     barrier_wait(shared_address(&s.probs_empty), (b & 1) ^ 1);
     pass_factors(heads, s);
     store_probs(probs, s);
@@ -230,8 +257,17 @@ __device__ __forceinline__ void weigh_block(const attn_args &a, uint32_t b, bool
     wgmma_settle(next);
     wgmma_settle(sums.v);
     if (is_last) return;
-    mark_block<PART>(a, next, s.marks[(b + 1) % N_PLACES]);
-    check_references(next, a.scale_log2, heads, sums);
+    scale_scores<PART>(a, next, s.marks[(b + 1) % N_PLACES], heads);
+    check_references(next, heads, sums);
+}
+
+/* The queries of a part, the n-th that has blocks, have come: both warpgroups make f16 of them. */
+__device__ __forceinline__ void take_queries(const attn_args &a, uint32_t n, shared_memory &s)
+{
+    barrier_wait(shared_address(&s.q_full), n & 1);
+    convert_queries<HEADS>(a, s.q, s.q_factors, (int)threadIdx.x / 32, N_HEAD_THREADS / 32);
+    fence_async_shared();
+    head_team::sync();
 }
 
 /* The first warpgroup: probabilities of all blocks, and the first half of the dimensions. */
@@ -243,17 +279,20 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
         value_sums sums;
         float even[KEYS / 2], odd[KEYS / 2]; /* scores of the part's blocks in turn */
         const uint32_t begin = b, end = b + count_blocks(read_part<PART>(a, rank));
-        head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, false, {1.0f, 1.0f}};
+        head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, {0.0f, 0.0f},
+                            false,                  false,        {1.0f, 1.0f}};
         clear_sums(sums);
         if (begin < end) {
-            barrier_wait(shared_address(&s.q_full), n_parts_done++ & 1);
+            take_queries(a, n_parts_done++, s);
+            heads.scale[0] = s.q_factors[own_head(0)];
+            heads.scale[1] = s.q_factors[own_head(1)];
             clear_scores(even);
             ask_for_scores(even, b, 0, s);
             ask_for_scores(even, b, 1, s);
             wgmma_wait<0>();
             wgmma_settle(even);
-            mark_block<PART>(a, even, s.marks[b % N_PLACES]);
-            check_references(even, a.scale_log2, heads, sums);
+            scale_scores<PART>(a, even, s.marks[b % N_PLACES], heads);
+            check_references(even, heads, sums);
         }
 #pragma unroll 1
         while (b < end) {
@@ -262,7 +301,7 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
             weigh_block<PART>(a, b, b + 1 == end, odd, even, heads, sums, s);
             b++;
         }
-        leave_heads(heads.ref, heads.sum, round, s);
+        leave_heads(heads.ref, heads.sum, heads.is_odd, round, s);
         finish_part<PART>(a, rank, round, sums, 0, s);
     }
 }
@@ -271,12 +310,13 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
 template <class PART> __device__ static void run_values(const attn_args &a, shared_memory &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
-    uint32_t b = 0;
+    uint32_t b = 0, n_parts_done = 0;
     row_finder finder = begin_prefetch<PART>(a);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
         const uint32_t end = b + count_blocks(read_part<PART>(a, rank));
         prefetch_queries<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
+        if (b < end) take_queries(a, n_parts_done++, s);
         clear_sums(sums);
 #pragma unroll 1
         for (; b < end; b++) {
@@ -292,7 +332,8 @@ template <class PART> __device__ static void run_values(const attn_args &a, shar
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                wgmma_ss_tb(sums.v, wgmma_move(probs, k * 32), wgmma_move(values, k * 2048), true);
+                wgmma_ss_tb_f16(sums.v, wgmma_move(probs, k * 32), wgmma_move(values, k * 2048),
+                                true);
             }
             wgmma_commit();
             prefetch_rows<PART>(a, finder);

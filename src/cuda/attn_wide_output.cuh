@@ -231,12 +231,23 @@ struct tile_merge {
 };
 static_assert(sizeof(split_sums) <= sizeof shared_memory::q, "a merge uses the memory of queries");
 
+/* Where a state has a value. */
+struct tile_state {
+    __device__ static __forceinline__ int at(int h, int dim)
+    {
+        const int tile = dim % HALF_DIMS / 8, lane = h % 8 * 4 + dim % 8 / 2;
+        const int thread = dim / HALF_DIMS * WARPGROUP + h / 16 * 32 + lane;
+        return (tile * N_HEAD_THREADS + thread) * 4 + h / 8 % 2 * 2 + dim % 2;
+    }
+};
+
 /* ---- parts ---- */
 
 /* For both warpgroups; sums: of the thread's keys. By the first, in front of finish_part. */
-__device__ __forceinline__ void leave_heads(const float (&ref)[2], float (&sum)[2], int32_t round,
-                                            shared_memory &s)
+__device__ __forceinline__ void leave_heads(const float (&ref)[2], float (&sum)[2], bool is_odd,
+                                            int32_t round, shared_memory &s)
 {
+    if (threadIdx.x == 0) s.part_is_odd[round % 2] = is_odd; /* the same in all threads */
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 1);
@@ -245,6 +256,23 @@ __device__ __forceinline__ void leave_heads(const float (&ref)[2], float (&sum)[
             s.part_ref[round % 2][own_head(row)] = ref[row];
             s.part_sum[round % 2][own_head(row)] = sum[row];
         }
+    }
+}
+
+/* Out and lse of a task of one part. */
+template <class PART>
+__device__ __forceinline__ void write_sums(const attn_args &a, const PART &p,
+                                           const head_total (&totals)[2], const value_sums &sums,
+                                           int half)
+{
+    float inverse[2];
+    end_heads(a, p, half == 0, totals, inverse);
+#pragma unroll
+    for (int first = 0; first < N_TILES; first += 4) {
+        float4 v[4];
+#pragma unroll
+        for (int t = 0; t < 4; t++) v[t] = own_tile(sums, first + t);
+        write_tiles(a, p, half, first, v, inverse);
     }
 }
 
@@ -259,20 +287,15 @@ __device__ __forceinline__ void finish_part(const attn_args &a, int32_t rank, in
 #pragma unroll
     for (int row = 0; row < 2; row++)
         totals[row] = {s.part_ref[round % 2][own_head(row)], s.part_sum[round % 2][own_head(row)]};
-    if (p.first_slot >= 0) {
+    if (s.part_is_odd[round % 2] != 0) {
+        finish_plain<HEADS, tile_state, head_team>(a, p, *(plain_memory *)s.probs);
+    } else if (p.first_slot >= 0) {
         leave_state(a, p, totals, sums, half);
+    } else {
+        write_sums(a, p, totals, sums, half);
+    }
+    if (p.first_slot >= 0)
         finish_split<tile_merge, head_team>(a, p, s.arrival, *(split_sums *)s.q);
-        return;
-    }
-    float inverse[2];
-    end_heads(a, p, half == 0, totals, inverse);
-#pragma unroll
-    for (int first = 0; first < N_TILES; first += 4) {
-        float4 v[4];
-#pragma unroll
-        for (int t = 0; t < 4; t++) v[t] = own_tile(sums, first + t);
-        write_tiles(a, p, half, first, v, inverse);
-    }
 }
 
 #endif

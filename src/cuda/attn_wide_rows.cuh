@@ -8,22 +8,9 @@
 
 #include "attn_wide_shared.cuh"
 
-/* Groups first .. end - 1 of codes; words: the first one's chunk, becomes that behind the last. values: as value_chunk's. */
-__device__ __forceinline__ void convert_groups(row_stream &rows, chunk_queue<N_CHUNKS> &queue,
-                                               key_pair &keys, uint32_t values, int first, int end,
-                                               uint4 (&words)[2])
-{
-#pragma unroll 1
-    for (int group = first; group < end; group++) {
-        const uint4 codes[2] = {words[0], words[1]};
-        next_chunk(rows, queue, words);
-        store_codes(keys, codes, values + group * GROUP_BYTES);
-    }
-}
-
 /*
- * Block b, all dimensions of it. words: its chunk 0; becomes the next block's. The next block's rows are found outside of
- * the loops: a move of what is on its way would wait for it.
+ * Block b, all dimensions of it. words: its chunk 0; becomes the next block's. Chunks are asked for N_CHUNKS ahead: from
+ * the second half on they are the next block's, whose rows are found there.
  */
 template <class PART>
 __device__ __forceinline__ void convert_block(const attn_args &a, row_stream &rows,
@@ -32,18 +19,24 @@ __device__ __forceinline__ void convert_block(const attn_args &a, row_stream &ro
 {
     const uint32_t place = b % N_PLACES, parity = (b / N_PLACES & 1) ^ 1;
     const uint32_t values = value_row(s.values[place]);
-    const uint32_t rotated = values + (N_DIM_GROUPS - 1) * GROUP_BYTES;
-    key_pair keys = begin_keys(rows);
     barrier_wait(shared_address(&s.empty[place][0]), parity);
-    convert_groups(rows, queue, keys, values, 0, N_HALF_GROUPS, words);
-    pass_on(s.full[place][0]);
-    next_rows<PART>(a, rows);
-    barrier_wait(shared_address(&s.empty[place][1]), parity);
-    convert_groups(rows, queue, keys, values, N_HALF_GROUPS, N_DIM_GROUPS - 1, words);
-    store_rotated(words, rotated, 0);
-    next_chunk(rows, queue, words);
-    store_rotated(words, rotated, 1);
-    next_chunk(rows, queue, words);
+    key_pair keys = begin_keys<PART>(rows, s.marks[place]);
+#pragma unroll
+    for (int chunk = 0; chunk < N_ROW_CHUNKS; chunk++) {
+        const uint4 now[2] = {words[0], words[1]};
+        if (chunk == N_HALF_GROUPS) {
+            pass_on(s.full[place][0]);
+            next_rows<PART>(a, rows);
+            barrier_wait(shared_address(&s.empty[place][1]), parity);
+        }
+        next_chunk(rows, queue, (chunk + N_CHUNKS) % N_ROW_CHUNKS, words);
+        if (chunk < N_DIM_GROUPS - 1) {
+            store_codes<PART>(keys, now, values + chunk * GROUP_BYTES, chunk);
+        } else {
+            store_rotated(keys, now, values + (N_DIM_GROUPS - 1) * GROUP_BYTES,
+                          chunk - (N_DIM_GROUPS - 1));
+        }
+    }
     mark_rows<PART>(keys, s.marks[place]);
     pass_on(s.full[place][1]);
 }

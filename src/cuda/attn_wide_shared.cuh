@@ -3,8 +3,8 @@
  *
  * Place: cuda, sm_90a only; part of attn_wide.cu, which describes the kernel.
  *
- *   q        a part's queries, by groups of 64 dimensions: row warps -> matrix units
- *   values[] a block of 64 keys each, bf16, by groups of 64 dimensions: row warps -> both head warpgroups
+ *   q        a part's queries, by groups of 64 dimensions: row warps, as bf16 -> head warps -> matrix units, as f16
+ *   values[] a block of 64 keys each, f16, by groups of 64 dimensions: row warps -> both head warpgroups
  *   probs    a block's probabilities: the first head warpgroup -> the second one's matrix units
  *   chunks[] rows as they lie in the cache, a queue of each thread of the row warps
  *
@@ -19,6 +19,7 @@
 #define DSV4_CUDA_ATTN_WIDE_SHARED_CUH
 
 #include "attn_blocks.cuh"
+#include "attn_plain.cuh"
 
 enum {
     HEADS = ATTN_MAX_GROUP,
@@ -37,14 +38,17 @@ struct shared_memory {
     alignas(1024) unsigned char probs[GROUP_BYTES];
     alignas(16) unsigned char chunks[N_CHUNKS][CHUNK_BYTES];
     alignas(16) row_marks marks[N_PLACES];
+    float q_factors[HEADS]; /* convert_queries' */
     float rescale[HEADS]; /* of values so far, where a warp's heads need it */
     int needs_rescale
         [N_WARPGROUP_WARPS]; /* by warps of either head warpgroup: they have the same heads */
     float part_ref[2][HEADS], part_sum[2][HEADS]; /* of a thread block's parts in turn */
+    int part_is_odd[2];
     int arrival;
     uint64_t full[N_PLACES][2], empty[N_PLACES][2];
     uint64_t probs_full, probs_empty, q_full, q_empty;
 };
 static_assert(sizeof(shared_memory) <= 227 * 1024, "of a thread block");
+static_assert(sizeof(plain_memory) <= sizeof shared_memory::probs, "the plain way has that memory");
 
 #endif

@@ -102,6 +102,57 @@ __device__ __forceinline__ void store_matrix4_transposed(uint32_t address, uint3
         : "memory");
 }
 
+/* Four e4m3 codes as f16, exact; pairs in their order. A NaN code becomes NaN. */
+__device__ __forceinline__ void codes_to_f16(uint32_t codes, uint32_t &low_pair,
+                                             uint32_t &high_pair)
+{
+    asm("{ .reg .b16 low, high;\n mov.b32 {low, high}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, low;\n cvt.rn.f16x2.e4m3x2 %1, high;\n}\n"
+        : "=r"(low_pair), "=r"(high_pair)
+        : "r"(codes));
+}
+
+__device__ __forceinline__ uint32_t multiply_f16x2(uint32_t a, uint32_t b)
+{
+    uint32_t product;
+    asm("mul.rn.f16x2 %0, %1, %2;\n" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+
+/* Two f32 as a pair of f16, low half first, nearest even. */
+__device__ __forceinline__ uint32_t to_f16_pair(float low, float high)
+{
+    uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+__device__ __forceinline__ float low_f16_to_f32(uint32_t pair)
+{
+    float value;
+    asm("{ .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.f32.f16 %0, low;\n}\n"
+        : "=f"(value)
+        : "r"(pair));
+    return value;
+}
+
+__device__ __forceinline__ float high_f16_to_f32(uint32_t pair)
+{
+    return low_f16_to_f32(pair >> 16);
+}
+
+/* The smallest of three, by halves. */
+__device__ __forceinline__ uint32_t smallest_u16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+    return __vimin3_u16x2(a, b, c);
+}
+
+/* The largest of a warp's numbers, for all of its lanes. */
+__device__ __forceinline__ uint32_t largest_of_warp(uint32_t x)
+{
+    return __reduce_max_sync(0xffffffffu, x);
+}
+
 /* From now on each thread of the warpgroup has that many registers; the block's sum must not grow. */
 template <int N_REGISTERS> __device__ __forceinline__ void registers_raise(void)
 {

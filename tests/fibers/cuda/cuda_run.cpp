@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <math.h>
 #include <memory>
 #include <stdio.h>
 #include <stdlib.h>
@@ -282,7 +283,7 @@ const unsigned char *find_eight(const block &b, uint64_t matrix, bool is_transpo
     return b.shared + at;
 }
 
-/* [n_rows][PRODUCT_K] bf16. */
+/* [n_rows][PRODUCT_K] of two bytes. */
 void read_operand(const block &b, uint64_t matrix, bool is_transposed, uint32_t n_rows,
                   uint16_t (*to)[PRODUCT_K])
 {
@@ -345,26 +346,30 @@ void gather_registers(const product &p, uint16_t (*to)[PRODUCT_K])
     }
 }
 
-float widen(uint16_t bits)
+float from_bits(uint32_t bits)
 {
-    const uint32_t wide = (uint32_t)bits << 16;
     float value;
-    memcpy(&value, &wide, 4);
+    memcpy(&value, &bits, 4);
     return value;
+}
+
+float widen(uint16_t bits, bool is_f16)
+{
+    return is_f16 ? cuda_run_widen_f16(bits) : from_bits((uint32_t)bits << 16);
 }
 
 typedef float product_sums[PRODUCT_M][PRODUCT_MAX_N];
 
-void multiply_pair(const operand_pair &pair, size_t n, product_sums &sums)
+void multiply_pair(const operand_pair &pair, size_t n, bool is_f16, product_sums &sums)
 {
     static float right[PRODUCT_K][PRODUCT_MAX_N];
     for (size_t j = 0; j < n; j++) {
-        for (size_t k = 0; k < PRODUCT_K; k++) right[k][j] = widen(pair.b[j][k]);
+        for (size_t k = 0; k < PRODUCT_K; k++) right[k][j] = widen(pair.b[j][k], is_f16);
     }
     for (size_t i = 0; i < PRODUCT_M; i++) {
         for (size_t j = 0; j < n; j++) sums[i][j] = 0.0f;
         for (size_t k = 0; k < PRODUCT_K; k++) {
-            const float left = widen(pair.a[i][k]);
+            const float left = widen(pair.a[i][k], is_f16);
             for (size_t j = 0; j < n; j++) sums[i][j] += left * right[k][j];
         }
     }
@@ -391,7 +396,7 @@ void finish_product(const block &b, product &p)
     if (read_operands(b, p, pair) != p.operands)
         fail("a matrix was overwritten while a product reads it");
     if (p.what.a_in_registers) gather_registers(p, pair.a);
-    multiply_pair(pair, (size_t)p.what.n, sums);
+    multiply_pair(pair, (size_t)p.what.n, p.what.is_f16, sums);
     for (int thread = 0; thread < WARPGROUP; thread++) {
         add_sums(*p.sums[thread], thread, p.what.adds, sums);
         p.sums[thread].reset();
@@ -611,6 +616,37 @@ unsigned char *cuda_run_pointer(uint32_t address, size_t n_bytes)
     return own_block().shared + (address - CUDA_RUN_FIRST_ADDRESS);
 }
 
+void cuda_run_prefetch(const void *pointer, size_t n_bytes)
+{
+    const volatile unsigned char *bytes = (const volatile unsigned char *)pointer;
+    if ((uintptr_t)pointer % 16 != 0 || n_bytes == 0 || n_bytes % 16 != 0)
+        fail("a bulk copy to the cache of no multiple of 16 bytes");
+    (void)bytes[0];
+    (void)bytes[n_bytes - 1];
+}
+
+uint16_t cuda_run_f16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size > 0x7f800000) return 0x7fff;
+    if (size >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 */
+    if (size < 0x38800000)                                    /* 2^-14 */
+        return (uint16_t)(sign | (uint32_t)nearbyintf(from_bits(size) * 0x1p24f));
+    return (uint16_t)(sign | ((size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13));
+}
+
+float cuda_run_widen_f16(uint16_t bits)
+{
+    const uint32_t exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
+    const float size = exponent == 31 ? (fraction != 0 ? NAN : INFINITY)
+                       : exponent == 0
+                           ? (float)fraction * 0x1p-24f
+                           : from_bits((exponent + 112) << 23 | fraction << 13);
+    return (bits & 0x8000) != 0 ? -size : size;
+}
+
 void cuda_run_stored(uint32_t address, size_t n_bytes)
 {
     const uint32_t at = address - CUDA_RUN_FIRST_ADDRESS;
@@ -702,7 +738,7 @@ void cuda_run_multiply(const cuda_run_product &what, float *d)
     while (b.n_gone[group] + b.products[group].size() <= number) b.products[group].emplace_back();
     product &p = b.products[group][(size_t)(number - b.n_gone[group])];
     if (p.n_threads > 0 && (p.what.a != what.a || p.what.b != what.b || p.what.n != what.n ||
-                            p.what.adds != what.adds))
+                            p.what.adds != what.adds || p.what.is_f16 != what.is_f16))
         fail("threads of a warpgroup ask for different products");
     p.what = what;
     p.sums[thread] = sums;

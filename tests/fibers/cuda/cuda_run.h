@@ -13,6 +13,7 @@
  *   sums are touched while products add to them; warps of a warpgroup ask for different products
  *   an mbarrier is two phases ahead of a thread that waits for it, or goes on past it (a thread waits for phases in their
  *   order); a thread arrives twice in a phase
+ *   a bulk copy to the second-level cache is asked for with an address or a size that is no multiple of 16
  *   threads meet at a named barrier with different counts; lanes of a warp in different instructions
  *
  * Lanes run ahead of each other between the instructions in which a warp meets.
@@ -57,6 +58,9 @@ unsigned char *cuda_run_shared(void);
 uint32_t cuda_run_address(const void *pointer);
 unsigned char *cuda_run_pointer(uint32_t address, size_t n_bytes);
 
+/* Global memory, asked for ahead by a bulk copy: its address and size, and that its ends are memory. */
+void cuda_run_prefetch(const void *pointer, size_t n_bytes);
+
 /* Stored by this thread in the ordinary way; matrix units may read it behind cuda_run_fence. */
 void cuda_run_stored(uint32_t address, size_t n_bytes);
 void cuda_run_fence(void);
@@ -69,11 +73,18 @@ void cuda_run_copy(uint32_t to, const void *from, size_t n_bytes);
 void cuda_run_copy_commit(void);
 void cuda_run_copy_wait(size_t most);
 
+/* ---- f16 ---- */
+
+/* To nearest, ties to even; NaN becomes 0x7fff. */
+uint16_t cuda_run_f16(float value);
+float cuda_run_widen_f16(uint16_t bits);
+
 /* ---- matrix products of a warpgroup ---- */
 
 struct cuda_run_product {
     int n;     /* columns */
     bool adds; /* or else the sums begin with it */
+    bool is_f16; /* operands; or else bf16 */
     bool a_in_registers, a_is_transposed, b_is_transposed;
     uint64_t a, b; /* descriptors (wgmma.cuh) */
     uint32_t a_registers[4];

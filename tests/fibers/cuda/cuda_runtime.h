@@ -70,6 +70,10 @@ inline uint32_t min(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
 }
+inline uint32_t max(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
 
 inline uint32_t __float_as_uint(float x)
 {

@@ -1,5 +1,5 @@
 /*
- * device_on_fibers.h - the instructions of sm80.cuh, sm90.cuh and wgmma.cuh on fibers.
+ * device_on_fibers.h - the instructions of sm80.cuh, sm90.cuh, wgmma.cuh and wgmma_f16.cuh on fibers.
  *
  * Place: tests; included before a source of src/cuda, whose own headers of these names it replaces.
  */
@@ -9,6 +9,7 @@
 #define DSV4_CUDA_SM80_CUH
 #define DSV4_CUDA_SM90_CUH
 #define DSV4_CUDA_WGMMA_CUH
+#define DSV4_CUDA_WGMMA_F16_CUH
 
 #include <cuda_runtime.h>
 
@@ -225,8 +226,53 @@ inline bool named_barrier_any(int id, int n_threads, bool said)
 {
     return cuda_run_barrier(id, n_threads, said);
 }
-inline void prefetch_bytes_l2(const void *, uint32_t)
+inline void prefetch_bytes_l2(const void *pointer, uint32_t n_bytes)
 {
+    cuda_run_prefetch(pointer, n_bytes);
+}
+inline void codes_to_f16(uint32_t codes, uint32_t &low_pair, uint32_t &high_pair)
+{
+    uint32_t f16[4];
+    for (int i = 0; i < 4; i++) {
+        const uint32_t code = codes >> 8 * i & 0xff, size = code & 0x7f;
+        const float value = size < 8 ? (float)size * 0x1p-9f
+                                     : __uint_as_float((size + (120u << 3)) << 20);
+        f16[i] = cuda_run_f16(size == 0x7f ? NAN : value) | code >> 7 << 15;
+    }
+    low_pair = f16[0] | f16[1] << 16;
+    high_pair = f16[2] | f16[3] << 16;
+}
+inline uint32_t to_f16_pair(float low, float high)
+{
+    return cuda_run_f16(low) | (uint32_t)cuda_run_f16(high) << 16;
+}
+inline float low_f16_to_f32(uint32_t pair)
+{
+    return cuda_run_widen_f16((uint16_t)pair);
+}
+inline float high_f16_to_f32(uint32_t pair)
+{
+    return cuda_run_widen_f16((uint16_t)(pair >> 16));
+}
+inline uint32_t multiply_f16x2(uint32_t a, uint32_t b)
+{
+    return to_f16_pair(low_f16_to_f32(a) * low_f16_to_f32(b),
+                       high_f16_to_f32(a) * high_f16_to_f32(b));
+}
+inline uint32_t smallest_u16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+    return ~largest_u16x2(~a, ~b, ~c);
+}
+inline uint32_t largest_of_warp(uint32_t x)
+{
+    const unsigned char *all = cuda_run_exchange(&x, sizeof x);
+    uint32_t largest = 0;
+    for (int i = 0; i < 32; i++) {
+        uint32_t other;
+        memcpy(&other, all + i * CUDA_RUN_EXCHANGE_BYTES, sizeof other);
+        if (other > largest) largest = other;
+    }
+    return largest;
 }
 
 inline void store_matrix4_transposed(uint32_t address, uint32_t m0, uint32_t m1, uint32_t m2,
@@ -322,6 +368,31 @@ template <int N>
 inline void wgmma_rs_tb(float (&d)[N], const uint32_t (&a)[4], uint64_t b, int adds)
 {
     wgmma_begin(wgmma_product(a, b, true), d, adds);
+}
+
+/* ---- wgmma_f16.cuh ---- */
+
+inline cuda_run_product wgmma_of_f16(cuda_run_product product)
+{
+    product.is_f16 = true;
+    return product;
+}
+template <int N> inline void wgmma_ss_f16(float (&d)[N], uint64_t a, uint64_t b, int adds)
+{
+    wgmma_begin(wgmma_of_f16(wgmma_product(a, false, b, false)), d, adds);
+}
+template <int N> inline void wgmma_ss_ta_f16(float (&d)[N], uint64_t a, uint64_t b, int adds)
+{
+    wgmma_begin(wgmma_of_f16(wgmma_product(a, true, b, false)), d, adds);
+}
+template <int N> inline void wgmma_ss_tb_f16(float (&d)[N], uint64_t a, uint64_t b, int adds)
+{
+    wgmma_begin(wgmma_of_f16(wgmma_product(a, false, b, true)), d, adds);
+}
+template <int N>
+inline void wgmma_rs_tb_f16(float (&d)[N], const uint32_t (&a)[4], uint64_t b, int adds)
+{
+    wgmma_begin(wgmma_of_f16(wgmma_product(a, b, true)), d, adds);
 }
 
 #endif
