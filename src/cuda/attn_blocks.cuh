@@ -41,7 +41,8 @@ struct alignas(8) row_exponent {
 /* Of a block's rows; words are of a row warp each, bit i is of its row i. */
 struct row_marks {
     alignas(16) row_exponent exponents[KEYS];
-    uint32_t unusual[N_WARPGROUP_WARPS]; /* does not count for all; IS_ODD: f16 has no room for one */
+    uint32_t
+        unusual[N_WARPGROUP_WARPS]; /* does not count for all; IS_ODD: f16 has no room for one */
     uint32_t named[ATTN_JOIN_MAX_QUERIES][N_WARPGROUP_WARPS]; /* of joined lists, by a query */
 };
 
@@ -243,14 +244,14 @@ __device__ __forceinline__ chunk_queue<N_CHUNKS> begin_queue(const row_stream &l
  */
 enum {
     BIAS = 127,
-    EXPONENT_ROOM = 3,           /* powers of two that codes are raised by */
-    LEAST_EXPONENT = BIAS - 50,  /* of m */
+    EXPONENT_ROOM = 3,          /* powers of two that codes are raised by */
+    LEAST_EXPONENT = BIAS - 50, /* of m */
     MOST_EXPONENT = BIAS + 20,
-    LEAST_SCALE = -20,           /* of a group's, over m */
-    MOST_ROTATED = 15,           /* exponent of a rotated value, over m: f16 ends at 2^16 */
-    LEAST_ROTATED = -12,         /* the same of the largest of a thread's, if they are not all 0 */
+    LEAST_SCALE = -20,   /* of a group's, over m */
+    MOST_ROTATED = 15,   /* exponent of a rotated value, over m: f16 ends at 2^16 */
+    LEAST_ROTATED = -12, /* the same of the largest of a thread's, if they are not all 0 */
     SCALE_OF_NONE = 0x01010101 * BIAS, /* four scales of no row */
-    FACTOR_BIAS = 23,            /* of factor bytes, 15 of f16 and FACTOR_SHIFT */
+    FACTOR_BIAS = 23,                  /* of factor bytes, 15 of f16 and FACTOR_SHIFT */
     FACTOR_SHIFT = 8,
     TWO_TO_MINUS_SHIFT = 0x1c001c00, /* 2^-FACTOR_SHIFT twice, in f16 */
 };
@@ -508,7 +509,7 @@ __device__ __forceinline__ void ask_for_queries(const attn_args &a, const PART &
  * them; a barrier follows. factors [HEADS]: softmax_scale * log2(e) * 2^e; NaN where a query is not finite, which every
  * score then is.
  */
-enum { QUERY_EXPONENT = 14, LEAST_QUERY = BIAS - 46 /* 2^-60 */ };
+enum { QUERY_EXPONENT = 14, LEAST_QUERY = QUERY_EXPONENT + 1 /* that 2^e is a normal number */ };
 
 template <int HEADS>
 __device__ __forceinline__ void convert_queries(const attn_args &a, unsigned char *q_memory,
@@ -528,9 +529,9 @@ __device__ __forceinline__ void convert_queries(const attn_args &a, unsigned cha
         store_shared16(place, scale_eight(low, factor));
         store_shared16(place + half, scale_eight(high, factor));
         if (lane == 0)
-            factors[h] = largest == 255 ? NAN
-                                        : a.scale_log2 *
-                                              __uint_as_float((exponent - QUERY_EXPONENT) << 23);
+            factors[h] = largest == 255
+                             ? NAN
+                             : a.scale_log2 * __uint_as_float((exponent - QUERY_EXPONENT) << 23);
     }
 }
 

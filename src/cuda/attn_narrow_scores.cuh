@@ -62,8 +62,7 @@ struct own_keys {
     uint32_t unusual; /* row_marks' word of the warp */
 };
 
-template <class PART>
-__device__ __forceinline__ own_keys read_keys(const row_marks (&marks)[2])
+template <class PART> __device__ __forceinline__ own_keys read_keys(const row_marks (&marks)[2])
 {
     own_keys keys;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -152,8 +151,8 @@ __device__ __forceinline__ float make_probs(const float (&scores)[HEADS / 2], co
  * factors for the value warps. A barrier of the warpgroup stands between two calls.
  */
 template <int HEADS>
-__device__ __forceinline__ void move_reference(const float (&scores)[HEADS / 2], uint32_t place, head_state<HEADS> &heads,
-                                               shared_memory<HEADS> &s)
+__device__ __forceinline__ void move_reference(const float (&scores)[HEADS / 2], uint32_t place,
+                                               head_state<HEADS> &heads, shared_memory<HEADS> &s)
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
@@ -195,8 +194,8 @@ __device__ __forceinline__ void store_probs(const uint32_t (&probs)[HEADS / 4], 
 
 /* From block b's scores to probabilities for the value warps. is_first: of a part. */
 template <int HEADS>
-__device__ __forceinline__ void weigh_keys(const float (&scores)[HEADS / 2],
-                                           const own_keys &keys, uint32_t b, bool is_first, head_state<HEADS> &heads,
+__device__ __forceinline__ void weigh_keys(const float (&scores)[HEADS / 2], const own_keys &keys,
+                                           uint32_t b, bool is_first, head_state<HEADS> &heads,
                                            shared_memory<HEADS> &s)
 {
     const uint32_t place = b % N_PLACES;

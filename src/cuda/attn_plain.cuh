@@ -12,8 +12,8 @@
 #include "sm90.cuh"
 
 enum {
-    PLAIN_HEADS = 16, /* at a time */
-    PLAIN_KEYS = 32,  /* a lane finds a row */
+    PLAIN_HEADS = 16,                          /* at a time */
+    PLAIN_KEYS = 32,                           /* a lane finds a row */
     PLAIN_STEP = N_TEAM_THREADS / PLAIN_HEADS, /* between the keys of a thread's scores */
     PLAIN_SCORES = PLAIN_KEYS / PLAIN_STEP,
 };
@@ -74,11 +74,10 @@ __device__ __forceinline__ void plain_scores(const attn_args &a, const PART &p, 
 {
     const int h = thread % PLAIN_HEADS, head = first_head + h;
     const bool is_real = head < count_heads(a, p);
-    const uint16_t *q =
-        (const uint16_t *)(is_real ? a.q + p.request * a.q_request_stride_bytes +
-                                         part_query(p) * a.q_query_stride_bytes +
-                                         query_bytes(a, p, head)
-                                   : (const char *)zero_row());
+    const uint16_t *q = (const uint16_t *)(is_real ? a.q + p.request * a.q_request_stride_bytes +
+                                                         part_query(p) * a.q_query_stride_bytes +
+                                                         query_bytes(a, p, head)
+                                                   : (const char *)zero_row());
     const unsigned char *codes[PLAIN_SCORES], *scales[PLAIN_SCORES];
     uint32_t named[PLAIN_SCORES];
     float scores[PLAIN_SCORES];

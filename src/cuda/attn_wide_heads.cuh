@@ -21,8 +21,8 @@
 struct head_state {
     float ref[2], sum[2];
     float scale[2]; /* from products to scores, but for 2^m */
-    bool moves; /* references of the warp's heads have, with this block */
-    bool is_odd; /* f16 had no room for a row of the part */
+    bool moves;     /* references of the warp's heads have, with this block */
+    bool is_odd;    /* f16 had no room for a row of the part */
     float factors[2];
 };
 
@@ -77,7 +77,8 @@ __device__ __forceinline__ void mark_joined(float (&scores)[KEYS / 2], const row
     const int first = 2 * (threadIdx.x % 4);
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-        const uint32_t *named = marks.named[own_head(row) >> query_shift];
+        const int query = own_head(row) >> query_shift; /* of heads behind the last: any */
+        const uint32_t *named = marks.named[query % ATTN_JOIN_MAX_QUERIES];
 #pragma unroll
         for (int i = 0; i < KEYS / 8; i++) {
             const uint32_t bits = named[i / 2] >> (8 * (i % 2) + first);
@@ -134,8 +135,8 @@ __device__ __forceinline__ float find_largest(const float (&scores)[KEYS / 2], i
  * New references for the warp's heads where scores have left them far behind, as they do at first. No product may be in
  * flight: sums follow; by heads.factors those of the second warpgroup will.
  */
-__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2],
-                                                 head_state &heads, value_sums &sums)
+__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2], head_state &heads,
+                                                 value_sums &sums)
 {
     float largest[2] = {find_largest(scores, 0), find_largest(scores, 1)};
     heads.moves = __any_sync(0xffffffffu, largest[0] > heads.ref[0] + MOST_PASS ||
@@ -279,8 +280,8 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
         value_sums sums;
         float even[KEYS / 2], odd[KEYS / 2]; /* scores of the part's blocks in turn */
         const uint32_t begin = b, end = b + count_blocks(read_part<PART>(a, rank));
-        head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, {0.0f, 0.0f},
-                            false,                  false,        {1.0f, 1.0f}};
+        head_state heads = {
+            {FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, {0.0f, 0.0f}, false, false, {1.0f, 1.0f}};
         clear_sums(sums);
         if (begin < end) {
             take_queries(a, n_parts_done++, s);

@@ -294,8 +294,7 @@ __device__ __forceinline__ void finish_part(const attn_args &a, int32_t rank, in
     } else {
         write_sums(a, p, totals, sums, half);
     }
-    if (p.first_slot >= 0)
-        finish_split<tile_merge, head_team>(a, p, s.arrival, *(split_sums *)s.q);
+    if (p.first_slot >= 0) finish_split<tile_merge, head_team>(a, p, s.arrival, *(split_sums *)s.q);
 }
 
 #endif

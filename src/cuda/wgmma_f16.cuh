@@ -126,7 +126,7 @@ __device__ __forceinline__ void wgmma_ss_tb_f16(float (&d)[128], uint64_t a, uin
 
 /* d [64, 256] f32 (+)= a [64, 16] f16 in registers x b [16, 256], b N-major. */
 __device__ __forceinline__ void wgmma_rs_tb_f16(float (&d)[128], const uint32_t (&a)[4], uint64_t b,
-                                            int adds)
+                                                int adds)
 {
     asm volatile(
         "{ .reg .pred p; setp.ne.b32 p, %133, 0;\n"

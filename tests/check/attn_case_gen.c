@@ -21,6 +21,7 @@ enum {
 /* Scales that bring q . k to the size that the kind of values asks for. */
 typedef struct value_model {
     attn_values values;
+    attn_room room;                          /* ROOM only */
     int32_t scale_byte[DSV4_CACHE_N_GROUPS]; /* EXTREME only */
     int32_t max_code[DSV4_CACHE_N_GROUPS];   /* EXTREME only */
     float q_scale[ATTN_SCORE_GROUPS];
@@ -394,6 +395,41 @@ static void scope_mark_named(const attn_case *c, attn_rng *rng, const dsv4_attn_
     if (c->spec.names_nan && nan_slot >= 0) p->state[nan_slot] = SLOT_NAN;
 }
 
+/* What ROOM makes of a row of codes with scales of 114 to 120. */
+static void row_make_room(const value_model *model, attn_rng *rng, uint8_t *data, uint8_t *scales)
+{
+    const int which = (int)attn_rng_range(rng, 0, DSV4_CACHE_N_GROUPS - 1);
+    const bool is_other = attn_rng_chance(rng, 50);
+    const int tail_log2 = model->room == ATTN_ROOM_LARGE_TAIL ? 12 : -26;
+    switch (model->room) {
+    case ATTN_ROOM_GROUPS: scales[which] = (uint8_t)(is_other ? 98 : 120); break;
+    case ATTN_ROOM_FAR_GROUPS: scales[which] = (uint8_t)(is_other ? 80 : 120); break;
+    case ATTN_ROOM_ZEROS:
+        memset(data + which * DSV4_CACHE_GROUP_DIM, is_other ? 0x80 : 0, DSV4_CACHE_GROUP_DIM);
+        scales[which] = 254;
+        break;
+    case ATTN_ROOM_LARGE_TAIL:
+    case ATTN_ROOM_SMALL_TAIL:
+        for (int i = 0; is_other && i < DSV4_CACHE_ROPE_DIM; i++) {
+            uint8_t *bytes = data + DSV4_CACHE_FP8_DIM + 2 * i;
+            uint32_t bits = (uint32_t)bytes[0] << 16 | (uint32_t)bytes[1] << 24;
+            float value;
+            memcpy(&value, &bits, sizeof value);
+            value = ldexpf(value, tail_log2);
+            memcpy(&bits, &value, sizeof bits);
+            bytes[0] = (uint8_t)(bits >> 16);
+            bytes[1] = (uint8_t)(bits >> 24);
+        }
+        break;
+    case ATTN_ROOM_ROWS:
+        for (int g = 0; is_other && g < DSV4_CACHE_N_GROUPS; g++) scales[g] -= 24;
+        break;
+    case ATTN_ROOM_LARGE_Q:
+    case ATTN_ROOM_SMALL_Q:
+    case ATTN_N_ROOMS: break;
+    }
+}
+
 static void row_write_codes(const value_model *model, attn_rng *rng, uint8_t *data, uint8_t *scales)
 {
     for (int i = 0; i < DSV4_CACHE_FP8_DIM; i++) {
@@ -419,6 +455,7 @@ static void row_write_codes(const value_model *model, attn_rng *rng, uint8_t *da
         data[DSV4_CACHE_FP8_DIM + 2 * i] = (uint8_t)(bits >> 16);
         data[DSV4_CACHE_FP8_DIM + 2 * i + 1] = (uint8_t)(bits >> 24);
     }
+    if (model->values == ATTN_VALUES_ROOM) row_make_room(model, rng, data, scales);
 }
 
 /* Puts one NaN into a row, in one of the ways that the record has. */
@@ -480,7 +517,8 @@ static void slot_write_fp8(attn_case *c, attn_rng *rng, const value_model *model
     uint8_t *data = page + row * DSV4_CACHE_DATA_BYTES;
     uint8_t *scales = page + page_rows * DSV4_CACHE_DATA_BYTES + row * 8;
     if (model->values == ATTN_VALUES_EXTREME || model->values == ATTN_VALUES_SUBNORMAL ||
-        model->values == ATTN_VALUES_CODES || model->values == ATTN_VALUES_SCALES) {
+        model->values == ATTN_VALUES_CODES || model->values == ATTN_VALUES_SCALES ||
+        model->values == ATTN_VALUES_ROOM) {
         row_write_codes(model, rng, data, scales);
     } else {
         for (int i = 0; i < DSV4_CACHE_DIM; i++) values[i] = value_draw(model, rng, slot, i);
@@ -541,14 +579,26 @@ static const struct {
                       {134, 0x7e, 7},  {135, 0x7e, 7}, {246, 0x38, -1}, {247, 0x30, -2},
                       {250, 0x07, -7}, {254, 0x01, -9}};
 
-static void value_model_draw(value_model *model, attn_values values, attn_rng *rng)
+/* Queries that make the scores of rows with room. */
+static float room_q_scale(attn_room room, int group)
 {
+    if (room == ATTN_ROOM_LARGE_Q) return 0x1p100f;
+    if (room == ATTN_ROOM_SMALL_Q) return 0x1p-100f;
+    if (room == ATTN_ROOM_LARGE_TAIL && group == DSV4_CACHE_N_GROUPS) return 0x1p-12f;
+    return 1.0f;
+}
+
+static void value_model_draw(value_model *model, const attn_spec *spec, attn_rng *rng)
+{
+    const attn_values values = spec->values;
     model->values = values;
+    model->room = (attn_room)(spec->id % ATTN_N_ROOMS);
     for (int g = 0; g < ATTN_SCORE_GROUPS; g++) {
         model->q_scale[g] = 1.0f;
         if (values == ATTN_VALUES_FLAT) model->q_scale[g] = 1e-3f;
         if (values == ATTN_VALUES_PEAKY) model->q_scale[g] = 8.0f;
         if (values == ATTN_VALUES_SCALES) model->q_scale[g] = g < SCORE_GROUP ? 0x1p-4f : 8.0f;
+        if (values == ATTN_VALUES_ROOM) model->q_scale[g] = room_q_scale(model->room, g);
     }
     if (values == ATTN_VALUES_SCALES) model->q_scale[SCORE_GROUP] = 64.0f;
     if (values != ATTN_VALUES_EXTREME) return;
@@ -684,7 +734,7 @@ void attn_case_make(attn_case *c, const attn_spec *spec)
     c->params.q_dtype = spec->q_dtype;
     c->row_is_nan = case_alloc(c, spec->n_requests * spec->n_queries);
     memset(c->row_is_nan, 0, (size_t)(spec->n_requests * spec->n_queries));
-    value_model_draw(&model, spec->values, &rng);
+    value_model_draw(&model, spec, &rng);
     for (int i = 0; i < 2; i++) {
         dsv4_attn_scope *scope = i == 0 ? &c->params.window : &c->params.extra;
         if (!spec->has_scope[i]) {

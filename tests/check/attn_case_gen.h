@@ -29,8 +29,22 @@ typedef enum attn_values {
     ATTN_VALUES_EXTREME,   /* scale bytes at the ends and next to 2^7, where binary16 ends */
     ATTN_VALUES_SUBNORMAL, /* e4m3 codes below the normal range */
     ATTN_VALUES_CLAMPED,   /* q of size 1, keys of 1/10, in -1 .. 1: FlashMLA's */
-    ATTN_VALUES_SCALES /* scales of rows far apart, in groups that scores hardly depend on; heads much alike */
+    ATTN_VALUES_SCALES, /* scales of rows far apart, in groups that scores hardly depend on; heads much alike */
+    ATTN_VALUES_ROOM /* what a row or a query in binary16, each times a power of two, has room for or has not */
 } attn_values;
+
+/* Of ROOM: a case's `id` modulo their number. */
+typedef enum attn_room {
+    ATTN_ROOM_GROUPS,     /* a row's scales 2^22 apart */
+    ATTN_ROOM_FAR_GROUPS, /* 2^40 */
+    ATTN_ROOM_ZEROS,      /* a group of zeros with the largest scale */
+    ATTN_ROOM_LARGE_TAIL, /* the rotated tail of some rows is 2^12 times as large as it is */
+    ATTN_ROOM_SMALL_TAIL, /* or that much smaller, 2^26 times */
+    ATTN_ROOM_LARGE_Q,    /* queries times 2^100 */
+    ATTN_ROOM_SMALL_Q,
+    ATTN_ROOM_ROWS, /* scales of rows 2^24 apart */
+    ATTN_N_ROOMS
+} attn_room;
 
 typedef enum attn_list {
     ATTN_LIST_DISTINCT, /* distinct slots, then -1 */

@@ -126,6 +126,19 @@ static void draw_scales(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->names_nan = false;
 }
 
+/* Few keys and many, of every kind of room: what has none is computed in another way. */
+static void draw_room(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    const attn_room room = (attn_room)(spec->id % ATTN_N_ROOMS);
+    spec_draw(rng, spec, index / ATTN_N_ROOMS % 2 == 0 ? 20 : 200);
+    spec->n_heads = pick(rng, head_counts, COUNT(head_counts));
+    spec->has_scope[0] = true;
+    spec->values = ATTN_VALUES_ROOM;
+    spec->softmax_scale = 0.044194173824159216f;
+    if (room == ATTN_ROOM_LARGE_Q) spec->softmax_scale *= 0x1p-100f;
+    if (room == ATTN_ROOM_SMALL_Q) spec->softmax_scale *= 0x1p100f;
+}
+
 /* One key, and blocks later many: what probabilities and values are relative to has to grow, for every group of heads. */
 static void draw_growth(attn_rng *rng, int64_t index, attn_spec *spec)
 {
@@ -379,6 +392,7 @@ const attn_group attn_groups[] = {
     {"scales", 48, 0, AUTO, 30000000, draw_scales, NULL, false},
     {"growth", 24, 0, AUTO, 60000000, draw_growth, NULL, false},
     {"queries", 72, 0, AUTO, 40000000, draw_queries, NULL, false},
+    {"room", 96, 0, AUTO, 20000000, draw_room, NULL, false},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 

@@ -34,6 +34,7 @@ enum mistake {
     NOT_INITIALIZED,
     OTHER_COUNT,
     OTHER_INSTRUCTION,
+    PREFETCHES_PART,
 };
 
 mistake current_mistake;
@@ -72,6 +73,49 @@ void run_product(const void *)
         if (sum != 16.0f) exit(1);
 }
 
+/* The same of f16, whose 1.5 squared is exact: 36 everywhere. */
+void run_f16_product(const void *)
+{
+    float sums[4];
+    const uint64_t matrix = wgmma_matrix(CUDA_RUN_FIRST_ADDRESS, 16);
+    for (uint32_t i = threadIdx.x; i < 512; i += blockDim.x) {
+        const uint32_t two = to_f16_pair(1.5f, 1.5f);
+        store_shared16(CUDA_RUN_FIRST_ADDRESS + 16 * i, make_uint4(two, two, two, two));
+    }
+    fence_async_shared();
+    __syncthreads();
+    wgmma_fence();
+    wgmma_ss_f16(sums, matrix, matrix, false);
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (const float sum : sums)
+        if (sum != 36.0f) exit(1);
+}
+
+/* Codes and f16: every number there is, and where rounding changes its way. */
+void check_f16(const void *)
+{
+    for (uint32_t code = 0; code < 256; code++) {
+        uint32_t low, high;
+        codes_to_f16(code | 0x38 << 8 | code << 24, low, high);
+        const int exponent = (int)(code >> 3 & 15), fraction = (int)(code & 7);
+        const float size = exponent == 0 ? ldexpf((float)fraction, -9)
+                                         : ldexpf((float)(8 + fraction), exponent - 10);
+        const float value = low_f16_to_f32(low), other = high_f16_to_f32(high);
+        if ((code & 0x7f) == 0x7f ? value == value : value != (code < 128 ? size : -size)) exit(1);
+        if (high_f16_to_f32(low) != 1.0f || low_f16_to_f32(high) != 0.0f) exit(1);
+        if (other != value && other == other) exit(1);
+    }
+    for (uint32_t bits = 0; bits < 0x7c00; bits++) {
+        const float value = cuda_run_widen_f16((uint16_t)bits);
+        const float next = bits == 0x7bff ? 65536.0f : cuda_run_widen_f16((uint16_t)(bits + 1));
+        const uint32_t even = bits + bits % 2;
+        if (cuda_run_f16(value) != bits || cuda_run_f16(-value) != (bits | 0x8000)) exit(1);
+        if (cuda_run_f16((value + next) / 2) != even) exit(1);
+        if (cuda_run_f16(nextafterf((value + next) / 2, 0.0f)) != bits) exit(1);
+    }
+}
+
 /* One copies, all read. */
 void run_copy(const void *)
 {
@@ -84,6 +128,7 @@ void run_copy(const void *)
         if (current_mistake != NO_COPY_WAIT) copy_async_wait<0>();
     }
     __syncthreads();
+    prefetch_bytes_l2(&from, current_mistake == PREFETCHES_PART ? 8 : 16);
     if (current_mistake == NOTHING && load_shared16(CUDA_RUN_FIRST_ADDRESS).w != 4) exit(1);
 }
 
@@ -137,9 +182,12 @@ const trial trials[] = {
     {run_product, WARPGROUP, TOUCHES, true, "sums were touched"},
     {run_product, WARPGROUP, NO_WAIT, false, "ends while products are in flight"},
     {run_product, WARPGROUP, OTHER_PRODUCT, false, "different products"},
+    {run_f16_product, WARPGROUP, NOTHING, false, ""},
+    {check_f16, 32, NOTHING, false, ""},
     {run_copy, 64, NOTHING, false, ""},
     {run_copy, 64, NO_COPY_WAIT, false, "ends while copies are on their way"},
     {run_copy, 64, OUTSIDE, false, "an address outside"},
+    {run_copy, 64, PREFETCHES_PART, false, "no multiple of 16"},
     {run_mbarrier, 64, NOTHING, false, ""},
     {run_mbarrier, 64, ARRIVES_TWICE, false, "arrives twice"},
     {run_mbarrier, 64, TOO_LATE, false, "two phases ahead"},

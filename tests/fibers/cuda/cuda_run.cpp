@@ -640,10 +640,9 @@ uint16_t cuda_run_f16(float value)
 float cuda_run_widen_f16(uint16_t bits)
 {
     const uint32_t exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    const float size = exponent == 31 ? (fraction != 0 ? NAN : INFINITY)
-                       : exponent == 0
-                           ? (float)fraction * 0x1p-24f
-                           : from_bits((exponent + 112) << 23 | fraction << 13);
+    const float size = exponent == 31  ? (fraction != 0 ? NAN : INFINITY)
+                       : exponent == 0 ? (float)fraction * 0x1p-24f
+                                       : from_bits((exponent + 112) << 23 | fraction << 13);
     return (bits & 0x8000) != 0 ? -size : size;
 }
 

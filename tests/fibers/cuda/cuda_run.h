@@ -82,8 +82,8 @@ float cuda_run_widen_f16(uint16_t bits);
 /* ---- matrix products of a warpgroup ---- */
 
 struct cuda_run_product {
-    int n;     /* columns */
-    bool adds; /* or else the sums begin with it */
+    int n;       /* columns */
+    bool adds;   /* or else the sums begin with it */
     bool is_f16; /* operands; or else bf16 */
     bool a_in_registers, a_is_transposed, b_is_transposed;
     uint64_t a, b; /* descriptors (wgmma.cuh) */

@@ -235,8 +235,8 @@ inline void codes_to_f16(uint32_t codes, uint32_t &low_pair, uint32_t &high_pair
     uint32_t f16[4];
     for (int i = 0; i < 4; i++) {
         const uint32_t code = codes >> 8 * i & 0xff, size = code & 0x7f;
-        const float value = size < 8 ? (float)size * 0x1p-9f
-                                     : __uint_as_float((size + (120u << 3)) << 20);
+        const float value =
+            size < 8 ? (float)size * 0x1p-9f : __uint_as_float((size + (120u << 3)) << 20);
         f16[i] = cuda_run_f16(size == 0x7f ? NAN : value) | code >> 7 << 15;
     }
     low_pair = f16[0] | f16[1] << 16;
