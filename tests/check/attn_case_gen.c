@@ -400,7 +400,7 @@ static void row_make_room(const value_model *model, attn_rng *rng, uint8_t *data
 {
     const int which = (int)attn_rng_range(rng, 0, DSV4_CACHE_N_GROUPS - 1);
     const bool is_other = attn_rng_chance(rng, 50);
-    const int tail_log2 = model->room == ATTN_ROOM_LARGE_TAIL ? 12 : -26;
+    const bool is_large = model->room == ATTN_ROOM_LARGE_TAIL;
     switch (model->room) {
     case ATTN_ROOM_GROUPS: scales[which] = (uint8_t)(is_other ? 98 : 120); break;
     case ATTN_ROOM_FAR_GROUPS: scales[which] = (uint8_t)(is_other ? 80 : 120); break;
@@ -410,12 +410,12 @@ static void row_make_room(const value_model *model, attn_rng *rng, uint8_t *data
         break;
     case ATTN_ROOM_LARGE_TAIL:
     case ATTN_ROOM_SMALL_TAIL:
-        for (int i = 0; is_other && i < DSV4_CACHE_ROPE_DIM; i++) {
+        for (int i = 0; (is_other || !is_large) && i < DSV4_CACHE_ROPE_DIM; i++) {
             uint8_t *bytes = data + DSV4_CACHE_FP8_DIM + 2 * i;
             uint32_t bits = (uint32_t)bytes[0] << 16 | (uint32_t)bytes[1] << 24;
             float value;
             memcpy(&value, &bits, sizeof value);
-            value = ldexpf(value, tail_log2);
+            value = ldexpf(value, is_large ? 12 : -32);
             memcpy(&bits, &value, sizeof bits);
             bytes[0] = (uint8_t)(bits >> 16);
             bytes[1] = (uint8_t)(bits >> 24);

@@ -39,7 +39,7 @@ typedef enum attn_room {
     ATTN_ROOM_FAR_GROUPS, /* 2^40 */
     ATTN_ROOM_ZEROS,      /* a group of zeros with the largest scale */
     ATTN_ROOM_LARGE_TAIL, /* the rotated tail of some rows is 2^12 times as large as it is */
-    ATTN_ROOM_SMALL_TAIL, /* or that much smaller, 2^26 times */
+    ATTN_ROOM_SMALL_TAIL, /* that of all rows is 2^32 times smaller */
     ATTN_ROOM_LARGE_Q,    /* queries times 2^100 */
     ATTN_ROOM_SMALL_Q,
     ATTN_ROOM_ROWS, /* scales of rows 2^24 apart */
