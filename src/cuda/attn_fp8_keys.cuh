@@ -270,13 +270,6 @@ template <int H> struct code_probs {
     float largest[2]; /* of each row */
 };
 
-__device__ __forceinline__ uint32_t to_f16_pair(float low, float high)
-{
-    uint32_t pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
 /* Also sums of four keys for half of the thread's heads. ref: of the warpgroup's first head. */
 template <int H>
 __device__ __forceinline__ void make_code_probs(const float (&scores)[H / 2], const float2 *ref,
@@ -411,13 +404,6 @@ __device__ __forceinline__ uint32_t prob_factors(const code_rows &rows, uint2 sc
         pair |= (uint32_t)min(max(exponent, 0), 30) << (10 + 16 * r);
     }
     return pair;
-}
-
-__device__ __forceinline__ uint32_t multiply_f16x2(uint32_t a, uint32_t b)
-{
-    uint32_t product;
-    asm("mul.rn.f16x2 %0, %1, %2;\n" : "=r"(product) : "r"(a), "r"(b));
-    return product;
 }
 
 /* Two codes of a pair of f16. */

@@ -100,6 +100,13 @@ static void compare_fp8(attn_case *c, const attn_group *group, const attn_config
     if (!is_good) fail(t, group, config, &c->spec, text);
 }
 
+/* Scales of a row that are far apart are more than Hopper's FP8 products promise anything of. */
+static bool is_left_out(const attn_config *config, const attn_spec *spec)
+{
+    return has_fp8_math(config) && config->backend == DSV4_BACKEND_CUDA &&
+           spec->values == ATTN_VALUES_ROOM;
+}
+
 /* All levels first, each on poisoned memory, then the reference, then the comparison. */
 static void compare_levels(attn_case *c, const attn_group *group, const attn_config *configs,
                            int32_t n_configs, tally *tallies)
@@ -109,6 +116,7 @@ static void compare_levels(attn_case *c, const attn_group *group, const attn_con
     bool has_result[ATTN_MAX_CONFIGS] = {false};
     double *slack;
     for (int32_t i = 1; i < n_configs; i++) {
+        if (is_left_out(&configs[i], &c->spec)) continue;
         has_result[i] = attn_run_case(c, &configs[i], &results[i], text);
         if (!has_result[i]) fail(&tallies[i], group, &configs[i], &c->spec, text);
     }
