@@ -18,8 +18,7 @@
  */
 template <int HEADS> struct head_state {
     float ref[HEADS / 4], sum[HEADS / 4];
-    float scale[HEADS / 4]; /* from products to scores, but for 2^m */
-    bool is_odd;            /* f16 had no room for a row of the warp's, of this part */
+    bool is_odd; /* f16 had no room for a row of the warp's, of this part */
 };
 
 /* Counted from the group's first head. */
@@ -104,16 +103,16 @@ __device__ __forceinline__ void mark_joined(float (&scores)[HEADS / 2], const ro
     }
 }
 
-/* From a block's products to scores + m, in powers of two. */
+/* From a block's products to scores + m, in powers of two; factors: convert_queries'. */
 template <class PART, int HEADS>
 __device__ __forceinline__ void scale_scores(const attn_args &a, float (&scores)[HEADS / 2],
                                              const own_keys &keys, const row_marks (&marks)[2],
-                                             head_state<HEADS> &heads)
+                                             const float *factors, head_state<HEADS> &heads)
 {
 #pragma unroll
     for (int i = 0; i < HEADS / 2; i++) {
         const row_exponent m = keys.m[i / 2 % 2];
-        scores[i] = fmaf(scores[i] * heads.scale[2 * (i / 4) + i % 2], m.power, m.log2);
+        scores[i] = fmaf(scores[i] * factors[own_head(2 * (i / 4) + i % 2)], m.power, m.log2);
     }
     if (keys.unusual == 0) return;
     heads.is_odd |= (keys.unusual & IS_ODD) != 0;
@@ -239,14 +238,12 @@ __device__ __forceinline__ void leave_heads(head_state<HEADS> &heads, int turn,
 /* The queries of a part, the n-th that has blocks, have come: makes f16 of them. */
 template <int HEADS>
 __device__ __forceinline__ void take_queries(const attn_args &a, uint32_t n,
-                                             head_state<HEADS> &heads, shared_memory<HEADS> &s)
+                                             shared_memory<HEADS> &s)
 {
     barrier_wait(shared_address(&s.q_full), n & 1);
     convert_queries<HEADS>(a, s.q, s.q_factors, (int)threadIdx.x / 32, N_WARPGROUP_WARPS);
     fence_async_shared();
     named_barrier(BARRIER_SCORES, WARPGROUP);
-#pragma unroll
-    for (int j = 0; j < HEADS / 4; j++) heads.scale[j] = s.q_factors[own_head(j)];
 }
 
 template <class PART, int HEADS>
@@ -264,14 +261,14 @@ __device__ static void run_scores(const attn_args &a, shared_memory<HEADS> &s)
             heads.sum[j] = 0.0f;
         }
         heads.is_odd = false;
-        if (begin < end) take_queries<HEADS>(a, n_parts_done++, heads, s);
+        if (begin < end) take_queries<HEADS>(a, n_parts_done++, s);
 #pragma unroll 1
         for (; b < end; b++) {
             float scores[HEADS / 2];
             multiply_keys<HEADS>(scores, b, s);
             if (b + 1 == end) barrier_arrive_warp(shared_address(&s.q_empty));
             const own_keys keys = read_keys<PART>(s.marks[b % N_PLACES]);
-            scale_scores<PART, HEADS>(a, scores, keys, s.marks[b % N_PLACES], heads);
+            scale_scores<PART, HEADS>(a, scores, keys, s.marks[b % N_PLACES], s.q_factors, heads);
             weigh_keys<HEADS>(scores, keys, b, b == begin, heads, s);
         }
         leave_heads<HEADS>(heads, round % 2, s);
