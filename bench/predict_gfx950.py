@@ -11,7 +11,7 @@ import math
 import sys
 
 CLOCK, UNITS = 2.4e9, 256                      # Hz, compute units
-MEMORY, BF16, FP8 = 8e12, 2.5e15, 5e15         # bytes/s, dense operations/s
+MEMORY, BF16 = 8e12, 2.5e15                    # bytes/s, dense operations/s
 STEP_KEYS = 32
 ISSUE_CYCLES = 4                               # of a vector instruction of 64 lanes on a SIMD of 16
 MATRIX_CYCLES = {"bf16 16x16x32": 16, "codes 16x16x128": 32}  # at the published rates

@@ -45,7 +45,7 @@ sudo=
 if [ "$(id -u)" -ne 0 ]; then
     if ! sudo -n true 2>/dev/null; then
         echo "Missing packages; install them with:" >&2
-        echo "  sudo apt-get install -y --no-install-recommends$missing" >&2
+        echo "  sudo sh -c 'apt-get update && apt-get install -y --no-install-recommends$missing'" >&2
         exit 1
     fi
     sudo="sudo -n"

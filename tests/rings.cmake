@@ -91,8 +91,9 @@ endforeach()
 list(APPEND programs "\"check_fibers\": [\"$<JOIN:$<TARGET_OBJECTS:check_fibers>,\", \">\",
       \"$<JOIN:$<TARGET_OBJECTS:fiber_cuda_run>,\", \">\",
       \"$<JOIN:$<TARGET_OBJECTS:fiber_cuda_kernels>,\", \">\", \"-lstdc++\"]")
-# With the stand-in for AMD's runtime.
-list(APPEND programs "\"test_hip_library\": [\"$<JOIN:$<TARGET_OBJECTS:test_hip_library>,\", \">\"]"
+# With the stand-ins for AMD's runtime.
+list(APPEND programs "\"check_attn_hip\": [\"$<JOIN:$<TARGET_OBJECTS:check_attn>,\", \">\", \"$<TARGET_FILE:fake_hip_fibers>\", \"-Wl,-rpath,$<TARGET_FILE_DIR:fake_hip_fibers>\"]"
+  "\"test_hip_library\": [\"$<JOIN:$<TARGET_OBJECTS:test_hip_library>,\", \">\"]"
   "\"test_hip_keys\": [\"$<JOIN:$<TARGET_OBJECTS:test_hip_keys>,\", \">\", \"$<TARGET_FILE:fake_hip>\", \"-Wl,-rpath,$<TARGET_FILE_DIR:fake_hip>\"]"
   "\"test_hip\": [\"$<JOIN:$<TARGET_OBJECTS:test_hip>,\", \">\", \"$<TARGET_FILE:fake_hip>\", \"-Wl,-rpath,$<TARGET_FILE_DIR:fake_hip>\"]")
 list(JOIN programs ",\n    " programs)

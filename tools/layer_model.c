@@ -266,7 +266,7 @@ static void take_model(arena *from, dsv4_layer_model *model)
     for (int64_t i = 0; i < model->n_copies; i++) {
         dsv4_layer layer = {0};
         take_layer(from, config, table, &layer);
-        layer.experts = model->experts + i * config->n_experts;
+        if (model->experts != NULL) layer.experts = model->experts + i * config->n_experts;
         if (model->copies != NULL) model->copies[i] = layer;
     }
 }

@@ -19,6 +19,7 @@
  *     nothing. lse is the natural log and never includes the sink.
  *   - Results are bit-equal whatever the batch around a request, the order of requests and the
  *     number of threads; on GPUs only with fixed_split. There too, the same call twice gives the same bits.
+ *     A list that was padded with indices that name no key is another list; `lengths` leave it the same.
  *
  * Use: fill dsv4_attn_params (start from dsv4_attn_params_default), ask dsv4_attn_plan_size for the
  * two memories, call dsv4_attn_plan_build once per step and dsv4_attn_decode once per layer.

@@ -13,9 +13,10 @@
 #define GPU_SMALL
 #endif
 
+/* Waves of a block for each SIMD, at least: a largest number would keep registers from further blocks. */
 #define GPU_KERNEL(name, n_threads)                                                                \
     __attribute__((amdgpu_kernel, amdgpu_flat_work_group_size(n_threads, n_threads),               \
-                   amdgpu_waves_per_eu((n_threads + 255) / 256, (n_threads + 255) / 256),          \
+                   amdgpu_waves_per_eu((n_threads + 255) / 256),                                   \
                    visibility("protected"))) void name
 #define GPU_BY_VALUE                    const
 #define GPU_UNROLL                      _Pragma("unroll")

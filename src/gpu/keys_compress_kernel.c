@@ -227,12 +227,12 @@ GPU_DEVICE gpu_f32x4 add_runs(GPU_SHARED const run_sums *runs, int n_runs, int n
 GPU_DEVICE gpu_f32x4 pool_group(compress_args a, group_shape s, group_memory m, int first_channel)
 {
     const int thread = gpu_thread(), lane = thread % s.n_lanes, n_runs = s.n_rows / RUN_ROWS;
-    GPU_SHARED run_sums *const own = m.runs + lane;
-    gpu_f32x4 key = {};
     if (n_runs == 1) {
         const run_sums sums = sum_run(a, s, m, 0, FOUR * lane);
         return sums.keys / sums.weights;
     }
+    GPU_SHARED run_sums *const own = m.runs + lane;
+    gpu_f32x4 key = {};
     for (int begin = 0; begin < block_lanes(s); begin += s.n_lanes) { /* a slice */
         const int channel = first_channel + FOUR * (begin + lane);
         for (int run = thread / s.n_lanes; run < n_runs; run += s.n_run_lanes) {

@@ -18,7 +18,16 @@
 
 enum { ALIGN_BYTES = 16 };
 
-#ifdef __SANITIZE_ADDRESS__
+/* gcc's word for AddressSanitizer, and clang's. */
+#if defined(__SANITIZE_ADDRESS__)
+#define HAS_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_ADDRESS_SANITIZER 1
+#endif
+#endif
+
+#if defined(HAS_ADDRESS_SANITIZER)
 enum { IS_WATCHED = 1 };
 #else
 enum { IS_WATCHED = 0 };

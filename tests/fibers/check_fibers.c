@@ -325,9 +325,10 @@ static bool check_alone(attn_case *c, const fiber_way *way, attn_worst *worst, c
             one.out_scales = all.out_scales + r * all.out_scales_request_stride_bytes;
         if (all.rope_rows != NULL) one.rope_rows = all.rope_rows + r * all.n_queries;
         for (int i = 0; i < 2; i++) {
-            scopes[i]->indices =
-                (const int32_t *)(const void *)((const char *)scopes[i]->indices +
-                                                r * scopes[i]->indices_request_stride_bytes);
+            if (scopes[i]->indices != NULL)
+                scopes[i]->indices =
+                    (const int32_t *)(const void *)((const char *)scopes[i]->indices +
+                                                    r * scopes[i]->indices_request_stride_bytes);
             if (scopes[i]->lengths != NULL) scopes[i]->lengths += r;
         }
         is_good = fiber_decode(&one, &whole, why);

@@ -359,6 +359,12 @@ static void lists_fill(reader *r, const dsv4_attn_scope *scope, int32_t *lists, 
     }
 }
 
+/* Where nothing larger than a byte may be. */
+static void *one_byte_on(const void *tensor)
+{
+    return (char *)(uintptr_t)tensor + 1;
+}
+
 /* One bit of `nulls` and of `shifts` for each tensor of the scope. */
 static void scope_fill(reader *r, arena *a, const dsv4_attn_params *params, dsv4_attn_scope *scope,
                        int nulls, int shifts)
@@ -377,6 +383,7 @@ static void scope_fill(reader *r, arena *a, const dsv4_attn_params *params, dsv4
     if (nulls & 1) scope->cache = NULL;
     if (nulls & 2) scope->indices = NULL;
     scope->lengths = nulls & 4 ? NULL : lengths;
+    if (nulls & 8) scope->lengths = one_byte_on(lengths);
 }
 
 static void rope_fill(reader *r, arena *a, dsv4_attn_params *params)
@@ -401,12 +408,19 @@ static void tensors_fill(reader *r, arena *a, dsv4_attn_params *params)
     if (params->out_dtype == DSV4_DTYPE_FP8 && !(switches & 16)) {
         params->out_scales = arena_take(a, shape_bytes(&scales), 0);
     }
-    if (!(switches & 1)) params->lse = arena_take(a, shape_bytes(&lse), 0);
     if (switches & 2) params->sink = arena_take(a, params->n_heads * 4, 0);
     if (switches & 4) rope_fill(r, a, params);
     scope_fill(r, a, params, &params->window, read_u8(r), shifts >> 2);
     scope_fill(r, a, params, &params->extra, read_u8(r), shifts >> 5);
     if (switches & 8) params->q = NULL;
+    uint8_t odd = read_u8(r);
+    if (!(switches & 1)) params->lse = arena_take(a, shape_bytes(&lse), odd & 1);
+    if (odd & 2 && params->sink != NULL) params->sink = one_byte_on(params->sink);
+    if (odd & 4 && params->rope_rows != NULL) params->rope_rows = one_byte_on(params->rope_rows);
+    if (odd & 8 && params->rope_table != NULL) params->rope_table = one_byte_on(params->rope_table);
+    if (odd & 16) params->rope_rows = NULL;
+    if (odd & 32) params->out_scales = NULL;
+    if (odd & 64) params->out = NULL;
 }
 
 static bool has_f32_input(const dsv4_attn_params *params)
@@ -419,8 +433,28 @@ static bool has_f32_input(const dsv4_attn_params *params)
     return has_f32;
 }
 
-/* On exact memories; the tensors are small. Rounded math takes no f32 input. Returns what plan_size says. */
-static dsv4_status decode_run(const dsv4_attn_params *params)
+/* A caller's memory, as the library is told of it. */
+typedef struct given_memory {
+    void *memory;
+    size_t n_bytes;
+    bool is_whole; /* it may be taken */
+} given_memory;
+
+static given_memory spoil_memory(void *memory, size_t n_bytes, int hostile)
+{
+    given_memory given = {memory, n_bytes, n_bytes == 0 || hostile % 8 == 0};
+    if (n_bytes == 0) return given;
+    if (hostile & 1) given.memory = NULL;
+    if (hostile & 2) given.memory = one_byte_on(memory);
+    if (hostile & 4) given.n_bytes--;
+    return given;
+}
+
+/*
+ * On exact memories; the tensors are small. Rounded math takes no f32 input. hostile: bits 0 to 2 of the plan, 3 to 5 of
+ * the workspace: NULL, misaligned, a byte too small. Returns what plan_size says.
+ */
+static dsv4_status decode_run(const dsv4_attn_params *params, int hostile)
 {
     size_t plan_bytes, workspace_bytes;
     dsv4_error error;
@@ -434,15 +468,19 @@ static dsv4_status decode_run(const dsv4_attn_params *params)
     require(posix_memalign(&workspace, 64, workspace_bytes) == 0);
     memset(plan, 0xff, plan_bytes);
     memset(workspace, 0xff, workspace_bytes);
-    poison_write(&out, params->out);
+    const given_memory given[2] = {spoil_memory(plan, plan_bytes, hostile),
+                                   spoil_memory(workspace, workspace_bytes, hostile >> 3)};
+    if (params->out) poison_write(&out, params->out);
     if (params->lse) poison_write(&lse, (uint8_t *)params->lse);
     if (params->out_scales) poison_write(&scales, params->out_scales);
-    dsv4_status built = dsv4_attn_plan_build(NULL, params, plan, plan_bytes, &error);
-    dsv4_status status =
-        dsv4_attn_decode(NULL, params, plan, plan_bytes, workspace, workspace_bytes, &error);
+    dsv4_status built =
+        dsv4_attn_plan_build(NULL, params, given[0].memory, given[0].n_bytes, &error);
+    dsv4_status status = dsv4_attn_decode(NULL, params, given[0].memory, given[0].n_bytes,
+                                          given[1].memory, given[1].n_bytes, &error);
+    require(status != DSV4_OK || (given[0].is_whole && given[1].is_whole));
     require(built == DSV4_OK || status != DSV4_OK);
     require(status == DSV4_OK || (error.status == status && error.text[0] != 0));
-    written_check(&out, params->out, status == DSV4_OK);
+    if (params->out) written_check(&out, params->out, status == DSV4_OK);
     if (params->lse) written_check(&lse, (uint8_t *)params->lse, status == DSV4_OK);
     if (params->out_scales) written_check(&scales, params->out_scales, status == DSV4_OK);
     free(plan);
@@ -470,16 +508,17 @@ static void fuzz_decode(reader *r)
 
     a.random = (uint64_t)read_bytes(r, 8);
     tensors_fill(r, &a, &params);
-    decode_run(&params);
+    const int hostile = read_u8(r) % 4 == 1 ? read_u8(r) : 0;
+    decode_run(&params, hostile);
     for (int32_t level = 0; level <= dsv4_cpu_level(); level++) {
         params.backend = level == 0 ? DSV4_BACKEND_REF : DSV4_BACKEND_CPU;
         params.cpu_level = level;
         params.math = DSV4_ATTN_MATH_AUTO;
-        decode_run(&params);
+        decode_run(&params, hostile);
         params.math = DSV4_ATTN_MATH_OFFICIAL;
-        decode_run(&params);
+        decode_run(&params, hostile);
         params.math = DSV4_ATTN_MATH_FP8; /* which no CPU has */
-        require(decode_run(&params) != DSV4_OK);
+        require(decode_run(&params, hostile) != DSV4_OK);
     }
     arena_free(&a);
 }

@@ -5,7 +5,7 @@ usage: check_gfx.py [--counts] [--tools FOLDER] CODE_OBJECT TARGET EXPECTED
 exit status 0: as expected, 1: not, 2: cannot read. --tools: where llvm-objdump and llvm-readelf are, else LLVM 22's.
 
 Of every kernel: its target, that nothing goes to scratch memory or is spilled, that its registers and shared memory
-leave room for the waves it is designed for, that it has its matrix instructions, in one loop, and its copies to shared
+leave room for the waves it is designed for, those that its descriptor takes for nothing among them, that it has its matrix instructions, in one loop, and its copies to shared
 memory, no flat accesses, no waits for memory in its main loop but its own, no scalar loads there but for what is rare, none
 between a step's copies for shared memory, and no contraction of products and sums where bits are compared; that what other blocks read passes the caches, has arrived behind a wait and a barrier when it is
 counted, and no fence touches a whole cache; and that enough wait states stand between an instruction of long latency and
@@ -21,12 +21,11 @@ import sys
 TOOLS = {"objdump": "llvm-objdump-22", "readelf": "llvm-readelf-22"}
 VECTOR_REGISTERS = 512  # of a lane of a SIMD, in both targets
 GRANULE = 8             # they are given out in
-SCALARS_IN_LANES = 8    # scalar registers that may be kept in lanes of a vector register: no memory
 # Wait states before an instruction reads what these have written: LLVM 22's, by target where they differ.
 TRANSCENDENTAL_STATES = 1
 MATRIX_STATES = {"v_mfma_f32_16x16x16_bf16": {"gfx942": 7, "gfx950": 8}, "v_mfma_f32_16x16x32_bf16": {"gfx950": 8},
                  "v_mfma_scale_f32_16x16x128_f8f6f4": {"gfx950": 12}}
-COLUMNS = ("target", "kernel", "waves_per_simd", "shared_bytes", "matrix", "n_matrix", "n_copies", "n_loop_waits",
+COLUMNS = ("target", "kernel", "waves_per_simd", "n_scalars", "shared_bytes", "matrix", "n_matrix", "n_copies", "n_loop_waits",
            "n_loop_loads", "n_device", "n_contracted")
 
 
@@ -76,6 +75,19 @@ def read_notes(path):
         elif value.isdigit():
             fields[key] = int(value)
     return target.group(1), kernels
+
+
+def read_allocated(path, kernels):
+    """-> {kernel: vector registers that its descriptor asks for}"""
+    symbols = ",".join(f"{kernel}.kd" for kernel in kernels)
+    allocated, kernel = {}, None
+    for line in run(TOOLS["objdump"], "-D", f"--disassemble-symbols={symbols}", path).splitlines():
+        words = line.split()
+        if words[:1] == [".amdhsa_kernel"]:
+            kernel = words[1]
+        elif words[:1] == [".amdhsa_next_free_vgpr"]:
+            allocated[kernel] = int(words[1])
+    return allocated
 
 
 def read_code(path):
@@ -211,17 +223,19 @@ def count_loop(loop):
     return counts
 
 
-def faults_of(row, notes, lines):
+def faults_of(row, notes, allocated, lines):
     """Yields what is not as expected."""
     for field in ("private_segment_fixed_size", "vgpr_spill_count"):
         if notes.get(field, 0) != 0:
             yield f"{field} is {notes[field]}"
-    if notes.get("sgpr_spill_count", 0) > SCALARS_IN_LANES:
-        yield f"sgpr_spill_count is {notes['sgpr_spill_count']}, at most {SCALARS_IN_LANES}"
+    if notes.get("sgpr_spill_count", 0) > int(row["n_scalars"]):
+        yield f"sgpr_spill_count is {notes['sgpr_spill_count']}, at most {row['n_scalars']}"
     n_most = VECTOR_REGISTERS // int(row["waves_per_simd"]) // GRANULE * GRANULE
     n_registers = notes.get("vgpr_count", 0)
     if n_registers > n_most:
         yield f"{n_registers} vector registers, at most {n_most}"
+    elif allocated > n_most:
+        yield f"{allocated} vector registers in the descriptor, at most {n_most}"
     if notes.get("group_segment_fixed_size", 0) > int(row["shared_bytes"]):
         yield f"{notes['group_segment_fixed_size']} bytes of shared memory, at most {row['shared_bytes']}"
     names = [name for _, name, _ in lines]
@@ -270,7 +284,7 @@ def faults_of(row, notes, lines):
 def check(path, target, expected_path, prints_counts):
     expected = read_expected(expected_path, target)
     actual_target, notes = read_notes(path)
-    code = read_code(path)
+    code, allocated = read_code(path), read_allocated(path, notes)
     n_faults = 0
     if actual_target != target:
         print(f"{path}: is for {actual_target}, expected {target}")
@@ -279,13 +293,13 @@ def check(path, target, expected_path, prints_counts):
         if kernel not in expected or kernel not in notes:
             faults = [f"not in {expected_path}" if kernel in notes else "missing"]
         else:
-            faults = list(faults_of(expected[kernel], notes[kernel], code.get(kernel, [])))
+            faults = list(faults_of(expected[kernel], notes[kernel], allocated[kernel], code.get(kernel, [])))
         n_faults += len(faults)
         for fault in faults:
             print(f"{target} {kernel}: {fault}")
         if kernel in notes and not faults:
             n = notes[kernel]
-            print(f"{target} {kernel}: {n['vgpr_count']} vector registers, {n['sgpr_count']} scalar, "
+            print(f"{target} {kernel}: {n['vgpr_count']} vector registers ({allocated[kernel]} taken), {n['sgpr_count']} scalar, "
                   f"{n['group_segment_fixed_size']} bytes shared")
         if prints_counts and kernel in code:
             loop = count_loop(main_loop(code[kernel]))

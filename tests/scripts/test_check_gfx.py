@@ -20,7 +20,7 @@ typedef __bf16 bf16x8 __attribute__((vector_size(16)));
 typedef float f32x4 __attribute__((vector_size(16)));
 #define GLOBAL __attribute__((address_space(1)))
 #define SHARED static __attribute__((address_space(3), loader_uninitialized))
-__attribute__((amdgpu_kernel, amdgpu_flat_work_group_size(512, 512), visibility("protected")))
+__attribute__((amdgpu_kernel, amdgpu_flat_work_group_size(512, 512)WAVES, visibility("protected")))
 void sums(GLOBAL bf16x8 *a, GLOBAL f32x4 *out, int n)
 {
     SHARED int shared[SHARED_WORDS];
@@ -33,7 +33,7 @@ void sums(GLOBAL bf16x8 *a, GLOBAL f32x4 *out, int n)
     out[lane] = sum + (float)shared[n];
 }
 """
-GOOD = {"SHARED_WORDS": "1024", "BEFORE": 'bf16x8 x = a[lane]; asm volatile("" : "+v"(x));', "AFTER": "",
+GOOD = {"SHARED_WORDS": "1024", "WAVES": "", "BEFORE": 'bf16x8 x = a[lane]; asm volatile("" : "+v"(x));', "AFTER": "",
         "PRODUCT": "sum = __builtin_amdgcn_mfma_f32_16x16x32_bf16(x, x, sum, 0, 0, 0);"}
 KEEP = """{type} kept[{n}];
 _Pragma("unroll") for (int i = 0; i < {n}; i++) {{ kept[i] = ({type})(n + i * {of}); asm volatile("" : "+{kind}"(kept[i])); }}"""
@@ -59,6 +59,7 @@ BAD = {
         'asm volatile("s_waitcnt lgkmcnt(0)\\n\\tglobal_load_lds_dwordx4 %0, off" :: "v"(a));')}, "between each other"),
     "a flat access": ({"AFTER": "sum += *(volatile float *)(n * 16ull + (unsigned)lane * 4);"}, "flat_"),
     "registers": ({"AFTER": 'asm volatile("v_mov_b32 v200, 0" ::: "v200");'}, "vector registers"),
+    "registers for nothing": ({"WAVES": ", amdgpu_waves_per_eu(2, 2)"}, "in the descriptor"),
     "a fence": ({"AFTER": '__builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent");'}, "buffer_wbl2"),
     "an acquiring fence": ({"AFTER": '__builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");'}, "buffer_inv"),
     "a contraction": ({"AFTER": "sum[0] = sum[0] * (float)n + (float)lane;"}, "contracted"),
@@ -80,7 +81,7 @@ BAD = {
     "a read behind an exponential": (
         {"AFTER": CONVERT.format(x="__builtin_amdgcn_exp2f(sum[0])", y="__builtin_amdgcn_exp2f(sum[1])")}, "too early behind v_exp"),
 }
-EXPECTED = "gfx950 sums 4 65536 v_mfma_f32_16x16x32_bf16 1 0,0 0 0 0,0 0\n"
+EXPECTED = "gfx950 sums 4 0 65536 v_mfma_f32_16x16x32_bf16 1 0,0 0 0 0,0 0\n"
 
 # gpu.h's conversion with nothing between it and what it reads.
 WRAPPED = """
@@ -96,8 +97,8 @@ GPU_KERNEL(converted, 64)(const void *from, char *to)
     gpu_store4(to, gpu_to_bf16_pair(gpu_exp2(gpu_as_f32(x[0])), gpu_exp2(gpu_as_f32(x[1]))));
 }
 """
-WRAPPED_EXPECTED = {"gfx950": "gfx950 converted 8 0 v_mfma_f32_16x16x32_bf16 1 0,0 99 99 0,0 -\n",
-                    "gfx942": "gfx942 converted 8 0 v_mfma_f32_16x16x16_bf16 2 0,0 99 99 0,0 -\n"}
+WRAPPED_EXPECTED = {"gfx950": "gfx950 converted 8 0 0 v_mfma_f32_16x16x32_bf16 1 0,0 99 99 0,0 -\n",
+                    "gfx942": "gfx942 converted 8 0 0 v_mfma_f32_16x16x16_bf16 2 0,0 99 99 0,0 -\n"}
 
 
 def source_of(changes):

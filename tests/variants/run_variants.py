@@ -139,7 +139,7 @@ class Runner:
         target, depends = (os.path.join(folder, path + end) for end in (".o", ".d"))
         words[1:1] = ["-I" + os.path.join(folder, "src")]
         beside = "-I" if path.endswith(".cu") else "-iquote"  # nvcc knows only the first
-        words += ["-w", beside, os.path.dirname(self.source(path)),
+        words += ["-w", "-g0", beside, os.path.dirname(self.source(path)),
                   "-MD", "-MF", depends, "-o", target, "-c", os.path.join(folder, path)]
         self.run(words, "does not compile", cwd=entry["directory"])
         with open(depends, encoding="utf-8") as file:
@@ -155,7 +155,7 @@ class Runner:
         command = next(e["command"] for e in self.commands if e["file"].endswith(".c"))
         compiler = shlex.split(command)[0]
         target = os.path.join(folder, program)
-        self.run([compiler, *objects, *own, self.config["static_library"],
+        self.run([compiler, "-Wl,--strip-debug", *objects, *own, self.config["static_library"],
                   *self.config["link_options"], "-o", target], "does not link")
         return [target, *arguments]
 
