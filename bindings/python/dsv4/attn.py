@@ -31,7 +31,8 @@ from .tensors import (View, gpu_backend, check_dense, check_device, check_dtype,
                       check_writable, device_name, layouts, stream_of, torch_of, view)
 
 _NAMES = ("q", "window.cache", "window.indices", "window.lengths", "extra.cache", "extra.indices", "extra.lengths",
-          "sink", "out", "lse", "rope_table", "rope_rows", "out_scales")
+          "sink", "rope_table", "rope_rows", "out_scales", "out", "lse")
+_MADE = len(_NAMES) - 2  # where those begin that a call may have made itself, dense
 _OUTPUTS = ("out", "lse", "out_scales")
 _DTYPE_NUMBERS = {"bf16": 1, "u16": 1, "f32": 2, "fp8": 3, "u8": 3}
 _DEFAULT_SCALE = DIM**-0.5
@@ -121,8 +122,8 @@ class DecodeCall:
         lib.dsv4_attn_params_set_dense(self._reference)
         w, e = p.window, p.extra
         self._targets = ((p, "q"), (w, "cache"), (w, "indices"), (w, "lengths"), (e, "cache"), (e, "indices"),
-                         (e, "lengths"), (p, "sink"), (p, "out"), (p, "lse"), (p, "rope_table"), (p, "rope_rows"),
-                         (p, "out_scales"))
+                         (e, "lengths"), (p, "sink"), (p, "rope_table"), (p, "rope_rows"), (p, "out_scales"),
+                         (p, "out"), (p, "lse"))
 
     def _list_length(self, name, indices):
         if indices is None:
@@ -229,13 +230,14 @@ class DecodeCall:
         if views["rope_table"] is not None:
             self._params.n_rope_rows = views["rope_table"].shape[0]
 
-    def _set(self, tensors, page_rows):
-        found = layouts(tensors)
+    def _set(self, tensors, page_rows, are_made):
+        found = layouts(tensors[:_MADE] if are_made else tensors)
         if found is None or (found, page_rows) != self._layouts:
             self._bind(tensors, page_rows, found)
             return
         for (struct, field), tensor in zip(self._targets, tensors):
-            setattr(struct, field, None if tensor is None else tensor.data_ptr())
+            if tensor is not None:  # else it is None already: layouts are the same
+                setattr(struct, field, tensor.data_ptr())
 
     # ---- calls ----
 
@@ -262,24 +264,34 @@ class DecodeCall:
     def run_build(self, window: Scope, extra: Optional[Scope], stream: Any, address: int, n_bytes: int) -> None:
         """Builds a plan in n_bytes of memory at address."""
         p = self._params
-        for name, struct, scope in (("window", p.window, _scope("window", window)), ("extra", p.extra, _extra(extra))):
-            if scope.lengths is None:
-                struct.lengths = None
-                continue
-            label = self.LABELS[f"{name}.lengths"]
-            found = view(label, scope.lengths)
-            self._check_lengths(label, found)
-            check_device(label, found, self.device, "the queries")
-            struct.lengths = found.address
-        self._call(lib.dsv4_attn_plan_build, self._stream(stream), self._reference, address, n_bytes)
+        before = p.window.lengths, p.extra.lengths
+        try:
+            for name, struct, scope in (("window", p.window, _scope("window", window)),
+                                        ("extra", p.extra, _extra(extra))):
+                struct.lengths = self._lengths_of(name, scope)
+            self._call(lib.dsv4_attn_plan_build, self._stream(stream), self._reference, address, n_bytes)
+        finally:
+            p.window.lengths, p.extra.lengths = before  # those of decodes
+
+    def _lengths_of(self, name, scope):
+        """The address of a scope's lengths, for a build."""
+        if scope.lengths is None:
+            return None
+        label = self.LABELS[f"{name}.lengths"]
+        found = view(label, scope.lengths)
+        self._check_lengths(label, found)
+        check_device(label, found, self.device, "the queries")
+        return found.address
 
     def run_decode(self, q: Any, window: Scope, extra: Scope, sink: Any, softmax_scale: float, out: Any, lse: Any,
-                   rope_table: Any, rope_rows: Any, out_scales: Any, stream: Any, blocks: Sequence[int]) -> None:
-        """One decode; blocks: address and size of the plan, then of the workspace."""
+                   rope_table: Any, rope_rows: Any, out_scales: Any, stream: Any, blocks: Sequence[int],
+                   are_made: bool = False) -> None:
+        """One decode; blocks: address and size of the plan, then of the workspace; are_made: out and lse are new and
+        dense, as in every call that says so."""
         before = bytes(self._params)
         try:
-            self._set((q, window[0], window[1], window[2], extra[0], extra[1], extra[2], sink, out, lse, rope_table,
-                       rope_rows, out_scales), (window[3], extra[3]))
+            self._set((q, window[0], window[1], window[2], extra[0], extra[1], extra[2], sink, rope_table, rope_rows,
+                       out_scales, out, lse), (window[3], extra[3]), are_made)
             try:
                 self._params.softmax_scale = softmax_scale
             except TypeError:

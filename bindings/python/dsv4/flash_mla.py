@@ -26,11 +26,18 @@ _OTHER_RECORDS = {656: "V3.2's FP8", 352: "V3.2's NVFP4", 528: "V4.1's FP8", 288
 
 
 class _FlashMLACall(DecodeCall):
-    """A call whose errors call tensors by FlashMLA's names."""
+    """A call whose errors call tensors by FlashMLA's names, and whose lse is [requests, heads, queries]."""
 
     LABELS = {**DecodeCall.LABELS, "window.cache": "k_cache", "window.indices": "indices",
               "window.lengths": "topk_length", "extra.cache": "extra_k_cache",
               "extra.indices": "extra_indices_in_kvcache", "extra.lengths": "extra_topk_length", "sink": "attn_sink"}
+
+    def _bind_outputs(self, views):
+        lse = views["lse"]
+        if lse is not None:
+            views["lse"] = lse._replace(shape=tuple(lse.shape[i] for i in (0, 2, 1)),
+                                        strides=tuple(lse.strides[i] for i in (0, 2, 1)))
+        super()._bind_outputs(views)
 
 
 @dataclasses.dataclass
@@ -65,6 +72,7 @@ class FlashMLASchedMeta:
     call: Optional[_FlashMLACall] = None
     thread: int = 0  # whose call it is
     blocks: Tuple[int, ...] = ()  # addresses and sizes of the two memories
+    lse_layout: Tuple[Tuple[int, ...], ...] = ()  # shape and strides
 
 
 def get_mla_metadata(*_args: Any, **_kwargs: Any) -> Tuple[FlashMLASchedMeta, None]:
@@ -143,15 +151,16 @@ def _run(q, k_cache, head_dim_v, meta, num_splits, softmax_scale, causal, is_fp8
         raise InvalidArgument(f"enable_batch_invariant: {enable_batch_invariant}, expected "
                               f"{meta.config.enable_batch_invariant} as in the first call with this "
                               "tile_scheduler_metadata")
-    if out is None:
+    are_made = out is None
+    if are_made:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
     call = meta.call
     if meta.thread != threading.get_ident():
         call = _call_of_this_thread(meta, q, window, extra)
-    lse = q.new_empty(call.shape[:3], dtype=torch.float32)
+    lse = torch.empty_strided(*meta.lse_layout, dtype=torch.float32, device=q.device)
     call.run_decode(q, window, extra, attn_sink, DIM**-0.5 if softmax_scale is None else softmax_scale, out, lse, None,
-                    None, None, None, meta.blocks)
-    return out, lse.transpose(1, 2)
+                    None, None, None, meta.blocks, are_made)
+    return out, lse
 
 
 # torch.compile cannot look into calls of C: it breaks its graph here (torch.ops.dsv4 does not need that).
@@ -178,6 +187,8 @@ def _build_plan(meta, q, window, extra, enable_batch_invariant):
                        for name, n_bytes in zip(("plan", "workspace"), call.sizes()))
     meta.tile_scheduler_metadata, meta.workspace = plan, workspace
     meta.blocks = (plan.data_ptr(), plan.numel(), workspace.data_ptr(), workspace.numel())
+    b, s_q, h_q = call.shape[:3]
+    meta.lse_layout = ((b, h_q, s_q), (s_q * h_q, 1, h_q))
     call.run_build(window, extra, None, *meta.blocks[:2])
 
 
