@@ -17,19 +17,20 @@
 
 /* ---- queries ---- */
 
-/* 16 dimensions of a query head. */
+/* 16 dimensions of a query head; of rotated ones, eight and the eight that are 32 on. */
 struct query_piece {
     uint4 low, high;
 };
 
 /*
  * A warp's 16 dimensions of eight heads a thread, to rows of 128 bytes: chunk 2j gets values 1 and 3 of each four at
- * word j, chunk 2j + 1 values 0 and 2; of rotated ones, words j of the low and of the high half. rows: shared address
- * of the first head's.
+ * word j, chunk 2j + 1 values 0 and 2; of rotated ones, words j of the low and of the high half. rows: shared addresses
+ * of the lane's 16 bytes (store_matrix4) in the first four chunks and in the others.
  */
-__device__ __forceinline__ void store_piece(query_piece piece, uint32_t rows, bool is_rotated)
+template <bool IS_ROTATED>
+__device__ __forceinline__ void store_piece(const query_piece &piece, const uint32_t (&rows)[2],
+                                            int n_bytes)
 {
-    const int lane = threadIdx.x % 32;
     const uint32_t words[8] = {piece.low.x,  piece.low.y,  piece.low.z,  piece.low.w,
                                piece.high.x, piece.high.y, piece.high.z, piece.high.w};
 #pragma unroll
@@ -38,46 +39,54 @@ __device__ __forceinline__ void store_piece(query_piece piece, uint32_t rows, bo
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
             const uint32_t x = words[2 * j + i], y = words[2 * j + i + 1];
-            chunks[i] = is_rotated ? words[j + i / 2] : __byte_perm(x, y, 0x7632);
-            chunks[i + 1] = is_rotated ? words[4 + j + i / 2] : __byte_perm(x, y, 0x5410);
+            chunks[i] = IS_ROTATED ? words[j + i / 2] : __byte_perm(x, y, 0x7632);
+            chunks[i + 1] = IS_ROTATED ? words[4 + j + i / 2] : __byte_perm(x, y, 0x5410);
         }
-        store_matrix4(rows + lane % 8 * 128 + (((2 * j + lane / 8) ^ (lane % 8)) << 4), chunks[0],
-                      chunks[1], chunks[2], chunks[3]);
+        store_matrix4(rows[j / 2] + n_bytes, chunks[0], chunks[1], chunks[2], chunks[3]);
     }
 }
 
 /*
- * Queries of a part's heads in the keys' order of dimensions, zeros behind the last head; by all key warps, which take
- * a group of dimensions each. No branch among the reads: what meets behind it would wait for each of them.
+ * A warp's group of the queries of a part's heads in the keys' order of dimensions; behind the last head, that one
+ * again: what comes of it is not written. No branch among the reads: what meets behind it would wait for each of them.
+ * Short, as all that is run once a part: its instructions come from memory.
  */
+template <int HEADS, bool IS_ALIGNED, bool IS_ROTATED>
+__device__ __forceinline__ void copy_group(const attn_args &a, const char *q, int first_head,
+                                           uint32_t rows)
+{
+    enum { N_PIECES = HEADS * 32 / N_KEY_THREADS, HIGH_BYTES = IS_ROTATED ? 64 : 16 };
+    const int lane = threadIdx.x % 32, row = lane % 8, chunk = lane / 8;
+    const uint32_t chunks[2] = {rows + row * 128 + ((chunk ^ row) << 4),
+                                rows + row * 128 + (((4 + chunk) ^ row) << 4)};
+    query_piece pieces[N_PIECES];
+    q += lane % 4 * (IS_ROTATED ? 16 : 32);
+#pragma unroll
+    for (int i = 0; i < N_PIECES; i++) {
+        const int head = min(first_head + 8 * i + lane / 4, a.n_heads - 1);
+        const char *from = q + head * a.q_head_stride_bytes;
+        pieces[i].low = IS_ALIGNED ? __ldg((const uint4 *)from) : load_unaligned16(from);
+        pieces[i].high = IS_ALIGNED ? __ldg((const uint4 *)(from + HIGH_BYTES))
+                                    : load_unaligned16(from + HIGH_BYTES);
+    }
+#pragma unroll
+    for (int i = 0; i < N_PIECES; i++) store_piece<IS_ROTATED>(pieces[i], chunks, 8 * i * 128);
+}
+
+/* Queries of a part's heads; by all key warps, which take a group of dimensions each. */
 template <int HEADS, bool IS_ALIGNED>
 __device__ __forceinline__ void copy_query(const attn_args &a, const attn_part &p,
                                            uint32_t q_memory)
 {
-    enum { N_PIECES = HEADS * 32 / N_KEY_THREADS };
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const bool is_rotated = warp == N_DIM_GROUPS - 1;
-    const int high_bytes = is_rotated ? 64 : 16; /* from the low half of a piece */
+    const int warp = threadIdx.x / 32, first_head = part_first_head(p, HEADS);
     const char *q = a.q + p.request * a.q_request_stride_bytes +
-                    part_query(p) * a.q_query_stride_bytes + warp * 128 +
-                    lane % 4 * (is_rotated ? 16 : 32);
-    query_piece pieces[N_PIECES];
-#pragma unroll
-    for (int i = 0; i < N_PIECES; i++) {
-        const int head = part_first_head(p, HEADS) + 8 * i + lane / 4;
-        const char *from =
-            head < a.n_heads ? q + head * a.q_head_stride_bytes : (const char *)zero_row();
-        if (IS_ALIGNED) {
-            pieces[i].low = __ldg((const uint4 *)from);
-            pieces[i].high = __ldg((const uint4 *)(from + high_bytes));
-        } else {
-            pieces[i].low = load_unaligned16(from);
-            pieces[i].high = load_unaligned16(from + high_bytes);
-        }
+                    part_query(p) * a.q_query_stride_bytes + warp * 128;
+    const uint32_t rows = q_memory + warp * HEADS * 128;
+    if (warp == N_DIM_GROUPS - 1) {
+        copy_group<HEADS, IS_ALIGNED, true>(a, q, first_head, rows);
+    } else {
+        copy_group<HEADS, IS_ALIGNED, false>(a, q, first_head, rows);
     }
-#pragma unroll
-    for (int i = 0; i < N_PIECES; i++)
-        store_piece(pieces[i], q_memory + (warp * HEADS + 8 * i) * 128, is_rotated);
 }
 
 template <int HEADS>
