@@ -9,6 +9,7 @@
 #include "attn_fence.h"
 
 #include "attn_case_gen.h"
+#include "base/compiler.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,16 +19,7 @@
 
 enum { ALIGN_BYTES = 16 };
 
-/* gcc's word for AddressSanitizer, and clang's. */
-#if defined(__SANITIZE_ADDRESS__)
-#define HAS_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define HAS_ADDRESS_SANITIZER 1
-#endif
-#endif
-
-#if defined(HAS_ADDRESS_SANITIZER)
+#if defined(DSV4_ADDRESS_SANITIZED)
 enum { IS_WATCHED = 1 };
 #else
 enum { IS_WATCHED = 0 };
