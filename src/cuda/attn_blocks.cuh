@@ -83,8 +83,8 @@ template <class PART> __device__ __forceinline__ void read_index(const attn_args
     f.is_listed = false;
     if (!seek_entries<PART>(a, f.lists)) return;
     const int row = threadIdx.x % WARPGROUP / 32 * 16 + threadIdx.x % 16;
-    const int32_t *source = find_entry(f.lists, row, f.is_extra);
-    f.is_listed = source != NULL;
+    const int32_t *source;
+    f.is_listed = find_listed(f.lists, row, source, f.is_extra);
     if (f.is_listed) f.slot = __ldg(source);
     f.lists.entry += KEYS;
 }

@@ -55,12 +55,13 @@ __device__ __forceinline__ key_row plain_row(const attn_args &a, const list_curs
                                              uint32_t &named)
 {
     bool is_extra;
-    const int32_t *source = find_entry(lists, threadIdx.x % 32, is_extra);
-    const uint32_t slot = source == NULL ? 0 : (uint32_t)*source;
+    const int32_t *source;
+    const bool is_listed = find_listed(lists, threadIdx.x % 32, source, is_extra);
+    const uint32_t slot = is_listed ? (uint32_t)*source : 0;
     if constexpr (is_joined<PART>) {
-        return locate_joined(a, slot, is_extra, source != NULL, named);
+        return locate_joined(a, slot, is_extra, is_listed, named);
     } else {
-        const key_row row = locate_row(a, slot, is_extra, source != NULL);
+        const key_row row = locate_row(a, slot, is_extra, is_listed);
         named = row.is_valid;
         return row;
     }

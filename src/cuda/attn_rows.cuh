@@ -232,6 +232,19 @@ __device__ __forceinline__ const int32_t *find_entry(const list_cursor &c, int r
     return entry < c.end_entry ? (is_extra ? c.extra_list : c.window_list) + entry : NULL;
 }
 
+/*
+ * The same without a NULL; whether the part has the entry. nvcc 13.0 made of the NULL a register that is set to 0 two
+ * cycles in front of a predicated multiplication that writes it, and on an H200 the 0 landed last: loads from address 0.
+ */
+__device__ __forceinline__ bool find_listed(const list_cursor &c, int row, const int32_t *&source,
+                                            bool &is_extra)
+{
+    const int32_t entry = c.entry + row;
+    is_extra = entry >= c.window_len;
+    source = (is_extra ? c.extra_list : c.window_list) + entry;
+    return entry < c.end_entry;
+}
+
 __device__ __forceinline__ key_row locate_row(const attn_args &a, uint32_t slot, bool x,
                                               bool is_listed)
 {

@@ -225,41 +225,49 @@ __device__ __forceinline__ void add_probs(value_sums &sums, const uint32_t (&pro
 }
 
 /*
- * Block b, of which `scores` and references are there; `next` become those of the block behind it. Half of these is
- * multiplied while this block's probabilities are made; the other half of that block is hardly there before.
+ * A step of a part: probabilities of the block in front of b, of which `scores` and references are there, and scores of
+ * block b, which `scores` become. Half of these is multiplied while the probabilities are made; the other half of that
+ * block is hardly there before. The first step has no block in front, the last one none behind: the same code, since what
+ * is run once a part waits for its instructions.
  */
 template <class PART>
-__device__ __forceinline__ void weigh_block(const attn_args &a, uint32_t b, bool is_last,
-                                            float (&scores)[KEYS / 2], float (&next)[KEYS / 2],
-                                            head_state &heads, value_sums &sums, shared_memory &s)
+__device__ __forceinline__ void step_on(const attn_args &a, uint32_t b, bool is_first, bool is_last,
+                                        float (&scores)[KEYS / 2], head_state &heads,
+                                        value_sums &sums, shared_memory &s)
 {
-    uint32_t probs[KEYS / 4];
+    float next[KEYS / 2];
+    clear_scores(next);
     if (is_last) {
         barrier_arrive_warp(shared_address(&s.q_empty));
     } else {
-        clear_scores(next);
-        ask_for_scores(next, b + 1, 0, s);
+        ask_for_scores(next, b, 0, s);
     }
-    make_probs(scores, s.marks[b % N_PLACES], heads, probs);
-    barrier_wait(shared_address(&s.probs_empty), (b & 1) ^ 1);
-    pass_factors(heads, s);
-    store_probs(probs, s);
-    fence_async_shared();
-    barrier_arrive(shared_address(&s.probs_full));
-    add_probs(sums, probs, b, s);
+    if (!is_first) {
+        uint32_t probs[KEYS / 4];
+        const uint32_t before = b - 1;
+        make_probs(scores, s.marks[before % N_PLACES], heads, probs);
+        barrier_wait(shared_address(&s.probs_empty), (before & 1) ^ 1);
+        pass_factors(heads, s);
+        store_probs(probs, s);
+        fence_async_shared();
+        barrier_arrive(shared_address(&s.probs_full));
+        add_probs(sums, probs, before, s);
+    }
     if (!is_last) {
-        ask_for_scores(next, b + 1, 1, s);
+        ask_for_scores(next, b, 1, s);
         wgmma_wait<1>();
     } else {
         wgmma_wait<0>();
     }
-    barrier_arrive_warp(shared_address(&s.empty[b % N_PLACES][0]));
+    if (!is_first) barrier_arrive_warp(shared_address(&s.empty[(b - 1) % N_PLACES][0]));
     wgmma_wait<0>();
     wgmma_settle(next);
     wgmma_settle(sums.v);
     if (is_last) return;
-    scale_scores<PART>(a, next, s.marks[(b + 1) % N_PLACES], heads);
+    scale_scores<PART>(a, next, s.marks[b % N_PLACES], heads);
     check_references(next, heads, sums);
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i++) scores[i] = next[i];
 }
 
 /* The queries of a part, the n-th that has blocks, have come: both warpgroups make f16 of them. */
@@ -278,7 +286,7 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
     uint32_t b = 0, n_parts_done = 0; /* of parts that have blocks */
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
-        float even[KEYS / 2], odd[KEYS / 2]; /* scores of the part's blocks in turn */
+        float scores[KEYS / 2];
         const uint32_t begin = b, end = b + count_blocks(read_part<PART>(a, rank));
         head_state heads = {
             {FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, {0.0f, 0.0f}, false, false, {1.0f, 1.0f}};
@@ -287,20 +295,13 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
             take_queries(a, n_parts_done++, s);
             heads.scale[0] = s.q_factors[own_head(0)];
             heads.scale[1] = s.q_factors[own_head(1)];
-            clear_scores(even);
-            ask_for_scores(even, b, 0, s);
-            ask_for_scores(even, b, 1, s);
-            wgmma_wait<0>();
-            wgmma_settle(even);
-            scale_scores<PART>(a, even, s.marks[b % N_PLACES], heads);
-            check_references(even, heads, sums);
-        }
+#pragma unroll
+            for (int i = 0; i < KEYS / 2; i++) scores[i] = 0.0f;
 #pragma unroll 1
-        while (b < end) {
-            weigh_block<PART>(a, b, b + 1 == end, even, odd, heads, sums, s);
-            if (++b == end) break;
-            weigh_block<PART>(a, b, b + 1 == end, odd, even, heads, sums, s);
-            b++;
+            for (;; b++) {
+                step_on<PART>(a, b, b == begin, b == end, scores, heads, sums, s);
+                if (b == end) break;
+            }
         }
         leave_heads(heads.ref, heads.sum, heads.is_odd, round, s);
         finish_part<PART>(a, rank, round, sums, 0, s);

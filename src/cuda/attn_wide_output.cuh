@@ -118,6 +118,37 @@ __device__ __forceinline__ void write_tiles(const attn_args &a, const PART &p, i
     }
 }
 
+/* Whether a half's dimensions are written as bf16, 16 bytes at a time, and not turned. */
+__device__ __forceinline__ bool is_plain_half(const attn_args &a, int half)
+{
+    return !a.out_is_f32 && a.out_is_aligned && (half == 0 || a.rope_table == NULL);
+}
+
+/* All tiles of a plain half: short, since what is run once a part waits for its instructions. */
+template <class PART>
+__device__ __forceinline__ void write_plain_half(const attn_args &a, const PART &p, int half,
+                                                 const value_sums &sums, const float (&inverse)[2])
+{
+    const int first_head = part_first_head(p, HEADS);
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+        const int head = first_head + own_head(row);
+        const bool is_real = head < count_heads(a, p);
+        char *out = head_out(a, p, head) + half * HALF_DIMS * 2 + threadIdx.x % 4 * 16;
+#pragma unroll
+        for (int first = 0; first < N_TILES; first += 4) {
+            uint32_t words[4];
+#pragma unroll
+            for (int t = 0; t < 4; t++) {
+                const float *pair = &sums.v[4 * (first + t) + 2 * row];
+                words[t] = to_bf16_pair(pair[0] * inverse[row], pair[1] * inverse[row]);
+            }
+            const uint4 eight = transpose_words(words);
+            if (is_real) *(uint4 *)(out + first * 16) = eight;
+        }
+    }
+}
+
 __device__ __forceinline__ float4 own_tile(const value_sums &sums, int t)
 {
     return make_float4(sums.v[4 * t], sums.v[4 * t + 1], sums.v[4 * t + 2], sums.v[4 * t + 3]);
@@ -267,6 +298,10 @@ __device__ __forceinline__ void write_sums(const attn_args &a, const PART &p,
 {
     float inverse[2];
     end_heads(a, p, half == 0, totals, inverse);
+    if (is_plain_half(a, half)) {
+        write_plain_half(a, p, half, sums, inverse);
+        return;
+    }
 #pragma unroll
     for (int first = 0; first < N_TILES; first += 4) {
         float4 v[4];
