@@ -477,27 +477,38 @@ __device__ __forceinline__ uint32_t value_row(unsigned char *block)
 /* ---- queries ---- */
 
 /*
- * Begins to copy a part's queries, zeros behind the last head, by a warpgroup: 64 threads have a head at a time.
- * q_memory: N_DIM_GROUPS groups of [HEADS] rows.
+ * A warp has a query at a time: a lane 16 bytes of each half of the dimensions. Where the first are; q_memory: N_DIM_GROUPS
+ * groups of [HEADS] rows.
  */
+template <int HEADS> __device__ __forceinline__ uint32_t query_place(unsigned char *q_memory, int h)
+{
+    const int lane = threadIdx.x % 32;
+    return shared_address(q_memory) + lane / 8 * (HEADS * 128) + h * 128 +
+           ((lane % 8 ^ h % 8) << 4);
+}
+
+/* Begins to copy a part's queries, zeros behind the last head, by a warpgroup. */
 template <int HEADS, class PART>
 __device__ __forceinline__ void ask_for_queries(const attn_args &a, const PART &p,
                                                 unsigned char *q_memory)
 {
-    const int thread = threadIdx.x % WARPGROUP, column = thread % 64;
+    const int warp = threadIdx.x % WARPGROUP / 32, lane = threadIdx.x % 32;
     const char *q = a.q + p.request * a.q_request_stride_bytes +
-                    part_query(p) * a.q_query_stride_bytes + column * 16;
-    const uint32_t to = shared_address(q_memory) + column / 8 * (HEADS * 128);
-#pragma unroll 4
-    for (int h = thread / 64; h < HEADS; h += WARPGROUP / 64) {
+                    part_query(p) * a.q_query_stride_bytes + lane * 16;
+#pragma unroll 2
+    for (int h = warp; h < HEADS; h += N_WARPGROUP_WARPS) {
         const int head = part_first_head(p, HEADS) + h;
-        const char *from =
-            head < count_heads(a, p) ? q + query_bytes(a, p, head) : (const char *)zero_row();
-        const uint32_t place = to + h * 128 + ((column % 8 ^ h % 8) << 4);
+        const bool is_real = head < count_heads(a, p);
+        const char *from = is_real ? q + query_bytes(a, p, head) : (const char *)zero_row();
+        const char *from_high = is_real ? from + HALF_DIMS * sizeof(uint16_t) : from;
+        const uint32_t place = query_place<HEADS>(q_memory, h);
+        const uint32_t high = place + N_HALF_GROUPS * HEADS * 128;
         if (a.q_is_aligned) {
             copy_async16(place, from);
+            copy_async16(high, from_high);
         } else {
             store_shared16(place, load_unaligned16(from));
+            store_shared16(high, load_unaligned16(from_high));
         }
     }
     copy_async_commit();
@@ -516,10 +527,9 @@ __device__ __forceinline__ void convert_queries(const attn_args &a, unsigned cha
                                                 float *factors, int warp, int n_warps)
 {
     const int lane = threadIdx.x % 32;
-    const uint32_t q = shared_address(q_memory) + lane / 8 * (HEADS * 128);
 #pragma unroll 2
     for (int h = warp; h < HEADS; h += n_warps) {
-        const uint32_t place = q + h * 128 + ((lane % 8 ^ h % 8) << 4);
+        const uint32_t place = query_place<HEADS>(q_memory, h);
         const uint32_t half = N_HALF_GROUPS * HEADS * 128;
         const uint4 low = load_shared16(place), high = load_shared16(place + half);
         const uint32_t pair = largest_of_eight(high, largest_of_eight(low, 0));

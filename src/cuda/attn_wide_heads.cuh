@@ -21,9 +21,7 @@
 struct head_state {
     float ref[2], sum[2];
     float scale[2]; /* from products to scores, but for 2^m */
-    bool moves;     /* references of the warp's heads have, with this block */
     bool is_odd;    /* f16 had no room for a row of the part */
-    float factors[2];
 };
 
 /* In front of what begins the matrix products that add to them. */
@@ -132,27 +130,32 @@ __device__ __forceinline__ float find_largest(const float (&scores)[KEYS / 2], i
 }
 
 /*
- * New references for the warp's heads where scores have left them far behind, as they do at first. No product may be in
- * flight: sums follow; by heads.factors those of the second warpgroup will.
+ * New references for the warp's heads where scores of block b have left them far behind, as they do at first. No product
+ * may be in flight: sums follow; those of the second warpgroup will, in front of block b. It has read what is written
+ * here of block b - 2.
  */
-__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2], head_state &heads,
-                                                 value_sums &sums)
+__device__ __forceinline__ void check_references(const float (&scores)[KEYS / 2], uint32_t b,
+                                                 head_state &heads, value_sums &sums,
+                                                 shared_memory &s)
 {
     float largest[2] = {find_largest(scores, 0), find_largest(scores, 1)};
-    heads.moves = __any_sync(0xffffffffu, largest[0] > heads.ref[0] + MOST_PASS ||
-                                              largest[1] > heads.ref[1] + MOST_PASS);
-    if (!heads.moves) return;
+    const bool moves = __any_sync(0xffffffffu, largest[0] > heads.ref[0] + MOST_PASS ||
+                                                   largest[1] > heads.ref[1] + MOST_PASS);
+    if (threadIdx.x % 32 == 0) s.needs_rescale[b % 2][threadIdx.x / 32] = moves;
+    if (!moves) return;
+    float factors[2];
 #pragma unroll
     for (int row = 0; row < 2; row++) {
 #pragma unroll
         for (int other = 1; other < 4; other *= 2)
             largest[row] = fmaxf(largest[row], __shfl_xor_sync(0xffffffffu, largest[row], other));
         const float ref = fmaxf(heads.ref[row], largest[row] - FIRST_PASS);
-        heads.factors[row] = exp2_fast(heads.ref[row] - ref);
+        factors[row] = exp2_fast(heads.ref[row] - ref);
         heads.ref[row] = ref;
-        heads.sum[row] *= heads.factors[row];
+        heads.sum[row] *= factors[row];
+        if (threadIdx.x % 4 == 0) s.rescale[b % 2][own_head(row)] = factors[row];
     }
-    scale_sums(sums, heads.factors);
+    scale_sums(sums, factors);
 }
 
 /* Probabilities, as matrix operands; their sums are added up. scores: plus m. */
@@ -172,15 +175,6 @@ __device__ __forceinline__ void make_probs(const float (&scores)[KEYS / 2], cons
         }
         keep_order();
     }
-}
-
-/* Says whether the second warpgroup's sums have to follow, and by what; the block before has been added. */
-__device__ __forceinline__ void pass_factors(const head_state &heads, shared_memory &s)
-{
-    if (threadIdx.x % 32 == 0) s.needs_rescale[threadIdx.x / 32] = heads.moves;
-    if (!heads.moves || threadIdx.x % 4 != 0) return;
-    s.rescale[own_head(0)] = heads.factors[0];
-    s.rescale[own_head(1)] = heads.factors[1];
 }
 
 /* probs as [HEADS][KEYS] f16, K-major and swizzled. */
@@ -247,7 +241,6 @@ __device__ __forceinline__ void step_on(const attn_args &a, uint32_t b, bool is_
         const uint32_t before = b - 1;
         make_probs(scores, s.marks[before % N_PLACES], heads, probs);
         barrier_wait(shared_address(&s.probs_empty), (before & 1) ^ 1);
-        pass_factors(heads, s);
         store_probs(probs, s);
         fence_async_shared();
         barrier_arrive(shared_address(&s.probs_full));
@@ -265,18 +258,9 @@ __device__ __forceinline__ void step_on(const attn_args &a, uint32_t b, bool is_
     wgmma_settle(sums.v);
     if (is_last) return;
     scale_scores<PART>(a, next, s.marks[b % N_PLACES], heads);
-    check_references(next, heads, sums);
+    check_references(next, b, heads, sums, s);
 #pragma unroll
     for (int i = 0; i < KEYS / 2; i++) scores[i] = next[i];
-}
-
-/* The queries of a part, the n-th that has blocks, have come: both warpgroups make f16 of them. */
-__device__ __forceinline__ void take_queries(const attn_args &a, uint32_t n, shared_memory &s)
-{
-    barrier_wait(shared_address(&s.q_full), n & 1);
-    convert_queries<HEADS>(a, s.q, s.q_factors, (int)threadIdx.x / 32, N_HEAD_THREADS / 32);
-    fence_async_shared();
-    head_team::sync();
 }
 
 /* The first warpgroup: probabilities of all blocks, and the first half of the dimensions. */
@@ -287,20 +271,21 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
         float scores[KEYS / 2];
-        const uint32_t begin = b, end = b + count_blocks(read_part<PART>(a, rank));
-        head_state heads = {
-            {FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, {0.0f, 0.0f}, false, false, {1.0f, 1.0f}};
+        uint32_t n_left = count_blocks(read_part<PART>(a, rank));
+        head_state heads = {{FIRST_REF, FIRST_REF}, {0.0f, 0.0f}, {0.0f, 0.0f}, false};
         clear_sums(sums);
-        if (begin < end) {
-            take_queries(a, n_parts_done++, s);
+        if (n_left > 0) {
+            bool is_first = true;
+            barrier_wait(shared_address(&s.q_full), n_parts_done++ & 1);
             heads.scale[0] = s.q_factors[own_head(0)];
             heads.scale[1] = s.q_factors[own_head(1)];
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i++) scores[i] = 0.0f;
 #pragma unroll 1
             for (;; b++) {
-                step_on<PART>(a, b, b == begin, b == end, scores, heads, sums, s);
-                if (b == end) break;
+                step_on<PART>(a, b, is_first, n_left == 0, scores, heads, sums, s);
+                if (n_left-- == 0) break;
+                is_first = false;
             }
         }
         leave_heads(heads.ref, heads.sum, heads.is_odd, round, s);
@@ -312,21 +297,21 @@ template <class PART> __device__ static void run_scores(const attn_args &a, shar
 template <class PART> __device__ static void run_values(const attn_args &a, shared_memory &s)
 {
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
-    uint32_t b = 0, n_parts_done = 0;
+    uint32_t b = 0;
     row_finder finder = begin_prefetch<PART>(a);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         value_sums sums;
         const uint32_t end = b + count_blocks(read_part<PART>(a, rank));
         prefetch_queries<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
-        if (b < end) take_queries(a, n_parts_done++, s);
         clear_sums(sums);
 #pragma unroll 1
         for (; b < end; b++) {
             const uint32_t place = b % N_PLACES;
             barrier_wait(shared_address(&s.full[place][1]), b / N_PLACES & 1);
             barrier_wait(shared_address(&s.probs_full), b & 1);
-            if (s.needs_rescale[threadIdx.x / 32 % N_WARPGROUP_WARPS]) {
-                const float factors[2] = {s.rescale[own_head(0)], s.rescale[own_head(1)]};
+            if (s.needs_rescale[b % 2][threadIdx.x / 32 % N_WARPGROUP_WARPS]) {
+                const float factors[2] = {s.rescale[b % 2][own_head(0)],
+                                          s.rescale[b % 2][own_head(1)]};
                 scale_sums(sums, factors);
             }
             const uint64_t probs = wgmma_matrix(uniform(shared_address(s.probs)), 16);

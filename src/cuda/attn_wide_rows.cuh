@@ -71,6 +71,8 @@ template <class PART> __device__ static void run_rows(const attn_args &a, shared
                 ask_for_queries<HEADS>(a, p, s.q);
             }
             copy_async_wait<0>();
+            convert_queries<HEADS>(a, s.q, s.q_factors, (int)threadIdx.x % WARPGROUP / 32,
+                                   N_WARPGROUP_WARPS);
             pass_on(s.q_full);
             n_parts_done++;
         }

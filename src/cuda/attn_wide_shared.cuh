@@ -39,9 +39,9 @@ struct shared_memory {
     alignas(16) unsigned char chunks[N_CHUNKS][CHUNK_BYTES];
     alignas(16) row_marks marks[N_PLACES];
     float q_factors[HEADS]; /* convert_queries' */
-    float rescale[HEADS];   /* of values so far, where a warp's heads need it */
-    int needs_rescale
-        [N_WARPGROUP_WARPS]; /* by warps of either head warpgroup: they have the same heads */
+    /* of values in front of a block, where a warp's heads need it; warps of either head warpgroup have the same heads */
+    float rescale[2][HEADS];
+    int needs_rescale[2][N_WARPGROUP_WARPS];
     float part_ref[2][HEADS], part_sum[2][HEADS]; /* of a thread block's parts in turn */
     int part_is_odd[2];
     int arrival;
