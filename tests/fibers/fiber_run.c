@@ -222,7 +222,8 @@ static void run_wave(fiber *lanes)
         for (int i = 0; i < n_lanes; i++) resume(&lanes[i]);
         for (int i = 1; i < n_lanes; i++) {
             if (lanes[i].state != lanes[0].state) fail("lanes of a wave part", "");
-            if (lanes[i].state == AT_EXCHANGE && strcmp(lanes[i].what, lanes[0].what) != 0)
+            if (lanes[i].state == AT_EXCHANGE && lanes[i].what != lanes[0].what &&
+                strcmp(lanes[i].what, lanes[0].what) != 0)
                 fail("lanes meet in other calls than ", lanes[0].what);
         }
         if (lanes[0].state != AT_EXCHANGE) return;
