@@ -208,6 +208,7 @@ void linear_case_make(linear_case *c, const linear_spec *spec)
 void linear_case_free(linear_case *c)
 {
     for (int i = 0; i < 3; i++) free(c->blocks[i]);
+    free(c->answers);
 }
 
 /* ---- running ---- */

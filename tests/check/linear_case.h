@@ -41,12 +41,22 @@ typedef struct linear_spec {
     int32_t n_threads;
 } linear_spec;
 
+/* Element (row, i) in double, from the formats' definitions alone. */
+typedef struct linear_answer {
+    double sum;       /* of the products, infinite or NaN as they have it */
+    double magnitude; /* sum of the finite ones' magnitudes */
+    double dropped;   /* the part of magnitude that has a subnormal factor */
+    bool has_special; /* an infinite or NaN operand, after W is rounded to f32 */
+} linear_answer;
+
 typedef struct linear_case {
     linear_spec spec;
     dsv4_linear linear;
     const float *x;
     int64_t x_stride;
     void *blocks[3]; /* weight, scales, x */
+    linear_answer
+        *answers; /* [n_out, n_rows], for all ways to compute; NULL before they are asked for */
 } linear_case;
 
 /* One way to compute. Where promises_bf16, only cases with x_is_bf16 take part. */
@@ -70,14 +80,6 @@ void linear_case_free(linear_case *c);
  */
 bool linear_run(const linear_case *c, const linear_config *config, int32_t n_threads, int64_t first,
                 int64_t n_rows, float *y, char *text);
-
-/* Element (row, i) in double, from the formats' definitions alone. */
-typedef struct linear_answer {
-    double sum;       /* of the products, infinite or NaN as they have it */
-    double magnitude; /* sum of the finite ones' magnitudes */
-    double dropped;   /* the part of magnitude that has a subnormal factor */
-    bool has_special; /* an infinite or NaN operand, after W is rounded to f32 */
-} linear_answer;
 
 /* values [n_in]: row i of W, dequantized to f32. */
 void linear_oracle_row(const linear_case *c, int64_t i, float *values);
