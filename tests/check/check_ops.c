@@ -3,7 +3,7 @@
  * level of this machine against the reference and against double precision.
  *
  * Place: tests. One line for each group and level, then `N passed, M failed`; fails when M > 0. A failing
- * case prints its number and runs again alone with --case.
+ * case prints its number and runs again alone with --case. --fail-fast: a group ends with its first failure.
  */
 #include "ops_check.h"
 
@@ -175,11 +175,11 @@ static void run_case(uint64_t id, int32_t level, tally *t)
            run.text);
 }
 
-static void run_group(int64_t index, int64_t n_cases, int64_t totals[2])
+static void run_group(int64_t index, int64_t n_cases, bool fails_fast, int64_t totals[2])
 {
     for (int32_t level = 0; level <= dsv4_cpu_level(); level++) {
         tally t = {0};
-        for (int64_t i = 0; i < n_cases; i++) {
+        for (int64_t i = 0; i < n_cases && !(fails_fast && t.n_failed > 0); i++) {
             run_case((uint64_t)(index * GROUP_CASES + i), level, &t);
         }
         printf("%-10s %-11s %5lld cases  worst %5.3f of bound  %s\n", groups[index].name,
@@ -187,14 +187,15 @@ static void run_group(int64_t index, int64_t n_cases, int64_t totals[2])
                t.n_failed == 0 ? "ok" : "FAILED");
         totals[0] += t.n_cases - t.n_failed;
         totals[1] += t.n_failed;
+        if (fails_fast && t.n_failed > 0) break;
     }
     fflush(stdout);
 }
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: check_ops [--long | --threads | --group NAME | --case NUMBER | "
-                    "--bench [LEVEL_NAME]]\n");
+    fprintf(stderr, "usage: check_ops [--long | --threads | [--fail-fast] --group NAME | "
+                    "--case NUMBER | --bench [LEVEL_NAME]]\n");
     return 2;
 }
 
@@ -225,14 +226,16 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--case") == 0) return run_single(argv[2]);
     bool is_long = argc == 2 && strcmp(argv[1], "--long") == 0;
     bool for_threads = argc == 2 && strcmp(argv[1], "--threads") == 0;
-    const char *only = argc == 3 && strcmp(argv[1], "--group") == 0 ? argv[2] : NULL;
+    bool fails_fast = argc == 4 && strcmp(argv[1], "--fail-fast") == 0;
+    bool has_group = argc == 3 + fails_fast && strcmp(argv[argc - 2], "--group") == 0;
+    const char *only = has_group ? argv[argc - 1] : NULL;
     if (argc > 1 && !is_long && !for_threads && only == NULL) return usage();
     for (int64_t i = 0; i < N_GROUPS; i++) {
         if (only != NULL && strcmp(only, groups[i].name) != 0) continue;
         int64_t n_cases = groups[i].n_quick * (is_long ? 10 : 1);
         /* A thread checker is slow, and only threads are its business. */
         if (for_threads) n_cases = groups[i].for_threads ? 4 : 0;
-        run_group(i, n_cases, totals);
+        run_group(i, n_cases, fails_fast, totals);
     }
     printf("%lld passed, %lld failed\n", (long long)totals[0], (long long)totals[1]);
     return totals[0] > 0 && totals[1] == 0 ? 0 : 1;

@@ -4,7 +4,7 @@
  * Place: tests. Cases are those of check_attn (attn_group.h), cut to what fibers can do. Each is computed in one of the
  * ways that a device may take: heads together, thread blocks, split or not, waves upwards or downwards. Prints one line
  * for each group, then `N passed, M failed`; a failing case runs again with --case NUMBER. --quick: a quarter of them.
- * --fail-fast: a group of check_attn's ends with its first failure.
+ * --fail-fast: plan, groups of operations on keys and those of check_attn end with their first failure.
  */
 #include <math.h>
 #include <stdio.h>
@@ -20,6 +20,8 @@
 #include "keys_case.h"
 #include "num/e4m3.h"
 #include "num/ue8m0.h"
+
+enum { MAX_FAILED = 3 }; /* of operations on keys: then enough is known */
 
 typedef struct tally {
     int64_t n_cases, n_failed;
@@ -473,7 +475,7 @@ static void print_tally(const char *name, const tally *t, tally *all)
     all->n_failed += t->n_failed;
 }
 
-static void run_keys(const char *only, bool is_quick, tally *all)
+static void run_keys(const char *only, bool is_quick, bool fails_fast, tally *all)
 {
     if (only == NULL || strcmp(only, "keys-formats") == 0) {
         tally t = {0};
@@ -484,7 +486,8 @@ static void run_keys(const char *only, bool is_quick, tally *all)
         const struct keys_cases *group = &keys_groups[op];
         tally t = {0};
         if (group->n_cases == 0 || (only != NULL && strcmp(only, group->name) != 0)) continue;
-        t.n_cases = fiber_keys_check(op, group->n_cases / (is_quick ? 4 : 1), &t.n_failed);
+        t.n_cases = fiber_keys_check(op, group->n_cases / (is_quick ? 4 : 1),
+                                     fails_fast ? 1 : MAX_FAILED, &t.n_failed);
         print_tally(group->name, &t, all);
     }
 }
@@ -554,7 +557,7 @@ int main(int argc, char **argv)
     }
     if (is_wanted(&o, "plan")) {
         tally t = {0};
-        t.n_cases = fiber_plan_check(&t.n_failed);
+        t.n_cases = fiber_plan_check(o.fails_fast, &t.n_failed);
         print_tally("plan", &t, &all);
     }
     if (is_wanted(&o, "merge")) {
@@ -567,7 +570,7 @@ int main(int argc, char **argv)
         run_infinite(&t);
         print_tally("infinite", &t, &all);
     }
-    run_keys(o.group, o.is_quick, &all);
+    run_keys(o.group, o.is_quick, o.fails_fast, &all);
     run_attn(&o, &all);
     printf("%d passed, %d failed\n", (int)(all.n_cases - all.n_failed), (int)all.n_failed);
     return all.n_failed > 0 || all.n_cases == 0;

@@ -18,8 +18,6 @@
 #include "num/e4m3.h"
 #include "num/ue8m0.h"
 
-enum { MAX_FAILED = 3 };
-
 /* A form of an operation's kernel: its waves; special: for bf16 alone, or in clusters. */
 typedef struct kernel_form {
     int wave_threads;
@@ -112,7 +110,7 @@ static bool check_case(keys_case *c, uint8_t *given, uint8_t *want, int64_t id,
     return true;
 }
 
-int64_t fiber_keys_check(int op, int64_t n_cases, int64_t *n_failed)
+int64_t fiber_keys_check(int op, int64_t n_cases, int64_t most_failed, int64_t *n_failed)
 {
     keys_case c = {0};
     uint8_t *given = NULL, *want = NULL;
@@ -125,7 +123,7 @@ int64_t fiber_keys_check(int op, int64_t n_cases, int64_t *n_failed)
         if (check_case(&c, given, want, id, text)) continue;
         keys_case_describe(&c, shape);
         printf("FAILED case %lld: %s\n    %s\n", (long long)id, text, shape);
-        if (++*n_failed == MAX_FAILED) n_cases = id + 1; /* enough is known */
+        if (++*n_failed == most_failed) n_cases = id + 1; /* enough is known */
     }
     free(given);
     free(want);

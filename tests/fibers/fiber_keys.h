@@ -8,8 +8,11 @@
 
 #include <stdint.h>
 
-/* Runs n_cases cases of an operation (KEYS_* of keys_case.h), prints the first that fail; returns how many ran. */
-int64_t fiber_keys_check(int op, int64_t n_cases, int64_t *n_failed);
+/*
+ * Runs n_cases cases of an operation (KEYS_* of keys_case.h), up to the last of most_failed that fail, which are printed;
+ * returns how many ran.
+ */
+int64_t fiber_keys_check(int op, int64_t n_cases, int64_t most_failed, int64_t *n_failed);
 
 /* Conversions of keys_lanes.h against src/num: codes of values, values of codes, scales of groups. Returns 3. */
 int64_t fiber_keys_formats_check(int64_t *n_failed);

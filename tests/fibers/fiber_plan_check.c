@@ -211,10 +211,13 @@ static bool check_plan(uint64_t seed)
     return is_good;
 }
 
-int64_t fiber_plan_check(int64_t *n_failed)
+int64_t fiber_plan_check(bool fails_fast, int64_t *n_failed)
 {
     enum { N_CHECKS = 60 };
     *n_failed = 0;
-    for (uint64_t seed = 0; seed < N_CHECKS; seed++) *n_failed += !check_plan(seed);
+    for (uint64_t seed = 0; seed < N_CHECKS; seed++) {
+        *n_failed += !check_plan(seed);
+        if (fails_fast && *n_failed > 0) return (int64_t)seed + 1;
+    }
     return N_CHECKS;
 }

@@ -4,7 +4,7 @@
 usage: run_variants.py [-j N] [--build-only DIR] VARIANTS_TXT CONFIG_JSON [NAME ...]
 
 For each variant the one file is copied and changed, the sources concerned are compiled with the
-flags of compile_commands.json (warnings off), a fresh test program is linked with these objects in
+flags of compile_commands.json (warnings off, less optimization), a fresh test program is linked with these objects in
 front of the static library, and run: it must fail. Before that, every test must pass unchanged.
 Fails when a variant passes its test, when its old text is not in the file exactly once, when it
 does not compile, when a source compiled for it does not include the changed file, and when its test
@@ -118,7 +118,8 @@ class Runner:
         target, depends = (os.path.join(folder, path + end) for end in (".o", ".d"))
         words[1:1] = ["-I" + os.path.join(folder, "src")]
         beside = "-I" if path.endswith(".cu") else "-iquote"  # nvcc knows only the first
-        words += ["-w", "-g0", beside, os.path.dirname(self.source(path)),
+        # A fault is one at any level of optimization, and most of the time goes into compiling.
+        words += ["-w", "-g0", "-O1", beside, os.path.dirname(self.source(path)),
                   "-MD", "-MF", depends, "-o", target, "-c", os.path.join(folder, path)]
         self.run(words, "does not compile", cwd=entry["directory"])
         with open(depends, encoding="utf-8") as file:
