@@ -82,11 +82,12 @@ dsv4_test(nano.demo sh ${scripts}/test_demo.sh ${PROJECT_SOURCE_DIR} $<TARGET_FI
 include(ProcessorCount)
 ProcessorCount(n_processors)
 set(programs "")
-foreach(program check_attn check_fibers check_keys check_replay test_keys test_base test_num test_cache test_safetensors test_safetensors_write
+foreach(program check_attn check_keys check_replay test_keys test_base test_num test_cache test_safetensors test_safetensors_write
     test_attn_params test_attn_choice test_attn_fp8 test_attn test_kv test_generate check_model check_ops check_linear
     dsv4_program)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
+list(APPEND programs "\"check_fibers\": [\"$<JOIN:$<TARGET_OBJECTS:check_fibers>;$<TARGET_OBJECTS:fiber_kernels>,\", \">\"]")
 # With the stand-ins for AMD's runtime.
 list(APPEND programs "\"check_attn_hip\": [\"$<JOIN:$<TARGET_OBJECTS:check_attn>,\", \">\", \"$<TARGET_FILE:fake_hip_fibers>\", \"-Wl,-rpath,$<TARGET_FILE_DIR:fake_hip_fibers>\"]"
   "\"test_hip_library\": [\"$<JOIN:$<TARGET_OBJECTS:test_hip_library>,\", \">\"]"
