@@ -7,7 +7,7 @@ CUDACXX := $(shell scripts/find-nvcc.sh)
 export CUDACXX
 CTEST   = ctest --test-dir $(BUILD) --output-on-failure --no-label-summary -j $(shell nproc)
 
-C_FILES = $(shell find $(wildcard include src tools tests examples bench) -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
+C_FILES = $(shell find $(wildcard include src tools tests examples bench) -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cpp')
 
 .PHONY: all run test test-long test-gpu test-hip bench bench-gpu format format-check layers install clean help
 

@@ -87,7 +87,9 @@ foreach(program check_attn check_keys check_replay test_keys test_base test_num 
     dsv4_program)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
-list(APPEND programs "\"check_fibers\": [\"$<JOIN:$<TARGET_OBJECTS:check_fibers>;$<TARGET_OBJECTS:fiber_kernels>,\", \">\"]")
+# With the kernels of src/cuda, in C++.
+list(APPEND programs "\"check_fibers\": [\"$<JOIN:$<TARGET_OBJECTS:check_fibers>;$<TARGET_OBJECTS:fiber_kernels>,\", \">\",
+      \"$<JOIN:$<TARGET_OBJECTS:fiber_cuda_run>;$<TARGET_OBJECTS:fiber_cuda_kernels>,\", \">\", \"-lstdc++\"]")
 # With the stand-ins for AMD's runtime.
 list(APPEND programs "\"check_attn_hip\": [\"$<JOIN:$<TARGET_OBJECTS:check_attn>,\", \">\", \"$<TARGET_FILE:fake_hip_fibers>\", \"-Wl,-rpath,$<TARGET_FILE_DIR:fake_hip_fibers>\"]"
   "\"test_hip_library\": [\"$<JOIN:$<TARGET_OBJECTS:test_hip_library>,\", \">\"]"
@@ -148,6 +150,10 @@ foreach(name safetensors attn config tokenizer chat dsml)
   add_test(NAME fuzz.${name}_long COMMAND ${fuzz} 300 CONFIGURATIONS long)
   set_tests_properties(fuzz.${name} fuzz.${name}_long PROPERTIES FIXTURES_REQUIRED fuzz)
   set_tests_properties(fuzz.${name}_long PROPERTIES LABELS long TIMEOUT 600)
+endforeach()
+foreach(kernel sm90 mma)
+  add_test(NAME check.fibers_cuda_${kernel}_long COMMAND check_fibers --cuda --kernel ${kernel} CONFIGURATIONS long)
+  set_tests_properties(check.fibers_cuda_${kernel}_long PROPERTIES LABELS long TIMEOUT 1200)
 endforeach()
 add_test(NAME check.attn_long COMMAND check_attn --long CONFIGURATIONS long)
 set_tests_properties(check.attn_long PROPERTIES LABELS long TIMEOUT 7200)

@@ -527,8 +527,7 @@ __device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part
 template <int HEADS, int KEYS>
 __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_constant__ attn_args a)
 {
-    extern __shared__ uint4 memory[];
-    mma_memory<HEADS, KEYS> &s = *(mma_memory<HEADS, KEYS> *)memory;
+    mma_memory<HEADS, KEYS> &s = *(mma_memory<HEADS, KEYS> *)dynamic_memory();
     if (threadIdx.x == 0) prefetch_part(a);
     if (!is_own_plan(a)) {
         refuse_plan(a);

@@ -47,8 +47,7 @@ template <int HEADS>
 __global__ void __launch_bounds__(N_THREADS, 1)
     attn_sm90_kernel(const __grid_constant__ attn_args a)
 {
-    extern __shared__ __align__(1024) unsigned char memory[];
-    shared_memory<HEADS> &s = *(shared_memory<HEADS> *)memory;
+    shared_memory<HEADS> &s = *(shared_memory<HEADS> *)dynamic_memory();
     if (threadIdx.x == 0) {
         prefetch_part(a);
         init_barriers(s);

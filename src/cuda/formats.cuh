@@ -8,14 +8,6 @@
 
 #include <stdint.h>
 
-/* Two f32 as a pair of bf16, low half first, nearest even. */
-__device__ __forceinline__ uint32_t to_bf16_pair(float low, float high)
-{
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
 __device__ __forceinline__ float low_to_f32(uint32_t pair)
 {
     return __uint_as_float(pair << 16);

@@ -8,6 +8,13 @@
 
 #include <stdint.h>
 
+/* The dynamic shared memory of a thread block, aligned for matrices. */
+__device__ __forceinline__ unsigned char *dynamic_memory(void)
+{
+    extern __shared__ __align__(1024) unsigned char memory[];
+    return memory;
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void *pointer)
 {
     return (uint32_t)__cvta_generic_to_shared(pointer);
@@ -107,6 +114,14 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1
                  "%6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* Two f32 as a pair of bf16, low half first, nearest even. */
+__device__ __forceinline__ uint32_t to_bf16_pair(float low, float high)
+{
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
 
 __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b)

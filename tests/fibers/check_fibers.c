@@ -4,6 +4,7 @@
  * Place: tests. Cases are those of check_attn (attn_group.h), cut to what fibers can do. Each is computed in one of the
  * ways that a device may take: heads together, thread blocks, split or not, waves upwards or downwards. Prints one line
  * for each group, then `N passed, M failed`; a failing case runs again with --case NUMBER. --quick: a quarter of them.
+ * --cuda: by the kernels of src/cuda instead, each case by one of them; --kernel NAME: sm90 or mma alone.
  * --fail-fast: plan, groups of operations on keys and those of check_attn end with their first failure.
  */
 #include <math.h>
@@ -55,11 +56,47 @@ static const attn_group *find_group(const char *name, uint64_t *number)
     exit(2);
 }
 
+/* Of --cuda and --kernel. */
+static bool runs_cuda;
+static const char *only_kernel;
+
+/* Those that --kernel leaves and that have this output. ways: FIBER_CUDA_MAX_WAYS. -> their number */
+static int list_cuda_ways(bool has_fp8_output, const fiber_cuda_way **ways)
+{
+    int n = 0;
+    for (int i = 0; i < fiber_cuda_n_ways; i++) {
+        const fiber_cuda_way *way = &fiber_cuda_ways[i];
+        if (only_kernel != NULL && strcmp(way->kernel, only_kernel) != 0) continue;
+        if (has_fp8_output && strcmp(way->kernel, "mma") != 0) continue;
+        ways[n++] = way;
+    }
+    return n;
+}
+
+static const int32_t thread_blocks[] = {5, 8, 1, 16, 3};
+
+/* The way of a case by a kernel of src/cuda; false when there is none. */
+static bool find_cuda_way(uint64_t index, bool has_fp8_output, fiber_way *way)
+{
+    const fiber_cuda_way *ways[FIBER_CUDA_MAX_WAYS];
+    const uint64_t n = (uint64_t)list_cuda_ways(has_fp8_output, ways);
+    if (n == 0) return false;
+    const fiber_cuda_way *cuda = ways[index % n];
+    *way = (fiber_way){.name = cuda->kernel,
+                       .math = DSV4_ATTN_MATH_BF16,
+                       .group_heads = cuda->group_heads,
+                       .cuda = cuda,
+                       .seed = index,
+                       .n_thread_blocks = thread_blocks[index / n % 5],
+                       .may_split = index / n % 4 != 3,
+                       .downwards = index / 2 % 2 == 1};
+    return true;
+}
+
 /* The way of a case: every combination comes with enough cases. */
-static fiber_way way_of(uint64_t index)
+static fiber_way find_gpu_way(uint64_t index)
 {
     static const int32_t heads[] = {16, 32, 64};
-    static const int32_t blocks[] = {5, 8, 1, 16, 3};
     const int32_t group_heads = heads[index % 3];
     const bool is_fp8 = index / 3 % 3 == 1, is_small = index / 3 % 3 == 2 && group_heads < 64;
     return (fiber_way){.name = is_fp8     ? "fp8"
@@ -68,7 +105,7 @@ static fiber_way way_of(uint64_t index)
                        .math = is_fp8 ? DSV4_ATTN_MATH_FP8 : DSV4_ATTN_MATH_BF16,
                        .group_heads = group_heads,
                        .is_small = is_small,
-                       .n_thread_blocks = blocks[index / 3 % 5],
+                       .n_thread_blocks = thread_blocks[index / 3 % 5],
                        .may_split = index % 4 != 3,
                        .downwards = index / 2 % 2 == 1};
 }
@@ -107,6 +144,19 @@ static bool collect_result(const dsv4_attn_params *params, attn_outputs *outputs
     return result->scales != NULL;
 }
 
+/* As NVIDIA's devices have it, a NaN has no bits of its own; this processor keeps an operand's. */
+static void settle_nans(const attn_result *result, int32_t out_dtype)
+{
+    uint16_t *halves = (uint16_t *)(void *)result->out;
+    float *floats = (float *)(void *)result->out;
+    for (int64_t i = 0; out_dtype == DSV4_DTYPE_BF16 && i < result->out_bytes / 2; i++)
+        if ((halves[i] & 0x7fff) > 0x7f80) halves[i] = 0x7fff;
+    for (int64_t i = 0; out_dtype == DSV4_DTYPE_F32 && i < result->out_bytes / 4; i++)
+        if (isnan(floats[i])) floats[i] = NAN;
+    for (int64_t i = 0; result->lse != NULL && i < result->n_lse; i++)
+        if (isnan(result->lse[i])) result->lse[i] = NAN;
+}
+
 static bool decode_way(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
                        attn_outputs *outputs, attn_result *result, char *text)
 {
@@ -119,8 +169,10 @@ static bool decode_way(const dsv4_attn_params *params, const fiber_way *way, boo
         snprintf(text, ATTN_TEXT_BYTES, "%s", why);
         return false;
     }
-    return is_refused ? collect_values(params, outputs, result, text)
-                      : collect_result(params, outputs, result, text);
+    bool is_good = is_refused ? collect_values(params, outputs, result, text)
+                              : collect_result(params, outputs, result, text);
+    if (is_good && way->cuda != NULL) settle_nans(result, params->out_dtype);
+    return is_good;
 }
 
 static bool run_fibers(attn_case *c, const fiber_way *way, bool is_refused, attn_result *result,
@@ -326,7 +378,9 @@ static void run_case(uint64_t id, int64_t max_macs, tally *t)
     attn_case c;
     attn_group_draw(id, &spec);
     if (attn_spec_macs(&spec) > max_macs) return;
-    const fiber_way way = way_of(id % ATTN_GROUP_CASES);
+    fiber_way way = find_gpu_way(id % ATTN_GROUP_CASES);
+    if (runs_cuda && !find_cuda_way(id % ATTN_GROUP_CASES, spec.out_dtype == DSV4_DTYPE_FP8, &way))
+        return;
     attn_case_make(&c, &spec);
     const bool is_good = check_by_group(group, &c, &way, &t->worst, text);
     t->n_cases++;
@@ -506,6 +560,10 @@ static bool parse_options(int argc, char **argv, options *o)
             o->is_quick = true;
         } else if (strcmp(argv[i], "--fail-fast") == 0) {
             o->fails_fast = true;
+        } else if (strcmp(argv[i], "--cuda") == 0) {
+            runs_cuda = true;
+        } else if (strcmp(argv[i], "--kernel") == 0 && has_value) {
+            only_kernel = argv[++i];
         } else if (strcmp(argv[i], "--group") == 0 && has_value) {
             o->group = argv[++i];
         } else if (strcmp(argv[i], "--case") == 0 && has_value) {
@@ -532,9 +590,10 @@ static void run_attn(const options *o, tally *all)
     }
 }
 
+/* With --cuda only what check_attn has cases for. */
 static bool is_wanted(const options *o, const char *group)
 {
-    return o->group == NULL || strcmp(o->group, group) == 0;
+    return !runs_cuda && (o->group == NULL || strcmp(o->group, group) == 0);
 }
 
 int main(int argc, char **argv)
@@ -542,8 +601,12 @@ int main(int argc, char **argv)
     options o;
     tally all = {0};
     if (!parse_options(argc, argv, &o)) {
-        fprintf(stderr,
-                "usage: check_fibers [--quick] [--fail-fast] [--group NAME | --case NUMBER]\n");
+        fprintf(stderr, "usage: check_fibers [--cuda [--kernel NAME]] [--quick] [--fail-fast] "
+                        "[--group NAME | --case NUMBER]\n");
+        return 2;
+    }
+    if (runs_cuda && fiber_cuda_n_ways == 0) {
+        fprintf(stderr, "--cuda: this build had no C++ compiler\n");
         return 2;
     }
     if (o.number != NULL) {
@@ -570,7 +633,7 @@ int main(int argc, char **argv)
         run_infinite(&t);
         print_tally("infinite", &t, &all);
     }
-    run_keys(o.group, o.is_quick, o.fails_fast, &all);
+    if (!runs_cuda) run_keys(o.group, o.is_quick, o.fails_fast, &all);
     run_attn(&o, &all);
     printf("%d passed, %d failed\n", (int)(all.n_cases - all.n_failed), (int)all.n_failed);
     return all.n_failed > 0 || all.n_cases == 0;

@@ -9,12 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dsv4/cache.h"
 #include "fiber_kernels.h"
 #include "fiber_run.h"
 #include "gpu/attn_host.h"
 #include "gpu/code_objects.h"
 
-enum { GUARD_BYTES = 256, GUARD_BYTE = 0xc9, COUNTER_BYTES = 64, WAVE_THREADS = 64 };
+enum {
+    GUARD_BYTES = 256,
+    GUARD_BYTE = 0xc9,
+    COUNTER_BYTES = 64,
+    WAVE_THREADS = 64,
+    WARP_THREADS = 32
+};
 
 void dsv4_attn_bf16_h16_small(attn_args args);
 void dsv4_attn_bf16_h32_small(attn_args args);
@@ -71,8 +78,46 @@ static const fiber_kernel *find_way(const fiber_way *way)
     return fiber_kernel_find(name, WAVE_THREADS);
 }
 
-static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
-                   char *text)
+/* Pages where copies of 16 bytes may begin, as a device's host side has them; far pools lie so. */
+static guarded align_pages(dsv4_attn_scope *scope)
+{
+    const int64_t stride = (scope->page_stride_bytes + 15) / 16 * 16,
+                  n_bytes = scope->n_pages * stride;
+    const bool is_far = n_bytes > INT64_C(1) << 28;
+    guarded pages = guarded_make(is_far ? 0 : (size_t)n_bytes, 0xff);
+    if (is_far) return pages;
+    for (int64_t i = 0; i < scope->n_pages; i++) {
+        memcpy(pages.data + i * stride,
+               (const unsigned char *)scope->cache + i * scope->page_stride_bytes,
+               (size_t)(scope->page_rows * DSV4_CACHE_RECORD_BYTES));
+    }
+    scope->cache = pages.data;
+    scope->page_stride_bytes = stride;
+    return pages;
+}
+
+/* Of the kernels without matrix products, as this way's device has them. */
+static void run_shared(const fiber_way *way, const char *name, const void *args, int n_blocks,
+                       int n_threads)
+{
+    fiber_run(fiber_kernel_find(name, way->cuda != NULL ? WARP_THREADS : WAVE_THREADS), args,
+              n_blocks, n_threads, way->downwards);
+}
+
+static void run_way(const fiber_way *way, const attn_args *args)
+{
+    if (way->cuda != NULL) {
+        fiber_cuda_decode(way->cuda, args, way->n_thread_blocks, !way->copies_at_once,
+                          2 * way->seed + way->copies_at_once);
+        return;
+    }
+    fiber_copies_at_once = way->copies_at_once;
+    fiber_run(find_way(way), args, way->n_thread_blocks, DECODE_BLOCK_THREADS, way->downwards);
+    fiber_copies_at_once = false;
+}
+
+static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
+                         char *text)
 {
     const dsv4_attn_gpu_costs costs = {
         .n_streams = 1, .n_alone = way->n_thread_blocks, .split_fixed = 0.5f, .split = 0.1f};
@@ -90,14 +135,11 @@ static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is
     attn_plan_args p;
     dsv4_attn_gpu_plan_args(params, &shape, &costs, plan.data, &p);
     p.may_split = way->may_split;
-    fiber_run(fiber_kernel_find("dsv4_attn_plan", WAVE_THREADS), &p, 1, ATTN_PLAN_THREADS,
-              way->downwards);
+    run_shared(way, "dsv4_attn_plan", &p, 1, ATTN_PLAN_THREADS);
     attn_args a;
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
-    fiber_copies_at_once = way->copies_at_once;
-    fiber_run(find_way(way), &a, way->n_thread_blocks, DECODE_BLOCK_THREADS, way->downwards);
-    fiber_copies_at_once = false;
+    run_way(way, &a);
     bool is_good = true;
     for (size_t i = 0; i < n_counter_bytes; i++) is_good &= workspace.data[i] == 0;
     if (!is_good) snprintf(text, FIBER_TEXT_BYTES, "a counter is not 0 behind the decode");
@@ -105,6 +147,18 @@ static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is
     has_guards &= guarded_free(&workspace);
     if (!has_guards) snprintf(text, FIBER_TEXT_BYTES, "wrote outside plan or workspace");
     return is_good && has_guards;
+}
+
+static bool decode(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
+                   char *text)
+{
+    if (way->cuda == NULL) return decode_pages(params, way, is_refused, text);
+    dsv4_attn_params aligned = *params;
+    guarded window = align_pages(&aligned.window), extra = align_pages(&aligned.extra);
+    bool is_good = decode_pages(&aligned, way, is_refused, text);
+    const bool has_window = guarded_free(&window), has_extra = guarded_free(&extra);
+    if (!has_window || !has_extra) snprintf(text, FIBER_TEXT_BYTES, "wrote outside a pool");
+    return is_good && has_window && has_extra;
 }
 
 bool fiber_decode(const dsv4_attn_params *params, const fiber_way *way, char *text)

@@ -10,15 +10,19 @@
 
 #include <stdbool.h>
 
+#include "fiber_cuda.h"
+
 typedef struct fiber_way {
     const char *name;
     int32_t math; /* DSV4_ATTN_MATH_BF16 or _FP8 */
     int32_t group_heads;
-    bool is_small; /* the kernels of gfx942: bf16, 16 or 32 heads */
+    bool is_small;              /* the kernels of gfx942: bf16, 16 or 32 heads */
+    const fiber_cuda_way *cuda; /* those of src/cuda: bf16; NULL for src/gpu's */
+    uint64_t seed;              /* of orders in which src/cuda's run */
     int32_t n_thread_blocks;
     bool may_split;
     bool downwards;      /* order of waves in the first block */
-    bool copies_at_once; /* fiber_run.h */
+    bool copies_at_once; /* fiber_run.h; CUDA's products, too */
 } fiber_way;
 
 enum { FIBER_TEXT_BYTES = 200 };

@@ -1,14 +1,14 @@
 /*
  * fiber_run.c - fibers in the place of a GPU's threads.
  *
- * Place: tests. A fiber has a stack of its own and gives control back where its wave or its block has to meet. Switching
- * saves what the x86-64 calling convention preserves, and nothing else: setcontext would call the kernel twice.
+ * Place: tests. A fiber has a stack of its own and gives control back where its wave or its block has to meet.
  */
 #include "fiber_run.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "fiber_switch.h"
 #include "gpu/gpu.h"
 
 enum {
@@ -72,15 +72,6 @@ static int block_in_cluster;
 fiber_place fiber_here;
 uint64_t fiber_exchange_number;
 bool fiber_copies_at_once;
-
-/* Saves the caller's registers and stack pointer in *from and goes on where `to` was saved. */
-void fiber_switch(void **from, void *to);
-__asm__(".text\n.globl fiber_switch\n.hidden fiber_switch\n.type fiber_switch, @function\n"
-        "fiber_switch:\n"
-        "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
-        "mov %rsp, (%rdi)\nmov %rsi, %rsp\n"
-        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\n"
-        "ret\n.size fiber_switch, .-fiber_switch\n");
 
 static _Noreturn void fail(const char *text, const char *detail)
 {

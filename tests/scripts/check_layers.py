@@ -175,7 +175,7 @@ def check_tree(root):
             if name in seen:
                 yield path, 1, f"file name already used by {seen[name]}"
             seen.setdefault(name, path)
-        if path.endswith((".c", ".h", ".cu", ".cuh")) and path.startswith(C_FOLDERS):
+        if path.endswith((".c", ".h", ".cpp", ".cu", ".cuh")) and path.startswith(C_FOLDERS):
             for line, text in check_c_file(root, path):
                 yield path, line, text
 

@@ -90,7 +90,7 @@ class Runner:
     def __init__(self, config):
         self.config = config
         with open(config["compile_commands"], encoding="utf-8") as file:
-            self.commands = {os.path.realpath(entry["file"]): entry for entry in json.load(file)}
+            self.commands = json.load(file)
         self.timeouts_s = {}
 
     def source(self, path):
@@ -105,12 +105,33 @@ class Runner:
         if done.returncode != 0:
             raise Broken(f"{what}:\n{done.stdout}")
 
-    def compile(self, path, folder):
+    def program_objects(self, test):
+        program = shlex.split(test)[0]
+        if program not in self.config["programs"]:
+            raise Broken(f"{program} is none of {sorted(self.config['programs'])}")
+        return self.config["programs"][program]
+
+    def find_command(self, path, test):
+        """-> how this build compiles the source for the test's program, else for the library"""
+        source = os.path.realpath(self.source(path))
+        objects = {os.path.realpath(o) for o in self.program_objects(test)}
+        entries = [e for e in self.commands if os.path.realpath(e["file"]) == source]
+        if not entries:
+            raise Broken(f"{path} is not compiled by this build")
+        of_programs = {os.path.realpath(o)
+                       for some in self.config["programs"].values() for o in some}
+
+        def distance(entry):
+            words = shlex.split(entry["command"])
+            target = os.path.join(entry["directory"], words[words.index("-o") + 1])
+            target = os.path.realpath(target)
+            return 0 if target in objects else 2 if target in of_programs else 1
+        return min(entries, key=distance)
+
+    def compile(self, path, test, folder):
         """Compiles the copy folder/path like the original, its own folder first.
         -> object file, files that were read for it"""
-        entry = self.commands.get(os.path.realpath(self.source(path)))
-        if entry is None:
-            raise Broken(f"{path} is not compiled by this build")
+        entry = self.find_command(path, test)
         words = shlex.split(entry["command"])
         for option in ("-o", "-c"):
             at = words.index(option)
@@ -130,11 +151,9 @@ class Runner:
     def link(self, test, objects, folder):
         """-> the command that runs this test's program with these objects in it"""
         program, *arguments = shlex.split(test)
-        if program not in self.config["programs"]:
-            raise Broken(f"{program} is none of {sorted(self.config['programs'])}")
         changed = {os.path.basename(path) for path in objects}
-        own = [o for o in self.config["programs"][program] if os.path.basename(o) not in changed]
-        command = next(e["command"] for e in self.commands.values() if e["file"].endswith(".c"))
+        own = [o for o in self.program_objects(test) if os.path.basename(o) not in changed]
+        command = next(e["command"] for e in self.commands if e["file"].endswith(".c"))
         compiler = shlex.split(command)[0]
         target = os.path.join(folder, program)
         self.run([compiler, "-Wl,--strip-debug", *objects, *own, self.config["static_library"],
@@ -193,7 +212,7 @@ class Runner:
 
     def compile_changed(self, path, variant, folder):
         """-> object file, of a source that has the changed file and not the original"""
-        target, read = self.compile(path, folder)
+        target, read = self.compile(path, variant.test, folder)
         if os.path.realpath(os.path.join(folder, variant.file)) not in read:
             raise Broken(f"{path} does not include the changed {variant.file}")
         if os.path.realpath(self.source(variant.file)) in read:

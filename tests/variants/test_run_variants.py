@@ -14,7 +14,11 @@ SOURCES = {
     "src/num/twice.h": '#include "two.h"\nint dsv4_twice(int x);\n',
     "src/num/twice.c": '#include "twice.h"\nint dsv4_twice(int x) { return two() * x; }\n'
                        "/* same */\n/* same */\n",
+    "src/num/kernel.cu": '#include "two.h"\n'
+                         '#ifdef IN_C\nint dsv4_kernel(void) { return two(); }\n#endif\n',
     "src/num/level.c": "int dsv4_cpu_level(void) { return 2; }\n",
+    "tests/test_kernel.c": "int dsv4_kernel(void);\n"
+                           "int main(void) { return dsv4_kernel() != 2; }\n",
     "tests/test_twice.c": '#include "num/twice.h"\n'
                           "int main(int n, char **a)\n{\n    (void)a;\n"
                           "    return dsv4_twice(4) != 8 || n > 2;\n}\n",
@@ -39,6 +43,10 @@ CASES = [
      "BROKEN   elsewhere: src/num/level.c does not include the changed src/num/two.h"),
     ("in-test", "file src/num/twice.h\ncompile tests/test_twice.c\n" + T +
      "<<<<\nint dsv4_twice(int x);\n====\n#define dsv4_twice(x) 9\n>>>>\n", "noticed  in-test"),
+    ("in-kernel", "file src/num/kernel.cu\ntest test_kernel\n"
+     "<<<<\ntwo()\n====\n1 + two()\n>>>>\n", "noticed  in-kernel"),
+    ("under-kernel", "file src/num/two.h\ncompile src/num/kernel.cu\ntest test_kernel\n"
+     "<<<<\nreturn 2;\n====\nreturn 3;\n>>>>\n", "noticed  under-kernel"),
     ("deleted-lines", C + T + "<<<<\n/* same */\n/* same */\n====\n>>>>\n",
      "MISSED   deleted-lines"),
     ("equivalent", C + T + "<<<<\ntwo() * x\n====\nx * two()\n>>>>\n", "MISSED   equivalent"),
@@ -77,9 +85,13 @@ def make_tree(root, compiler):
         os.makedirs(os.path.join(root, os.path.dirname(path)), exist_ok=True)
         with open(os.path.join(root, path), "w", encoding="utf-8") as file:
             file.write(text)
-        if path.endswith(".c"):
-            objects[path] = os.path.join(root, os.path.basename(path) + ".o")
-            command = f"{compiler} -Isrc -fPIC -Wall -Werror -o {objects[path]} -c {root}/{path}"
+        # A kernel is compiled for the library, where nothing of it is left, before and after it is for a test.
+        ways = {".c": [("", "")], ".cu": [("", "-xc"), ("of-test", "-xc -DIN_C"), ("behind", "-xc")]}
+        for place, flags in ways.get(os.path.splitext(path)[1], []):
+            target = os.path.join(root, place, os.path.basename(path) + ".o")
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            objects.setdefault(path, target)
+            command = f"{compiler} -Isrc -fPIC -Wall -Werror {flags} -o {target} -c {root}/{path}"
             commands.append({"directory": root, "command": command, "file": f"{root}/{path}"})
     for entry in commands:
         run(*entry["command"].split())
@@ -88,7 +100,9 @@ def make_tree(root, compiler):
     config = {"source_dir": root, "work_dir": f"{root}/work", "min_timeout_s": 1,
               "compile_commands": f"{root}/commands.json", "static_library": f"{root}/library.a",
               "shared_library": f"{root}/library.so", "link_options": ["-lm"],
-              "programs": {"test_twice": [objects["tests/test_twice.c"]]}}
+              "programs": {"test_twice": [objects["tests/test_twice.c"]],
+                           "test_kernel": [objects["tests/test_kernel.c"],
+                                           f"{root}/./of-test/kernel.cu.o"]}}
     for name, value in (("commands.json", commands), ("config.json", config)):
         with open(os.path.join(root, name), "w", encoding="utf-8") as file:
             json.dump(value, file)
