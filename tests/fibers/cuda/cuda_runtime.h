@@ -62,6 +62,10 @@ inline int min(int a, int b)
 {
     return a < b ? a : b;
 }
+inline int64_t min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 inline int max(int a, int b)
 {
     return a > b ? a : b;
