@@ -120,30 +120,6 @@ static uint8_t *collect(attn_tensor *tensor, const char *name, char *text)
     return NULL;
 }
 
-/* Out and lse, which become poison again. */
-static bool collect_values(const dsv4_attn_params *params, attn_outputs *outputs,
-                           attn_result *result, char *text)
-{
-    memset(result, 0, sizeof *result);
-    result->n_lse = params->n_requests * params->n_queries * params->n_heads;
-    result->out_bytes = result->n_lse * outputs->out.row_bytes;
-    result->out = collect(&outputs->out, "out", text);
-    if (result->out == NULL) return false;
-    if (params->lse == NULL) return true;
-    result->lse = (float *)(void *)collect(&outputs->lse, "lse", text);
-    return result->lse != NULL;
-}
-
-/* And scales, whose value where a plan is refused is that of poison. */
-static bool collect_result(const dsv4_attn_params *params, attn_outputs *outputs,
-                           attn_result *result, char *text)
-{
-    if (!collect_values(params, outputs, result, text)) return false;
-    if (params->out_dtype != DSV4_DTYPE_FP8) return true;
-    result->scales = collect(&outputs->scales, "out_scales", text);
-    return result->scales != NULL;
-}
-
 /* As NVIDIA's devices have it, a NaN has no bits of its own; this processor keeps an operand's. */
 static void settle_nans(const attn_result *result, int32_t out_dtype)
 {
@@ -155,6 +131,33 @@ static void settle_nans(const attn_result *result, int32_t out_dtype)
         if (isnan(floats[i])) floats[i] = NAN;
     for (int64_t i = 0; result->lse != NULL && i < result->n_lse; i++)
         if (isnan(result->lse[i])) result->lse[i] = NAN;
+}
+
+/* Out and lse, which become poison again. */
+static bool collect_values(const dsv4_attn_params *params, attn_outputs *outputs,
+                           attn_result *result, char *text)
+{
+    memset(result, 0, sizeof *result);
+    result->n_lse = params->n_requests * params->n_queries * params->n_heads;
+    result->out_bytes = result->n_lse * outputs->out.row_bytes;
+    result->out = collect(&outputs->out, "out", text);
+    if (result->out == NULL) return false;
+    if (params->lse != NULL) {
+        result->lse = (float *)(void *)collect(&outputs->lse, "lse", text);
+        if (result->lse == NULL) return false;
+    }
+    if (runs_cuda) settle_nans(result, params->out_dtype);
+    return true;
+}
+
+/* And scales, whose value where a plan is refused is that of poison. */
+static bool collect_result(const dsv4_attn_params *params, attn_outputs *outputs,
+                           attn_result *result, char *text)
+{
+    if (!collect_values(params, outputs, result, text)) return false;
+    if (params->out_dtype != DSV4_DTYPE_FP8) return true;
+    result->scales = collect(&outputs->scales, "out_scales", text);
+    return result->scales != NULL;
 }
 
 static bool decode_way(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
@@ -169,10 +172,8 @@ static bool decode_way(const dsv4_attn_params *params, const fiber_way *way, boo
         snprintf(text, ATTN_TEXT_BYTES, "%s", why);
         return false;
     }
-    bool is_good = is_refused ? collect_values(params, outputs, result, text)
-                              : collect_result(params, outputs, result, text);
-    if (is_good && way->cuda != NULL) settle_nans(result, params->out_dtype);
-    return is_good;
+    return is_refused ? collect_values(params, outputs, result, text)
+                      : collect_result(params, outputs, result, text);
 }
 
 static bool run_fibers(attn_case *c, const fiber_way *way, bool is_refused, attn_result *result,
