@@ -87,9 +87,11 @@ foreach(program check_attn check_keys check_replay test_keys test_base test_num 
     dsv4_program)
   list(APPEND programs "\"${program}\": [\"$<JOIN:$<TARGET_OBJECTS:${program}>,\", \">\"]")
 endforeach()
-# With the kernels of src/cuda, in C++.
-list(APPEND programs "\"check_fibers\": [\"$<JOIN:$<TARGET_OBJECTS:check_fibers>;$<TARGET_OBJECTS:fiber_kernels>,\", \">\",
-      \"$<JOIN:$<TARGET_OBJECTS:fiber_cuda_run>;$<TARGET_OBJECTS:fiber_cuda_kernels>,\", \">\", \"-lstdc++\"]")
+set(fiber_objects "$<JOIN:$<TARGET_OBJECTS:check_fibers>;$<TARGET_OBJECTS:fiber_kernels>,\", \">")
+if(TARGET fiber_cuda_run) # kernels of src/cuda, in C++
+  string(APPEND fiber_objects "\", \"$<JOIN:$<TARGET_OBJECTS:fiber_cuda_run>;$<TARGET_OBJECTS:fiber_cuda_kernels>,\", \">\", \"-lstdc++")
+endif()
+list(APPEND programs "\"check_fibers\": [\"${fiber_objects}\"]")
 # With the stand-ins for AMD's runtime.
 list(APPEND programs "\"check_attn_hip\": [\"$<JOIN:$<TARGET_OBJECTS:check_attn>,\", \">\", \"$<TARGET_FILE:fake_hip_fibers>\", \"-Wl,-rpath,$<TARGET_FILE_DIR:fake_hip_fibers>\"]"
   "\"test_hip_library\": [\"$<JOIN:$<TARGET_OBJECTS:test_hip_library>,\", \">\"]"
@@ -151,9 +153,11 @@ foreach(name safetensors attn config tokenizer chat dsml)
   set_tests_properties(fuzz.${name} fuzz.${name}_long PROPERTIES FIXTURES_REQUIRED fuzz)
   set_tests_properties(fuzz.${name}_long PROPERTIES LABELS long TIMEOUT 600)
 endforeach()
-foreach(kernel sm90 mma)
-  add_test(NAME check.fibers_cuda_${kernel}_long COMMAND check_fibers --cuda --kernel ${kernel} CONFIGURATIONS long)
-  set_tests_properties(check.fibers_cuda_${kernel}_long PROPERTIES LABELS long TIMEOUT 1200)
-endforeach()
+if(TARGET fiber_cuda_run)
+  foreach(kernel sm90 mma)
+    add_test(NAME check.fibers_cuda_${kernel}_long COMMAND check_fibers --cuda --kernel ${kernel} CONFIGURATIONS long)
+    set_tests_properties(check.fibers_cuda_${kernel}_long PROPERTIES LABELS long TIMEOUT 1200)
+  endforeach()
+endif()
 add_test(NAME check.attn_long COMMAND check_attn --long CONFIGURATIONS long)
 set_tests_properties(check.attn_long PROPERTIES LABELS long TIMEOUT 7200)

@@ -55,8 +55,8 @@ typedef struct linear_case {
     const float *x;
     int64_t x_stride;
     void *blocks[3]; /* weight, scales, x */
-    linear_answer
-        *answers; /* [n_out, n_rows], for all ways to compute; NULL before they are asked for */
+    /* [n_out, n_rows], for all ways to compute; NULL before they are asked for */
+    linear_answer *answers;
 } linear_case;
 
 /* One way to compute. Where promises_bf16, only cases with x_is_bf16 take part. */

@@ -91,6 +91,8 @@ class Runner:
         self.config = config
         with open(config["compile_commands"], encoding="utf-8") as file:
             self.commands = json.load(file)
+        for entry in self.commands:
+            entry["file"] = os.path.realpath(entry["file"])
         self.timeouts_s = {}
 
     def source(self, path):
@@ -115,7 +117,7 @@ class Runner:
         """-> how this build compiles the source for the test's program, else for the library"""
         source = os.path.realpath(self.source(path))
         objects = {os.path.realpath(o) for o in self.program_objects(test)}
-        entries = [e for e in self.commands if os.path.realpath(e["file"]) == source]
+        entries = [e for e in self.commands if e["file"] == source]
         if not entries:
             raise Broken(f"{path} is not compiled by this build")
         of_programs = {os.path.realpath(o)

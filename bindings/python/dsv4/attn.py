@@ -286,8 +286,8 @@ class DecodeCall:
     def run_decode(self, q: Any, window: Scope, extra: Scope, sink: Any, softmax_scale: float, out: Any, lse: Any,
                    rope_table: Any, rope_rows: Any, out_scales: Any, stream: Any, blocks: Sequence[int],
                    are_made: bool = False) -> None:
-        """One decode; blocks: address and size of the plan, then of the workspace; are_made: out and lse are new and
-        dense, as in every call that says so."""
+        """One decode; blocks: address and size of the plan, then of the workspace; are_made: out and lse are new, and
+        of the same strides in every call that says so."""
         before = bytes(self._params)
         try:
             self._set((q, window[0], window[1], window[2], extra[0], extra[1], extra[2], sink, rope_table, rope_rows,

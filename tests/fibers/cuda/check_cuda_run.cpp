@@ -35,6 +35,7 @@ enum mistake {
     OTHER_COUNT,
     OTHER_INSTRUCTION,
     PREFETCHES_PART,
+    COPIES_PART,
 };
 
 mistake current_mistake;
@@ -81,7 +82,7 @@ void run_copy(const void *)
     if (threadIdx.x == 0) {
         copy_async16(current_mistake == OUTSIDE ? SHARED_BYTES + CUDA_RUN_FIRST_ADDRESS
                                                 : CUDA_RUN_FIRST_ADDRESS,
-                     &from);
+                     (const char *)&from + (current_mistake == COPIES_PART ? 4 : 0));
         copy_async_commit();
         if (current_mistake != NO_COPY_WAIT) copy_async_wait<0>();
     }
@@ -144,6 +145,7 @@ const trial trials[] = {
     {run_copy, 64, NO_COPY_WAIT, false, "ends while copies are on their way"},
     {run_copy, 64, OUTSIDE, false, "an address outside"},
     {run_copy, 64, PREFETCHES_PART, false, "no multiple of 16"},
+    {run_copy, 64, COPIES_PART, false, "a copy from memory that is not aligned"},
     {run_mbarrier, 64, NOTHING, false, ""},
     {run_mbarrier, 64, ARRIVES_TWICE, false, "arrives twice"},
     {run_mbarrier, 64, TOO_LATE, false, "two phases ahead"},

@@ -724,6 +724,7 @@ void cuda_run_barrier_wait(uint32_t address, uint32_t parity)
 void cuda_run_copy(uint32_t to, const void *from, size_t n_bytes)
 {
     const pending_copy c = {to, from, n_bytes, current->n_copies++};
+    if ((uintptr_t)from % n_bytes != 0) fail("a copy from memory that is not aligned");
     if (!runs_lazily) do_copy(c);
     current->copies_open.push_back(c);
 }
@@ -762,8 +763,7 @@ void cuda_run_multiply(const cuda_run_product &what, float *d)
     const std::shared_ptr<accumulator> sums = take_sums(d, (size_t)what.n / 2);
     while (b.n_gone[group] + b.products[group].size() <= number) b.products[group].emplace_back();
     product &p = b.products[group][(size_t)(number - b.n_gone[group])];
-    if (p.n_threads > 0 && (p.what.a != what.a || p.what.b != what.b || p.what.n != what.n ||
-                            p.what.adds != what.adds))
+    if (p.n_threads > 0 && !are_alike(p.what, what))
         fail("threads of a warpgroup ask for different products");
     p.what = what;
     p.sums[thread] = sums;

@@ -8,13 +8,13 @@
  * Ends the program with status 3 and a line on stderr when a device would hang, or go wrong in its own time:
  *
  *   nothing goes on any more (a line for each kind of wait); a thread ends with copies or products in flight
- *   matrix units read what was stored without a fence for them, or what is overwritten while they may read it
+ *   matrix units read what was stored (by store_*) without a fence for them, or what is overwritten while they may read it
  *   a product is asked for without a fence since the thread last waited for products, and may have touched registers
  *   sums are touched while products add to them; warps of a warpgroup ask for different products
  *   an mbarrier is two phases ahead of a thread that waits for it, or goes on past it (a thread waits for phases in their
  *   order); a thread arrives twice in a phase
- *   a bulk copy to the second-level cache is asked for with an address or a size that is no multiple of 16
- *   threads meet at a named barrier with different counts; lanes of a warp in different instructions
+ *   a copy begins at memory that is not aligned to its size; a bulk copy to the second-level cache, or its size, to 16
+ *   threads meet at a named barrier with different counts; lanes of a warp in exchanges of different sizes
  *
  * Lanes run ahead of each other between the instructions in which a warp meets.
  */
@@ -84,6 +84,14 @@ struct cuda_run_product {
     uint64_t a, b; /* descriptors (wgmma.cuh) */
     uint32_t a_registers[4];
 };
+
+/* But for registers. */
+inline bool are_alike(const cuda_run_product &x, const cuda_run_product &y)
+{
+    return x.a == y.a && x.b == y.b && x.n == y.n && x.adds == y.adds &&
+           x.a_in_registers == y.a_in_registers && x.a_is_transposed == y.a_is_transposed &&
+           x.b_is_transposed == y.b_is_transposed;
+}
 
 /* d: n / 2 sums of the thread. */
 void cuda_run_multiply(const cuda_run_product &product, float *d);

@@ -20,21 +20,17 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__    __attribute__((noinline))
 #define __launch_bounds__(...)
-#define CUDART_INF_F INFINITY
 
-struct uint2 {
+struct alignas(8) uint2 {
     uint32_t x, y;
 };
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
-struct int2 {
-    int32_t x, y;
-};
 struct alignas(16) int4 {
     int32_t x, y, z, w;
 };
-struct float2 {
+struct alignas(8) float2 {
     float x, y;
 };
 struct alignas(16) float4 {
@@ -62,21 +58,9 @@ inline int min(int a, int b)
 {
     return a < b ? a : b;
 }
-inline int64_t min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-inline int max(int a, int b)
-{
-    return a > b ? a : b;
-}
 inline uint32_t min(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
-}
-inline uint32_t max(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
 }
 
 inline uint32_t __float_as_uint(float x)

@@ -285,9 +285,9 @@ inline cuda_run_product wgmma_product(uint64_t a, bool a_is_transposed, uint64_t
     return product;
 }
 /* The first in registers. */
-inline cuda_run_product wgmma_product(const uint32_t (&a)[4], uint64_t b, bool b_is_transposed)
+inline cuda_run_product wgmma_product(const uint32_t (&a)[4], uint64_t b)
 {
-    cuda_run_product product = wgmma_product(0, false, b, b_is_transposed);
+    cuda_run_product product = wgmma_product(0, false, b, false);
     product.a_in_registers = true;
     memcpy(product.a_registers, a, sizeof a);
     return product;
@@ -306,12 +306,7 @@ template <int N> inline void wgmma_ss_tb(float (&d)[N], uint64_t a, uint64_t b, 
 }
 template <int N> inline void wgmma_rs(float (&d)[N], const uint32_t (&a)[4], uint64_t b, int adds)
 {
-    wgmma_begin(wgmma_product(a, b, false), d, adds);
-}
-template <int N>
-inline void wgmma_rs_tb(float (&d)[N], const uint32_t (&a)[4], uint64_t b, int adds)
-{
-    wgmma_begin(wgmma_product(a, b, true), d, adds);
+    wgmma_begin(wgmma_product(a, b), d, adds);
 }
 
 #endif
