@@ -3,7 +3,8 @@
  *
  * Place: tests. Cases are those of check_attn (attn_group.h), cut to what fibers can do. Each is computed in one of the
  * ways that a device may take: heads together, thread blocks, split or not, waves upwards or downwards. Prints one line
- * for each group, then `N passed, M failed`; a failing case runs again with --case NUMBER and the other options. --quick: a quarter of them.
+ * for each group, then `N passed, M failed`; a failing case runs again with --case NUMBER and the other options.
+ * --quick: a quarter of them.
  * --cuda: by the kernels of src/cuda instead, each case by one of them; --kernel NAME: sm90 or mma alone.
  * --fail-fast: plan, groups of operations on keys and those of check_attn end with their first failure.
  */

@@ -32,7 +32,7 @@ from .tensors import (View, gpu_backend, check_dense, check_device, check_dtype,
 
 _NAMES = ("q", "window.cache", "window.indices", "window.lengths", "extra.cache", "extra.indices", "extra.lengths",
           "sink", "rope_table", "rope_rows", "out_scales", "out", "lse")
-_MADE = len(_NAMES) - 2  # where those begin that a call may have made itself, dense
+_MADE = len(_NAMES) - 2  # where those begin that a call may have made itself
 _OUTPUTS = ("out", "lse", "out_scales")
 _DTYPE_NUMBERS = {"bf16": 1, "u16": 1, "f32": 2, "fp8": 3, "u8": 3}
 _DEFAULT_SCALE = DIM**-0.5

@@ -12,6 +12,8 @@
 
 #include <cuda_runtime.h>
 
+#include "cuda/wgmma_matrix.cuh"
+
 /* ---- sm80.cuh ---- */
 
 inline unsigned char *dynamic_memory(void)
@@ -242,15 +244,6 @@ template <int N> inline void registers_lower(void)
 
 /* ---- wgmma.cuh ---- */
 
-inline uint64_t wgmma_matrix(uint32_t address, uint32_t leading_bytes)
-{
-    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(leading_bytes >> 4) << 16 |
-           (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
-}
-inline uint64_t wgmma_move(uint64_t matrix, uint32_t n_bytes)
-{
-    return (matrix & 0xffffffff00000000u) | (uint32_t)((uint32_t)matrix + (n_bytes >> 4));
-}
 inline void wgmma_fence(void)
 {
     cuda_run_multiply_fence();
