@@ -143,8 +143,11 @@ static dsv4_status check_options(const dsv4_attn_params *params, dsv4_error *err
         return dsv4_error_set(error, DSV4_ERROR_INVALID_ARGUMENT,
                               "group_heads: %" PRId32 ", expected 0, 8, 16, 32 or 64", group);
     }
-    return check_range("cuda_kernel", params->cuda_kernel, DSV4_CUDA_KERNEL_AUTO,
-                       DSV4_CUDA_KERNEL_SM90, error);
+    DSV4_TRY(check_range("cuda_kernel", params->cuda_kernel, DSV4_CUDA_KERNEL_AUTO,
+                         DSV4_CUDA_KERNEL_SM90, error));
+    DSV4_TRY(
+        check_range("join_queries", params->join_queries, DSV4_JOIN_AUTO, DSV4_JOIN_ALWAYS, error));
+    return check_range("reserved", params->reserved, 0, 0, error);
 }
 
 static dsv4_status check_query(const dsv4_attn_params *params, bool need_tensors, dsv4_error *error)

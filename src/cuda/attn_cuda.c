@@ -174,7 +174,7 @@ dsv4_status dsv4_attn_cuda_describe(const dsv4_attn_params *params, const device
     s->way = choose_way(params, d);
     s->n_alone = (int32_t)count_alone(d);
     return dsv4_attn_gpu_describe(params, s->way->heads, count_thread_blocks(s->way, d),
-                                  s->way - ways, &s->gpu, error);
+                                  s->way - ways, false, &s->gpu, error);
 }
 
 /* FP8 products have one kernel, for one kind of device, and that does not quantize its output. */

@@ -17,6 +17,9 @@ extern "C" {
 /* n_requests * n_queries * n_groups < 2^31 - ATTN_PLAN_THREADS, n_thread_blocks <= ATTN_PLAN_THREADS. */
 cudaError_t dsv4_attn_plan_launch(const attn_plan_args *args, cudaStream_t stream);
 
+/* At least one request. */
+cudaError_t dsv4_attn_join_launch(const attn_join_args *args, cudaStream_t stream);
+
 /* group_heads: 16, 32 or 64; no FP8 output. n_thread_blocks as in the plan, at most one for each multiprocessor. */
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream);

@@ -19,6 +19,35 @@ enum {
     ATTN_STATE_BYTES = 2 * ATTN_MAX_GROUP * (int)sizeof(float),
 };
 
+/*
+ * Joined lists: what the queries of a request name in a scope, each row once for all of them (attn_join_kernel.c). An
+ * entry is a slot, and above it a bit for each query that names it.
+ */
+enum {
+    ATTN_JOIN_THREADS = 512,
+    ATTN_JOIN_ENTRIES = 2048, /* of all queries: so many are matched with one another at once */
+    ATTN_JOIN_MAX_QUERIES = 4,
+    ATTN_JOIN_SLOT_BITS = 28,
+    ATTN_JOIN_NAN_SLOT =
+        (1 << ATTN_JOIN_SLOT_BITS) - 1,               /* a row that is NaN to those who name it */
+    ATTN_JOIN_ALL = (1 << ATTN_JOIN_MAX_QUERIES) - 1, /* of all queries, however many they are */
+};
+
+/* In front of a request's joined lists, which have room for every entry of every query: the window's, then the extra scope's. */
+typedef struct attn_joined_head {
+    int32_t n_window, n_extra; /* entries */
+    int32_t reserved[2];
+} attn_joined_head;
+
+/* Where joined lists are, in units of an entry; of n_requests requests. */
+typedef struct attn_joined_lists {
+    uint32_t *lists; /* NULL: none */
+    int64_t request_pitch;
+    int32_t first_extra;
+    int32_t
+        query_shift; /* heads of a query are 1 << query_shift; those of a request are counted through its queries */
+} attn_joined_lists;
+
 /* One scope of dsv4_attn_params; n_slots 0: absent. */
 typedef struct attn_scope_args {
     const unsigned char *cache;
@@ -106,7 +135,19 @@ typedef struct attn_args {
     const int32_t *rope_rows;
     int32_t q_is_aligned; /* rows of 16-byte alignment */
     int32_t out_is_aligned;
+    attn_joined_lists joined; /* of kernels that take them; behind what all kernels read */
 } attn_args;
+
+/* A thread block joins one scope of one request. */
+typedef struct attn_join_args {
+    const unsigned char *plan;
+    uint64_t fingerprint; /* another plan's call leaves the workspace as it is */
+    attn_joined_lists joined;
+    attn_scope_args scopes[2]; /* window, extra */
+    const int32_t *lengths[2]; /* [n_requests], or NULL */
+    int32_t n_indices[2];
+    int32_t n_requests, n_queries;
+} attn_join_args;
 
 /* dsv4_attn_merge_params; tensors are dense. */
 typedef struct attn_merge_args {

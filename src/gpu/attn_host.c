@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdbool.h>
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "dsv4/cache.h"
 
@@ -33,6 +34,28 @@ int64_t dsv4_attn_gpu_used_indices(const dsv4_attn_scope *scope)
     return scope->n_pages > 0 ? scope->n_indices : 0;
 }
 
+/* The most entries of a request, of all queries and both scopes: they are counted in 32 bits, a block of keys at a time. */
+enum { MAX_JOINED_ENTRIES = 1 << 18 };
+
+static bool can_join_scope(const dsv4_attn_scope *scope)
+{
+    return scope->n_pages == 0 || scope->n_pages <= (ATTN_JOIN_NAN_SLOT - 1) / scope->page_rows;
+}
+
+bool dsv4_attn_gpu_can_join(const dsv4_attn_params *params, int32_t *group_heads)
+{
+    const int64_t n_heads = params->n_heads, n_queries = params->n_queries;
+    if (n_heads != 8 && n_heads != 16 && n_heads != 32) return false;
+    if (n_queries < 2 || n_queries > ATTN_JOIN_MAX_QUERIES) return false;
+    if (n_queries * n_heads > ATTN_MAX_GROUP) return false;
+    if (params->math == DSV4_ATTN_MATH_FP8) return false;
+    if (!can_join_scope(&params->window) || !can_join_scope(&params->extra)) return false;
+    *group_heads = (int32_t)(n_queries * n_heads);
+    return n_queries * (dsv4_attn_gpu_used_indices(&params->window) +
+                        dsv4_attn_gpu_used_indices(&params->extra)) <=
+           MAX_JOINED_ENTRIES;
+}
+
 /* Of the values in their order; never 0, which plans that were not built may have. */
 static uint64_t fingerprint_values(const int64_t *values, int n_values)
 {
@@ -48,7 +71,7 @@ static uint64_t fingerprint_values(const int64_t *values, int n_values)
 
 /* n_heads too, although a plan knows groups only: the caller's other shapes are a mistake all the same. */
 static uint64_t fingerprint_shape(const dsv4_attn_params *params, int32_t group_heads,
-                                  int64_t n_thread_blocks, int64_t kernel)
+                                  int64_t n_thread_blocks, int64_t kernel, bool is_joined)
 {
     const int64_t values[] = {params->n_requests,
                               params->n_queries,
@@ -56,19 +79,53 @@ static uint64_t fingerprint_shape(const dsv4_attn_params *params, int32_t group_
                               dsv4_attn_gpu_used_indices(&params->window),
                               dsv4_attn_gpu_used_indices(&params->extra),
                               params->fixed_split,
+                              is_joined,
                               kernel,
                               group_heads,
                               n_thread_blocks};
     return fingerprint_values(values, (int)(sizeof values / sizeof values[0]));
 }
 
-dsv4_status dsv4_attn_gpu_describe(const dsv4_attn_params *params, int32_t group_heads,
-                                   int64_t n_thread_blocks, int64_t kernel, dsv4_attn_gpu_shape *s,
-                                   dsv4_error *error)
+/* Entries in front of the extra scope's joined list. */
+static int64_t find_first_extra(const dsv4_attn_params *params)
 {
-    s->n_groups = (int32_t)ceil_div(params->n_heads, group_heads);
+    return (int64_t)(sizeof(attn_joined_head) / sizeof(uint32_t)) +
+           params->n_queries * dsv4_attn_gpu_used_indices(&params->window);
+}
+
+/* Workspace in front of joined lists: counters and partial states. */
+static size_t count_state_bytes(const dsv4_attn_gpu_shape *s)
+{
+    return (size_t)s->n_thread_blocks * ((size_t)s->state_bytes + ARRIVAL_PITCH_BYTES);
+}
+
+static dsv4_status add_joined(const dsv4_attn_params *params, dsv4_attn_gpu_shape *s,
+                              dsv4_error *error)
+{
+    const int64_t n =
+        find_first_extra(params) + params->n_queries * dsv4_attn_gpu_used_indices(&params->extra);
+    size_t n_bytes;
+    s->joined_pitch = ceil_div(n, ALIGNED_BYTES / (int64_t)sizeof(uint32_t)) *
+                      (ALIGNED_BYTES / (int64_t)sizeof(uint32_t));
+    if (!dsv4_checked_mul((size_t)params->n_requests, (size_t)s->joined_pitch * sizeof(uint32_t),
+                          &n_bytes) ||
+        !dsv4_checked_add(s->workspace_bytes, n_bytes, &s->workspace_bytes)) {
+        return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
+                              "n_requests: %" PRId64 " joined lists of %" PRId64
+                              " entries are too large",
+                              params->n_requests, s->joined_pitch);
+    }
+    return DSV4_OK;
+}
+
+dsv4_status dsv4_attn_gpu_describe(const dsv4_attn_params *params, int32_t group_heads,
+                                   int64_t n_thread_blocks, int64_t kernel, bool is_joined,
+                                   dsv4_attn_gpu_shape *s, dsv4_error *error)
+{
+    s->is_joined = is_joined;
+    s->n_groups = is_joined ? 1 : (int32_t)ceil_div(params->n_heads, group_heads);
     s->n_thread_blocks = (int32_t)n_thread_blocks;
-    const int64_t n_tasks = params->n_requests * params->n_queries * s->n_groups;
+    const int64_t n_tasks = params->n_requests * (is_joined ? 1 : params->n_queries) * s->n_groups;
     if (n_tasks > INT32_MAX - ATTN_PLAN_THREADS) {
         return dsv4_error_set(error, DSV4_ERROR_OUT_OF_MEMORY,
                               "n_requests: %" PRId64 " times n_queries %" PRId64
@@ -77,13 +134,13 @@ dsv4_status dsv4_attn_gpu_describe(const dsv4_attn_params *params, int32_t group
     }
     s->state_bytes =
         ATTN_STATE_BYTES + (int64_t)group_heads * DSV4_ATTN_DIM * (int64_t)sizeof(float);
-    s->fingerprint = fingerprint_shape(params, group_heads, n_thread_blocks, kernel);
+    s->fingerprint = fingerprint_shape(params, group_heads, n_thread_blocks, kernel, is_joined);
     s->plan_bytes = sizeof(attn_plan_head) +
                     ((size_t)n_tasks + (size_t)s->n_thread_blocks) * sizeof(attn_part) +
                     (size_t)params->n_requests * sizeof(int32_t);
-    s->workspace_bytes =
-        (size_t)s->n_thread_blocks * ((size_t)s->state_bytes + ARRIVAL_PITCH_BYTES);
-    return DSV4_OK;
+    s->workspace_bytes = count_state_bytes(s);
+    s->joined_pitch = 0;
+    return is_joined ? add_joined(params, s, error) : DSV4_OK;
 }
 
 void dsv4_attn_gpu_plan_args(const dsv4_attn_params *params, const dsv4_attn_gpu_shape *s,
@@ -97,7 +154,7 @@ void dsv4_attn_gpu_plan_args(const dsv4_attn_params *params, const dsv4_attn_gpu
         .window_n_indices = (int32_t)dsv4_attn_gpu_used_indices(&params->window),
         .extra_n_indices = (int32_t)dsv4_attn_gpu_used_indices(&params->extra),
         .n_requests = (int32_t)params->n_requests,
-        .n_queries = (int32_t)params->n_queries,
+        .n_queries = s->is_joined ? 1 : (int32_t)params->n_queries,
         .n_groups = s->n_groups,
         .n_thread_blocks = s->n_thread_blocks,
         .may_split = !params->fixed_split,
@@ -144,6 +201,19 @@ static bool is_aligned(const void *pointer, int64_t a, int64_t b, int64_t c)
     return ((uintptr_t)pointer | (uint64_t)a | (uint64_t)b | (uint64_t)c) % ALIGNED_BYTES == 0;
 }
 
+/* Zeros where lists are not joined. */
+static attn_joined_lists find_joined(const dsv4_attn_params *params, const dsv4_attn_gpu_shape *s,
+                                     void *workspace)
+{
+    attn_joined_lists joined = {0};
+    if (!s->is_joined) return joined;
+    joined.lists = (uint32_t *)(void *)((unsigned char *)workspace + count_state_bytes(s));
+    joined.request_pitch = s->joined_pitch;
+    joined.first_extra = (int32_t)find_first_extra(params);
+    while (params->n_heads >> joined.query_shift > 1) joined.query_shift++;
+    return joined;
+}
+
 void dsv4_attn_gpu_args(const dsv4_attn_params *params, const dsv4_attn_gpu_shape *s,
                         const void *plan, void *workspace, attn_args *args)
 {
@@ -184,9 +254,26 @@ void dsv4_attn_gpu_args(const dsv4_attn_params *params, const dsv4_attn_gpu_shap
                                    params->q_query_stride_bytes, params->q_head_stride_bytes),
         .out_is_aligned = is_aligned(params->out, params->out_request_stride_bytes,
                                      params->out_query_stride_bytes, params->out_head_stride_bytes),
+        .joined = find_joined(params, s, workspace),
     };
     set_scope(&args->window, &params->window);
     set_scope(&args->extra, &params->extra);
+}
+
+void dsv4_attn_gpu_join_args(const dsv4_attn_params *params, const dsv4_attn_gpu_shape *s,
+                             const void *plan, void *workspace, attn_join_args *args)
+{
+    const dsv4_attn_scope *scopes[] = {&params->window, &params->extra};
+    *args = (attn_join_args){.plan = plan,
+                             .fingerprint = s->fingerprint,
+                             .joined = find_joined(params, s, workspace),
+                             .n_requests = (int32_t)params->n_requests,
+                             .n_queries = (int32_t)params->n_queries};
+    for (int i = 0; i < 2; i++) {
+        set_scope(&args->scopes[i], scopes[i]);
+        args->lengths[i] = scopes[i]->n_pages > 0 ? scopes[i]->lengths : NULL;
+        args->n_indices[i] = (int32_t)dsv4_attn_gpu_used_indices(scopes[i]);
+    }
 }
 
 void dsv4_attn_gpu_merge_args(const dsv4_attn_merge_params *params, attn_merge_args *args)

@@ -7,14 +7,22 @@
 #ifndef DSV4_GPU_ATTN_HOST_H
 #define DSV4_GPU_ATTN_HOST_H
 
+#include <stdbool.h>
+
 #include "attn_device.h"
 #include "dsv4/attn.h"
 
-/* What shapes, options and the choice of a kernel make of a call: all that a plan depends on but lengths. */
+/*
+ * What shapes, options and the choice of a kernel make of a call: all that a plan depends on but lengths. Of joined lists
+ * a request's queries are one task; its parts are so many as one query's lists would have, and the decode kernel, which
+ * knows how long the joined list is, cuts that anew: a plan is good for all layers, whatever rows their lists share.
+ */
 typedef struct dsv4_attn_gpu_shape {
+    bool is_joined;
     int32_t n_groups; /* of heads */
     int32_t n_thread_blocks;
     int64_t state_bytes;                /* of a partial state */
+    int64_t joined_pitch;               /* entries of a request's joined lists */
     uint64_t fingerprint;               /* of what decides a plan; never 0 */
     size_t plan_bytes, workspace_bytes; /* of device memory */
 } dsv4_attn_gpu_shape;
@@ -29,12 +37,16 @@ typedef struct dsv4_attn_gpu_costs {
 /* Entries of a scope's lists: none when it is absent. */
 int64_t dsv4_attn_gpu_used_indices(const dsv4_attn_scope *scope);
 
+/* Whether joined lists can name what these params' lists do; group_heads: that the kernel must have at least. */
+bool dsv4_attn_gpu_can_join(const dsv4_attn_params *params, int32_t *group_heads);
+
 /*
  * For a kernel that computes group_heads heads together in n_thread_blocks blocks, at most ATTN_PLAN_THREADS.
- * `kernel` tells kernels apart for which n_groups and n_thread_blocks do not. Errors: OUT_OF_MEMORY.
+ * `kernel` tells kernels apart for which n_groups and n_thread_blocks do not. is_joined: it takes joined lists.
+ * Errors: OUT_OF_MEMORY.
  */
 dsv4_status dsv4_attn_gpu_describe(const dsv4_attn_params *params, int32_t group_heads,
-                                   int64_t n_thread_blocks, int64_t kernel,
+                                   int64_t n_thread_blocks, int64_t kernel, bool is_joined,
                                    dsv4_attn_gpu_shape *shape, dsv4_error *error);
 
 void dsv4_attn_gpu_plan_args(const dsv4_attn_params *params, const dsv4_attn_gpu_shape *shape,
@@ -42,6 +54,10 @@ void dsv4_attn_gpu_plan_args(const dsv4_attn_params *params, const dsv4_attn_gpu
 
 void dsv4_attn_gpu_args(const dsv4_attn_params *params, const dsv4_attn_gpu_shape *shape,
                         const void *plan, void *workspace, attn_args *args);
+
+/* Of a shape that is joined; 2 * n_requests thread blocks. */
+void dsv4_attn_gpu_join_args(const dsv4_attn_params *params, const dsv4_attn_gpu_shape *shape,
+                             const void *plan, void *workspace, attn_join_args *args);
 
 void dsv4_attn_gpu_merge_args(const dsv4_attn_merge_params *params, attn_merge_args *args);
 

@@ -8,6 +8,7 @@
  */
 #include "attn_device.h"
 #include "gpu.h"
+#include "gpu_scan.h"
 
 _Static_assert(ATTN_PLAN_THREADS / GPU_WAVE <= GPU_WAVE, "a wave adds sums of all");
 
@@ -57,31 +58,6 @@ GPU_DEVICE int32_t bin_of(int32_t n_blocks)
     return PLAN_BINS - 1 - gpu_min_i32(n_blocks, PLAN_BINS - 1);
 }
 
-GPU_DEVICE int32_t scan_wave(int32_t value)
-{
-    GPU_UNROLL
-    for (int step = 1; step < GPU_WAVE; step *= 2) {
-        const int32_t other = (int32_t)gpu_shuffle_up((uint32_t)value, step);
-        if (gpu_lane() >= step) value += other;
-    }
-    return value;
-}
-
-/* Inclusive sum over the block's threads; a barrier has to be between two of them. */
-GPU_DEVICE int32_t scan_block(int32_t value, GPU_SHARED int32_t *wave_sums)
-{
-    const int wave = gpu_wave(), lane = gpu_lane();
-    value = scan_wave(value);
-    if (lane == GPU_WAVE - 1) wave_sums[wave] = value;
-    gpu_barrier_shared();
-    if (wave == 0) {
-        const int32_t sum = scan_wave(lane < PLAN_WAVES ? wave_sums[lane] : 0);
-        if (lane < PLAN_WAVES) wave_sums[lane] = sum;
-    }
-    gpu_barrier_shared();
-    return wave == 0 ? value : value + wave_sums[wave - 1];
-}
-
 /* order [n_requests]: requests, longest first, those of one length as they come: a plan built again is the same. */
 GPU_DEVICE void sort_requests(const attn_plan_args *a, GPU_SHARED plan_shared *s, int32_t *order)
 {
@@ -93,7 +69,7 @@ GPU_DEVICE void sort_requests(const attn_plan_args *a, GPU_SHARED plan_shared *s
     }
     gpu_barrier_shared();
     const int32_t count = s->bins[thread];
-    const int32_t begin = scan_block(count, s->wave_sums) - count;
+    const int32_t begin = gpu_scan_block(count, s->wave_sums, PLAN_WAVES) - count;
     s->bins[thread] = begin;
     gpu_barrier_shared();
     for (int32_t first = 0; first < a->n_requests; first += ATTN_PLAN_THREADS) {
@@ -205,7 +181,7 @@ GPU_DEVICE void write_tail(const attn_plan_args *a, GPU_SHARED plan_shared *s, c
         const int32_t n_blocks = count_blocks(read_lengths(a, request).total);
         n_parts = gpu_max_i32(s->step == NO_STEP ? 1 : (n_blocks + s->step - 1) / s->step, 1);
     }
-    const int32_t end = scan_block(n_parts, s->wave_sums), begin = end - n_parts;
+    const int32_t end = gpu_scan_block(n_parts, s->wave_sums, PLAN_WAVES), begin = end - n_parts;
     for (int32_t k = 0; k < n_parts; k++) {
         write_part(a, &parts[first_task + begin + k], first_task + i, order, k, n_parts, begin);
     }

@@ -111,6 +111,16 @@ GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
     atomicAdd(counter, n);
 }
 
+GPU_DEVICE void gpu_min_shared(int32_t *smallest, int32_t value)
+{
+    atomicMin(smallest, value);
+}
+
+GPU_DEVICE int32_t gpu_compare_shared(int32_t *at, int32_t expected, int32_t value)
+{
+    return atomicCAS(at, expected, value);
+}
+
 /* ---- clusters, from sm_90 on; on other devices nothing calls them ---- */
 
 GPU_DEVICE void gpu_cluster_barrier(void)

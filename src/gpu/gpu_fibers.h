@@ -219,6 +219,18 @@ GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
     *counter += n;
 }
 
+GPU_DEVICE void gpu_min_shared(int32_t *smallest, int32_t value)
+{
+    if (value < *smallest) *smallest = value;
+}
+
+GPU_DEVICE int32_t gpu_compare_shared(int32_t *at, int32_t expected, int32_t value)
+{
+    const int32_t before = *at;
+    if (before == expected) *at = value;
+    return before;
+}
+
 /* ---- waves ---- */
 
 GPU_DEVICE uint32_t gpu_shuffle(uint32_t value, int from_lane)

@@ -106,7 +106,7 @@ dsv4_status dsv4_attn_hip_describe(const dsv4_attn_params *params, const device 
 {
     s->way = choose_way(params, d);
     return dsv4_attn_gpu_describe(params, s->way->heads, count_thread_blocks(d), s->way - ways,
-                                  &s->gpu, error);
+                                  false, &s->gpu, error);
 }
 
 dsv4_status dsv4_attn_hip_plan_build(void *stream, const dsv4_attn_params *params, const device *d,

@@ -16,6 +16,7 @@
 #include "attn_fp8.h"
 #include "attn_group.h"
 #include "fiber_decode.h"
+#include "fiber_join_check.h"
 #include "fiber_keys.h"
 #include "fiber_matrix_check.h"
 #include "fiber_plan_check.h"
@@ -628,6 +629,11 @@ int main(int argc, char **argv)
         tally t = {0};
         t.n_cases = fiber_plan_check(o.fails_fast, &t.n_failed);
         print_tally("plan", &t, &all);
+    }
+    if (is_wanted(&o, "join")) {
+        tally t = {0};
+        t.n_cases = fiber_join_check(&t.n_failed);
+        print_tally("join", &t, &all);
     }
     if (is_wanted(&o, "merge")) {
         tally t = {0};

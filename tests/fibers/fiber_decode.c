@@ -123,8 +123,8 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
         .n_streams = 1, .n_alone = way->n_thread_blocks, .split_fixed = 0.5f, .split = 0.1f};
     dsv4_attn_gpu_shape shape;
     dsv4_error error;
-    if (dsv4_attn_gpu_describe(params, way->group_heads, way->n_thread_blocks, 0, &shape, &error) !=
-        DSV4_OK) {
+    if (dsv4_attn_gpu_describe(params, way->group_heads, way->n_thread_blocks, 0, false, &shape,
+                               &error) != DSV4_OK) {
         snprintf(text, FIBER_TEXT_BYTES, "%.*s", FIBER_TEXT_BYTES - 1, error.text);
         return false;
     }

@@ -22,6 +22,7 @@
 
 #define OTHER_KERNELS(K)                                                                           \
     K(dsv4_attn_plan, attn_plan_args, 1)                                                           \
+    K(dsv4_attn_join, attn_join_args, 1)                                                           \
     K(dsv4_attn_merge, attn_merge_args, 1)                                                         \
     K(dsv4_keys_finish, keys_finish_args, 1)                                                       \
     K(dsv4_keys_finish_bf16, keys_finish_args, 1)                                                  \

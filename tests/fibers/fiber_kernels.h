@@ -9,8 +9,8 @@
 #include "fiber_run.h"
 
 /*
- * A kernel of gpu/code_objects.h, or one of clusters, for waves of 64 threads; those without matrix products for 32, too,
- * as NVIDIA's devices have them. NULL: there is none of that name.
+ * A kernel of gpu/code_objects.h, or one that NVIDIA's devices alone have, for waves of 64 threads; those without matrix
+ * products for 32, too, as NVIDIA's have them. NULL: there is none of that name.
  */
 const fiber_kernel *fiber_kernel_find(const char *name, int wave_threads);
 

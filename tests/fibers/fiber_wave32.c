@@ -8,6 +8,7 @@
 #define GPU_CLUSTERS
 
 #include "gpu/attn_plan_kernel.c"
+#include "gpu/attn_join_kernel.c"
 #include "gpu/attn_merge_kernel.c"
 #include "gpu/keys_finish_kernel.c"
 #include "gpu/keys_read_kernel.c"

@@ -120,6 +120,8 @@ static const field shape_fields[] = {
     DECODE(extra.reserved, 0),
     DECODE(fixed_split, 0),
     DECODE(group_heads, 0),
+    DECODE(join_queries, 0),
+    DECODE(reserved, 0),
 };
 
 /* Their defaults are what dsv4_attn_params_set_dense made of the shapes. */

@@ -12,7 +12,7 @@ SHAPES = ["size", "n_requests", "n_queries", "n_heads", "backend", "math", "cpu_
           "out_dtype", "window.n_pages", "window.page_rows", "window.n_indices", "extra.n_pages",
           "extra.page_rows", "extra.n_indices", "n_rope_rows", "q_dtype", "cuda_kernel",
           "window.row_format", "window.reserved", "extra.row_format", "extra.reserved", "fixed_split",
-          "group_heads"]
+          "group_heads", "join_queries", "reserved"]
 STRIDES = ["q_request", "q_query", "q_head", "window.page", "window.indices_request",
            "window.indices_query", "extra.page", "extra.indices_request", "extra.indices_query",
            "out_request", "out_query", "out_head", "lse_request", "lse_query", "lse_head",
@@ -100,6 +100,9 @@ SEEDS = {
     "fp8-output-overlap": decode({"out_dtype": 3}, {"out_scales_head": 3}),
     "fp8-output-no-scales": decode({"out_dtype": 3}, switches=NULL_SCALES),
     "reserved": decode({"window.reserved": 1}),
+    "joined": decode({"join_queries": 2, "n_queries": 2, "n_heads": 8}, tail=bytes(range(60))),
+    "joined-wild": decode({"join_queries": 3}),
+    "reserved-behind": decode({"reserved": 1}),
     "merge": merge(),
     "merge-empty-parts": merge({"n_parts": 4}, switches=3, lse=b"\3\3\1\3\2\3\3\3\3\3\3\3"),
     "merge-bf16": merge({"part_dtype": 1, "out_dtype": 1, "n_rows": 8, "n_threads": 3}),

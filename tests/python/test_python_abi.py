@@ -44,7 +44,7 @@ class Abi(unittest.TestCase):
 
     def test_names_of_options_have_the_numbers_of_the_headers(self):
         expected = {"DSV4_BACKEND_": native.BACKENDS, "DSV4_ATTN_MATH_": native.MATHS, "DSV4_DTYPE_": native.DTYPES,
-                    "DSV4_CUDA_KERNEL_": native.CUDA_KERNELS, "DSV4_CPU_LEVEL_": native.CPU_LEVELS,
+                    "DSV4_CUDA_KERNEL_": native.CUDA_KERNELS, "DSV4_CPU_LEVEL_": native.CPU_LEVELS, "DSV4_JOIN_": native.JOINS,
                     "DSV4_MODEL_": native.NUMERICS}
         with tempfile.TemporaryDirectory() as folder:
             source, program = os.path.join(folder, "names.c"), os.path.join(folder, "names")

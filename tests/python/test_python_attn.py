@@ -424,6 +424,9 @@ class BadInput(unittest.TestCase):
             Plan(self.q, self.window, cpu_level="avx")
         with self.assertRaisesRegex(dsv4.InvalidArgument, "^cuda_kernel: 'fast', expected one of auto, mma"):
             Plan(self.q, self.window, cuda_kernel="fast")
+        with self.assertRaisesRegex(dsv4.InvalidArgument, "^join_queries: True, expected one of auto, never, always"):
+            Plan(self.q, self.window, join_queries=True)
+        Plan(self.q, self.window, join_queries="always")  # of no account on the CPU
         with self.assertRaisesRegex(dsv4.InvalidArgument, "^backend: 'cuda', but the tensors are on the cpu"):
             Plan(self.q, self.window, backend="cuda")
         with self.assertRaisesRegex(dsv4.InvalidArgument, "^stream: a str"):

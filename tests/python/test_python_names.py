@@ -44,7 +44,8 @@ class Names(unittest.TestCase):
     def test_types_of_options_are_their_names(self):
         for kind, table in ((native.Backend, native.BACKENDS), (native.Math, native.MATHS),
                             (native.CudaKernel, native.CUDA_KERNELS), (native.CpuLevel, native.CPU_LEVELS),
-                            (native.Dtype, native.DTYPES), (native.Numerics, native.NUMERICS)):
+                            (native.Join, native.JOINS), (native.Dtype, native.DTYPES),
+                            (native.Numerics, native.NUMERICS)):
             self.assertEqual(typing.get_args(kind), tuple(table))
 
     def test_options_of_a_plan_are_spelled_out(self):

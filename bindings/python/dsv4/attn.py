@@ -26,7 +26,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Type
 from . import memory, native
 from .caches import set_cache
 from .errors import InvalidArgument
-from .native import DIM, Backend, CpuLevel, CudaKernel, Dtype, Math, lib
+from .native import DIM, Backend, CpuLevel, CudaKernel, Dtype, Join, Math, lib
 from .tensors import (View, gpu_backend, check_dense, check_device, check_dtype, check_shape, check_unit,
                       check_writable, device_name, layouts, stream_of, torch_of, view)
 
@@ -83,7 +83,7 @@ class DecodeCall:
     def __init__(self, q: Any, window: Scope, extra: Optional[Scope], *, out_dtype: Optional[Dtype] = None,
                  math: Math = "auto", backend: Backend = "auto", cpu_level: CpuLevel = "auto",
                  cuda_kernel: CudaKernel = "auto", n_threads: int = 0, fixed_split: bool = False,
-                 group_heads: int = 0):
+                 group_heads: int = 0, join_queries: Join = "auto"):
         window, extra = _scope("window", window), _extra(extra)
         self._start(q, out_dtype)
         p = self._params
@@ -93,6 +93,7 @@ class DecodeCall:
         p.cuda_kernel = native.number_of(native.CUDA_KERNELS, cuda_kernel, "cuda_kernel")
         p.fixed_split = native.integer(fixed_split, "fixed_split")
         p.group_heads = native.integer(group_heads, "group_heads")
+        p.join_queries = native.number_of(native.JOINS, join_queries, "join_queries")
         p.window.n_indices = self._list_length("window.indices", window.indices)
         p.extra.n_indices = self._list_length("extra.indices", extra.indices)
         self._bind((q, *window[:3], *extra[:3], None, None, None, None, None, None),
@@ -338,7 +339,7 @@ class Plan(DecodeCall):
 
         q, window, extra   tensors of the shapes that decodes will have; only lengths are read
         out_dtype          "bf16", "f32" or "fp8"; None: bf16 for bf16 queries, else f32
-        math, backend, cpu_level, cuda_kernel, n_threads, fixed_split, group_heads
+        math, backend, cpu_level, cuda_kernel, n_threads, fixed_split, group_heads, join_queries
                            as in dsv4_attn_params, by name
         memory, workspace  uint8 tensors to use, of plan_bytes and workspace_bytes (sizes()), at multiples of 64;
                            on CUDA workspace must be zero before its first use
@@ -350,10 +351,10 @@ class Plan(DecodeCall):
     def __init__(self, q: Any, window: Scope, extra: Optional[Scope] = None, *, memory: Any = None,
                  workspace: Any = None, stream: Any = None, out_dtype: Optional[Dtype] = None, math: Math = "auto",
                  backend: Backend = "auto", cpu_level: CpuLevel = "auto", cuda_kernel: CudaKernel = "auto",
-                 n_threads: int = 0, fixed_split: bool = False, group_heads: int = 0):
+                 n_threads: int = 0, fixed_split: bool = False, group_heads: int = 0, join_queries: Join = "auto"):
         super().__init__(q, window, extra, out_dtype=out_dtype, math=math, backend=backend, cpu_level=cpu_level,
                          cuda_kernel=cuda_kernel, n_threads=n_threads, fixed_split=fixed_split,
-                         group_heads=group_heads)
+                         group_heads=group_heads, join_queries=join_queries)
         self._allocate(memory, workspace, stream)
         self.build(window, extra, stream=stream)
 
@@ -451,11 +452,12 @@ def decode(q: Any, window: Scope, extra: Optional[Scope] = None, *, sink: Any = 
            rope_rows: Any = None, out_scales: Any = None, stream: Any = None, out_dtype: Optional[Dtype] = None,
            math: Math = "auto", backend: Backend = "auto", cpu_level: CpuLevel = "auto",
            cuda_kernel: CudaKernel = "auto", n_threads: int = 0, fixed_split: bool = False,
-           group_heads: int = 0) -> Tuple[Any, Any]:
+           group_heads: int = 0, join_queries: Join = "auto") -> Tuple[Any, Any]:
     """One decode with a plan of its own, whose memory it allocates even with out given: arguments are those of Plan
     and of Plan.decode."""
     plan = Plan(q, window, extra, stream=stream, out_dtype=out_dtype, math=math, backend=backend, cpu_level=cpu_level,
-                cuda_kernel=cuda_kernel, n_threads=n_threads, fixed_split=fixed_split, group_heads=group_heads)
+                cuda_kernel=cuda_kernel, n_threads=n_threads, fixed_split=fixed_split, group_heads=group_heads,
+                join_queries=join_queries)
     return plan.decode(q, window, extra, sink=sink, softmax_scale=softmax_scale, out=out, lse=lse,
                        rope_table=rope_table, rope_rows=rope_rows, out_scales=out_scales, stream=stream)
 

@@ -15,6 +15,7 @@ from .errors import InvalidArgument
 BACKENDS = {"auto": 0, "ref": 1, "cpu": 2, "cuda": 3, "hip": 4}
 MATHS = {"auto": 0, "exact": 1, "bf16": 2, "official": 3, "fp8": 4}
 CUDA_KERNELS = {"auto": 0, "mma": 1, "sm90": 2}
+JOINS = {"auto": 0, "never": 1, "always": 2}
 CPU_LEVELS = {"auto": 0, "v2": 1, "avx2": 2, "avx512": 3, "avx512bf16": 4}
 DTYPES = {"bf16": 1, "f32": 2, "fp8": 3}
 ROWS_FP8, ROWS_F32 = 0, 1
@@ -23,6 +24,7 @@ NUMERICS = {"official": 1, "exact": 2}
 Backend = Literal["auto", "ref", "cpu", "cuda", "hip"]
 Math = Literal["auto", "exact", "bf16", "official", "fp8"]
 CudaKernel = Literal["auto", "mma", "sm90"]
+Join = Literal["auto", "never", "always"]
 CpuLevel = Literal["auto", "v2", "avx2", "avx512", "avx512bf16"]
 Dtype = Literal["bf16", "f32", "fp8"]
 Numerics = Literal["official", "exact"]
@@ -61,7 +63,8 @@ class AttnParams(ctypes.Structure):
                 + _all(c_void_p, "out") + _strides("out", "request", "query", "head")
                 + _all(c_void_p, "lse") + _strides("lse", "request", "query", "head")
                 + _all(c_void_p, "rope_table") + _all(c_int64, "n_rope_rows") + _all(c_void_p, "rope_rows")
-                + _all(c_void_p, "out_scales") + _strides("out_scales", "request", "query", "head"))
+                + _all(c_void_p, "out_scales") + _strides("out_scales", "request", "query", "head")
+                + _all(c_int32, "join_queries", "reserved"))
 
 
 class AttnChoice(ctypes.Structure):
