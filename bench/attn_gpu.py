@@ -9,9 +9,12 @@ Heads that FlashMLA does not take (below 64) are padded to 64 for it, as its cal
 
 usage: bench/attn_gpu.py [--library build/libdsv4.so] [--json FILE] [--heads 8,64] [--keys 128+512]
                          [--batch 1,256] [--queries 1] [--groups 8,16,32,64] [--math bf16|fp8] [--no-peer]
+                         [--lists own|neighbours] [--join auto|never|always]
 Needs torch. --groups times our kernel once for each forced size of head group. --math fp8 times FP8 products (Hopper):
 rougher than FlashMLA's tolerances, so that its result is held to a cosine of 0.999, and lse to 0.02, instead; FlashMLA
-beside it and the floor are as with bf16.
+beside it and the floor are as with bf16. --lists neighbours: the lists of a request's queries share four of five rows, in
+an order of their own, as those of neighbouring tokens do (--queries 2); the floor then counts a row once. --join: whether
+our kernel reads such rows once.
 """
 import argparse
 import ctypes
@@ -27,6 +30,8 @@ ROWS_PER_REQUEST = (4096, 8192)  # window, extra: enough to name none twice
 WINDOW_PAGE, EXTRA_PAGE = 256, 64
 SLEEP_CYCLES = 200_000           # what a replay waits behind, so that enqueuing it is not in its time
 BACKEND_CUDA = 3
+SHARED_ROWS = 0.8                # of a list, with --lists neighbours
+JOINS = {"auto": 0, "never": 1, "always": 2}
 MATHS = {"bf16": 0, "fp8": 4}    # bf16 is what AUTO takes
 MAX_DISTANCE = {"bf16": 5e-6, "fp8": 1e-3}
 MAX_LSE_ERROR = 0.02             # fp8: rounded queries move scores, which deviate by 0.05 here, by 2.4 % of that
@@ -46,7 +51,7 @@ class Params(ctypes.Structure):
                  ("n_heads", ctypes.c_int64), ("softmax_scale", ctypes.c_float)] +
                 [(name, ctypes.c_int32) for name in
                  ("backend", "math", "cpu_level", "n_threads", "out_dtype", "q_dtype", "fixed_split",
-                  "group_heads", "reserved")] +
+                  "group_heads", "cuda_kernel")] +
                 [("q", ctypes.c_void_p)] +
                 [(f"q_{d}_stride_bytes", ctypes.c_int64) for d in ("request", "query", "head")] +
                 [("window", Scope), ("extra", Scope), ("sink", ctypes.c_void_p), ("out", ctypes.c_void_p)] +
@@ -55,7 +60,8 @@ class Params(ctypes.Structure):
                 [(f"lse_{d}_stride_bytes", ctypes.c_int64) for d in ("request", "query", "head")] +
                 [("rope_table", ctypes.c_void_p), ("n_rope_rows", ctypes.c_int64),
                  ("rope_rows", ctypes.c_void_p), ("out_scales", ctypes.c_void_p)] +
-                [(f"out_scales_{d}_stride_bytes", ctypes.c_int64) for d in ("request", "query", "head")])
+                [(f"out_scales_{d}_stride_bytes", ctypes.c_int64) for d in ("request", "query", "head")] +
+                [(name, ctypes.c_int32) for name in ("join_queries", "reserved")])
 
 
 class Error(ctypes.Structure):
@@ -104,20 +110,34 @@ def read_rows(pages, page_rows, slots):
     return torch.cat([codes, data[..., FP8_DIM:].contiguous().view(torch.bfloat16).float()], -1)
 
 
-def make_indices(n_requests, n_queries, n_keys, n_rows):
-    """Each request names rows of its own share of the pool, none twice."""
+def count_shared(n_keys, lists):
+    """Rows of a list that the request's other queries name too."""
+    return int(n_keys * SHARED_ROWS) if lists == "neighbours" else 0
+
+
+def make_indices(n_requests, n_queries, n_keys, n_rows, lists):
+    """Each request names rows of its own share of the pool, a list none twice."""
     base = torch.arange(n_requests, device="cuda")[:, None, None] * (n_rows // n_requests)
-    picks = torch.rand(n_requests, n_queries, n_rows // n_requests, device="cuda").topk(n_keys, -1).indices
+    if lists == "own":
+        picks = torch.rand(n_requests, n_queries, n_rows // n_requests, device="cuda").topk(n_keys, -1).indices
+    else:
+        n_shared = count_shared(n_keys, lists)
+        n_own = n_keys - n_shared
+        rows = torch.rand(n_requests, n_rows // n_requests, device="cuda").topk(n_shared + n_queries * n_own, -1).indices
+        shared = rows[:, None, :n_shared].expand(-1, n_queries, -1)
+        picks = torch.cat([shared, rows[:, n_shared:].view(n_requests, n_queries, n_own)], -1)
+        picks = picks.gather(-1, torch.rand(picks.shape, device="cuda").argsort(-1))
     return (base + picks).to(torch.int32).contiguous()
 
 
 class Case:
-    def __init__(self, pools, n_heads, n_window, n_extra, n_requests, n_queries):
+    def __init__(self, pools, n_heads, n_window, n_extra, n_requests, n_queries, lists):
+        self.lists = lists
         self.pools, self.n_heads, self.n_keys = pools, n_heads, (n_window, n_extra)
         self.n_requests, self.n_queries = n_requests, n_queries
         self.q = torch.randn(n_requests, n_queries, n_heads, DIM, device="cuda").clamp(-1, 1).bfloat16()
         self.sink = torch.randn(n_heads, device="cuda")
-        self.indices = [make_indices(n_requests, n_queries, n, rows * n_requests) if n else None
+        self.indices = [make_indices(n_requests, n_queries, n, rows * n_requests, lists) if n else None
                         for n, rows in zip(self.n_keys, ROWS_PER_REQUEST)]
 
     def reference(self, request):
@@ -130,18 +150,20 @@ class Case:
 
     def n_bytes(self):
         n = self.n_requests * self.n_queries
-        return n * (sum(self.n_keys) * (RECORD_BYTES + 4) + self.n_heads * (DIM * 4 + 4))
+        n_again = self.n_requests * (self.n_queries - 1) * sum(count_shared(k, self.lists) for k in self.n_keys)
+        return n * (sum(self.n_keys) * (RECORD_BYTES + 4) + self.n_heads * (DIM * 4 + 4)) - n_again * RECORD_BYTES
 
     def n_flop(self):
         return 4 * self.n_requests * self.n_queries * self.n_heads * sum(self.n_keys) * DIM
 
 
 class Ours:
-    def __init__(self, library, case, group_heads=0, math="bf16"):
+    def __init__(self, library, case, group_heads=0, math="bf16", join="auto"):
         self.library, p = library, Params()
         library.lib.dsv4_attn_params_default(ctypes.byref(p))
         p.n_requests, p.n_queries, p.n_heads = case.n_requests, case.n_queries, case.n_heads
         p.softmax_scale, p.backend, p.group_heads, p.math = SCALE, BACKEND_CUDA, group_heads, MATHS[math]
+        p.join_queries = JOINS[join]
         for scope, pages, rows, indices in ((p.window, case.pools[0], WINDOW_PAGE, case.indices[0]),
                                             (p.extra, case.pools[1], EXTRA_PAGE, case.indices[1])):
             if indices is None:
@@ -289,6 +311,8 @@ def main():
     parser.add_argument("--groups", type=numbers, default=[0])
     parser.add_argument("--math", choices=MATHS, default="bf16")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--lists", choices=("own", "neighbours"), default="own")
+    parser.add_argument("--join", choices=JOINS, default="auto")
     args = parser.parse_args()
     library = Library(args.library)
     has_peer = not args.no_peer
@@ -315,19 +339,20 @@ def main():
         for n_queries in args.queries:
             for n_requests in args.batch:
                 for n_heads in args.heads:
-                    case = Case(pools, n_heads, n_window, n_extra, n_requests, n_queries)
+                    case = Case(pools, n_heads, n_window, n_extra, n_requests, n_queries, args.lists)
                     floor = max(case.n_bytes() / copy_rate, case.n_flop() / flop_rate) * 1e6
                     shape = (max(n_heads, 64), keys, n_requests, n_queries)
                     if has_peer and shape not in peer_times:
                         peer = Peer(case)
                         peer_times[shape] = (check(peer, case)[0], *replay_times(peer, flush))
                     for group in args.groups:
-                        runner = Ours(library, case, group, args.math)
+                        runner = Ours(library, case, group, args.math, args.join)
                         worst, cosine = check(runner, case, args.math)
                         cold, warm = replay_times(runner, flush)
                         is_good = is_good and worst <= 1
                         line = {"heads": n_heads, "keys": keys, "requests": n_requests, "queries": n_queries,
-                                "group": group, "math": args.math, "worst": worst, "cosine": cosine,
+                                "group": group, "math": args.math, "lists": args.lists, "join": args.join,
+                                "worst": worst, "cosine": cosine,
                                 "cold_us": cold, "warm_us": warm, "floor_us": floor,
                                 "tflop_s": case.n_flop() / cold / 1e6}
                         text = (f"{n_heads:5} {keys:>9} {n_requests:4} {n_queries:2} {group:6} {worst:6.2f} "

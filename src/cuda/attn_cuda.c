@@ -45,6 +45,14 @@ static const way ways[] = {
     {DSV4_CUDA_KERNEL_SM90, 64, 64, 11.8f, 2.02f, 11.8f, 2.02f, 5.0f, 0.8f, 1, FP8, true},
 };
 
+/*
+ * Joined lists (gpu/attn_join_kernel.c). Lists are on the device: what queries share is assumed to be what neighbouring
+ * tokens do. Microseconds of joining: of the launch, and of a chunk on all multiprocessors; not measured yet.
+ */
+enum { JOINED_SHARE_PERCENT = 80, JOIN_THREAD_BLOCKS = 4 /* of a multiprocessor, at once */ };
+#define JOIN_FIXED 2.0f
+#define JOIN_CHUNK 3.0f
+
 enum { N_WAYS = sizeof ways / sizeof ways[0] };
 
 typedef dsv4_attn_cuda_device device;
@@ -136,45 +144,98 @@ static float estimate_time(const way *w, int64_t n_tasks, int64_t n_blocks, cons
     return (float)n_whole * task + best;
 }
 
-/* Of the ways to take 8, 16, ... heads the one that ends soonest, or has as many heads as params ask for, if there is one. */
-static const way *choose_way(const dsv4_attn_params *params, const device *d)
+static bool is_open(const dsv4_attn_params *params, int32_t kernel, const way *w)
 {
-    int64_t n_blocks = ceil_div(dsv4_attn_gpu_used_indices(&params->window) +
-                                    dsv4_attn_gpu_used_indices(&params->extra),
-                                ATTN_BLOCK_KEYS);
-    int32_t kernel = choose_kernel(params, d);
+    if ((w->math == FP8) != (params->math == FP8)) return false;
+    if (kernel == DSV4_CUDA_KERNEL_AUTO) return w->is_default;
+    return w->kernel == kernel && (kernel != DSV4_CUDA_KERNEL_MMA || w->step_keys == 32);
+}
+
+/* Rows that a list names, for each that a joined list is expected to have, in hundredths. */
+static int64_t joined_percent(const dsv4_attn_params *params)
+{
+    return 100 + (params->n_queries - 1) * (100 - JOINED_SHARE_PERCENT);
+}
+
+/* Microseconds of the kernel that joins lists: as many chunks one after the other as the longest list has, or the device. */
+static float join_time(const dsv4_attn_params *params, int64_t n_requests, const device *d)
+{
+    const int64_t most = ATTN_JOIN_ENTRIES / params->n_queries;
+    const int64_t window = ceil_div(dsv4_attn_gpu_used_indices(&params->window), most),
+                  extra = ceil_div(dsv4_attn_gpu_used_indices(&params->extra), most);
+    const int64_t at_once = (int64_t)JOIN_THREAD_BLOCKS * d->n_multiprocessors;
+    int64_t n_waves = ceil_div(n_requests * (window + extra), at_once);
+    if (n_waves < window) n_waves = window;
+    if (n_waves < extra) n_waves = extra;
+    return JOIN_FIXED + JOIN_CHUNK * (float)n_waves;
+}
+
+/* Microseconds of a step whose lists are full; with fixed_split of one that fills the device. */
+static float step_time(const dsv4_attn_params *params, const device *d, const way *w,
+                       bool is_joined)
+{
+    const int64_t n_keys =
+        dsv4_attn_gpu_used_indices(&params->window) + dsv4_attn_gpu_used_indices(&params->extra);
+    const int64_t n_requests = params->fixed_split ? count_thread_blocks(w, d) : params->n_requests;
+    if (is_joined) {
+        const int64_t n_joined = ceil_div(n_keys * joined_percent(params), 100);
+        return estimate_time(w, n_requests, ceil_div(n_joined, ATTN_BLOCK_KEYS), d,
+                             !params->fixed_split) +
+               join_time(params, n_requests, d);
+    }
+    const int64_t n_tasks = ceil_div(params->n_heads, w->heads) * params->n_queries * n_requests;
+    return estimate_time(w, n_tasks, ceil_div(n_keys, ATTN_BLOCK_KEYS), d, !params->fixed_split);
+}
+
+/*
+ * Of the ways to take 8, 16, ... heads the one that ends soonest, or has as many heads as params ask for, if there is
+ * one; NULL: none takes joined lists of these params.
+ */
+static const way *find_way(const dsv4_attn_params *params, const device *d, bool is_joined,
+                           float *best_time)
+{
+    const int32_t kernel = choose_kernel(params, d);
     const way *best = NULL;
-    float best_time = 0.0f;
+    int32_t least_heads = 0;
+    if (is_joined && !dsv4_attn_gpu_can_join(params, &least_heads)) return NULL;
     for (int i = 0; i < N_WAYS; i++) {
         const way *w = &ways[i];
-        bool is_open =
-            kernel == DSV4_CUDA_KERNEL_AUTO
-                ? w->is_default
-                : w->kernel == kernel && (kernel != DSV4_CUDA_KERNEL_MMA || w->step_keys == 32);
-        if (!is_open || (w->math == FP8) != (params->math == FP8)) continue;
+        if (!is_open(params, kernel, w)) continue;
         if (params->group_heads != 0) {
             if (best == NULL || w->heads <= params->group_heads) best = w;
             continue;
         }
-        int64_t n_thread_blocks = count_thread_blocks(w, d);
-        int64_t n_tasks = ceil_div(params->n_heads, w->heads) * params->n_queries;
-        n_tasks *= params->fixed_split ? n_thread_blocks : params->n_requests;
-        float time = estimate_time(w, n_tasks, n_blocks, d, !params->fixed_split);
-        if (best == NULL || time < best_time) {
+        if (w->heads < least_heads) continue;
+        const float time = step_time(params, d, w, is_joined);
+        if (best == NULL || time < *best_time) {
             best = w;
-            best_time = time;
+            *best_time = time;
         }
     }
+    if (params->group_heads == 0) return best;
+    if (best->heads < least_heads) return NULL;
+    *best_time = step_time(params, d, best, is_joined);
     return best;
+}
+
+static const way *choose_way(const dsv4_attn_params *params, const device *d, bool *is_joined)
+{
+    float time = 0.0f, joined_time = 0.0f;
+    const way *w = find_way(params, d, false, &time);
+    const way *joined =
+        params->join_queries == DSV4_JOIN_NEVER ? NULL : find_way(params, d, true, &joined_time);
+    *is_joined = joined != NULL && (params->join_queries == DSV4_JOIN_ALWAYS || joined_time < time);
+    return *is_joined ? joined : w;
 }
 
 dsv4_status dsv4_attn_cuda_describe(const dsv4_attn_params *params, const device *d, shape *s,
                                     dsv4_error *error)
 {
-    s->way = choose_way(params, d);
+    bool is_joined;
+    s->way = choose_way(params, d, &is_joined);
     s->n_alone = (int32_t)count_alone(d);
     return dsv4_attn_gpu_describe(params, s->way->heads, count_thread_blocks(s->way, d),
-                                  s->way - ways, false, &s->gpu, error);
+                                  s->way - ways, is_joined, &s->gpu, error);
 }
 
 /* FP8 products have one kernel, for one kind of device, and that does not quantize its output. */
@@ -227,12 +288,15 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
                                       void *plan, dsv4_error *error)
 {
     const way *w = s->way;
+    /* a plan counts blocks of one query's lists: a joined list has more, and all else costs less of them */
+    const float block =
+        w->block_alone * (s->gpu.is_joined ? 0.01f * (float)joined_percent(params) : 1.0f);
     const dsv4_attn_gpu_costs costs = {.n_streams = w->n_streams,
                                        .n_alone = s->n_alone,
-                                       .busy_part = (w->part - w->part_alone) / w->block_alone,
+                                       .busy_part = (w->part - w->part_alone) / block,
                                        .busy_block = w->block / w->block_alone,
-                                       .split_fixed = w->split_fixed / w->block_alone,
-                                       .split = w->split / w->block_alone};
+                                       .split_fixed = w->split_fixed / block,
+                                       .split = w->split / block};
     attn_plan_args args;
     dsv4_attn_gpu_plan_args(params, &s->gpu, &costs, plan, &args);
     return check_cuda(dsv4_attn_plan_launch(&args, stream), "plan kernel", error);
@@ -244,6 +308,11 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     const way *w = s->way;
     const int32_t n_thread_blocks = s->gpu.n_thread_blocks;
     attn_args args;
+    if (s->gpu.is_joined) {
+        attn_join_args join;
+        dsv4_attn_gpu_join_args(params, &s->gpu, plan, workspace, &join);
+        DSV4_TRY(check_cuda(dsv4_attn_join_launch(&join, stream), "join kernel", error));
+    }
     dsv4_attn_gpu_args(params, &s->gpu, plan, workspace, &args);
     cudaError_t launched =
         w->kernel == DSV4_CUDA_KERNEL_MMA

@@ -292,7 +292,8 @@ __device__ __forceinline__ void send_code_rows(const attn_args &a, const attn_pa
 #pragma unroll 4
     for (uint32_t h = warp; h < HEADS / 2; h += N_VALUE_WARPS) {
         const uint32_t byte = thread % 32 * 16, from = stage + h * 1024 + (byte ^ (h / 2 % 4 << 5));
-        char *to = part_out(a, p) + (first_head + h) * a.out_head_stride_bytes + byte;
+        char *to =
+            part_out(a, p, first_head + h) + (first_head + h) * a.out_head_stride_bytes + byte;
         if (first_head + (int)h >= a.n_heads) continue;
         *(uint4 *)to = load_shared16(from);
         *(uint4 *)(to + 512) = load_shared16(from + 512);
@@ -359,11 +360,11 @@ __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
     uint32_t b = 0, n_parts_done = 0, slot_parity = 0;
     int slot = 0;
     value_sums<HEADS> sums;
-    prefetch_query<HEADS>(a, rank_of_round(0), n_ranks);
+    prefetch_query<attn_part, HEADS>(a, rank_of_round(0), n_ranks);
     code_loader loader = begin_code_rows<HEADS>(a, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        prefetch_query<HEADS>(a, rank_of_round(round + 1), n_ranks);
-        const uint32_t begin = b, end = b + count_part_blocks(a, rank);
+        prefetch_query<attn_part, HEADS>(a, rank_of_round(round + 1), n_ranks);
+        const uint32_t begin = b, end = b + count_part_blocks<attn_part>(a, rank);
         if (begin == end) {
 #pragma unroll
             for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;

@@ -14,6 +14,9 @@
  * largest score does, since bf16 and f32 have the exponents for it. So there is no running maximum: a step whose sums
  * pass 2^40 (the first one always does) sets a new reference.
  *
+ * Joined lists: heads are those of all queries of the request, and a row's scores are -inf to those of queries that do
+ * not name it. That is all: a step costs the same however many queries name its rows.
+ *
  * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
  * names are never read.
  */
@@ -68,12 +71,12 @@ struct mma_thread {
 };
 
 /* Begins to read the indices of the next step; two lanes of four do nothing but say who is listed. */
-template <int HEADS, int KEYS>
+template <class PART, int HEADS, int KEYS>
 __device__ __forceinline__ void next_rows(const attn_args &a, mma_thread &t,
                                           mma_memory<HEADS, KEYS> &s)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    t.has_next = seek_entries(a, t.lists);
+    t.has_next = seek_entries<PART>(a, t.lists);
     if (t.has_next) {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -88,8 +91,25 @@ __device__ __forceinline__ void next_rows(const attn_args &a, mma_thread &t,
     copy_async_commit();
 }
 
+/* The row of an entry, and whether the query of the scores that this thread owns names it. */
+template <class PART>
+__device__ __forceinline__ key_row locate_entry(const attn_args &a, const mma_thread &t,
+                                                uint32_t entry, int r, bool &is_valid)
+{
+    if constexpr (is_joined<PART>) {
+        uint32_t queries;
+        const key_row from = locate_joined(a, entry, t.is_extra[r], t.is_listed[r], queries);
+        is_valid = (queries >> (8 * t.column >> a.joined.query_shift) & 1) != 0;
+        return from;
+    } else {
+        const key_row from = locate_row(a, entry, t.is_extra[r], t.is_listed[r]);
+        is_valid = from.is_valid;
+        return from;
+    }
+}
+
 /* Begins to bring this warp's share of the next step's rows, and the indices of the step behind it. */
-template <int HEADS, int KEYS>
+template <class PART, int HEADS, int KEYS>
 __device__ __forceinline__ void load_rows(const attn_args &a, mma_thread &t,
                                           mma_memory<HEADS, KEYS> &s)
 {
@@ -101,9 +121,8 @@ __device__ __forceinline__ void load_rows(const attn_args &a, mma_thread &t,
     __syncwarp(); /* all lanes have read slots and scales */
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const key_row from = locate_row(a, slots[r], t.is_extra[r], t.is_listed[r]);
+        const key_row from = locate_entry<PART>(a, t, slots[r], r, t.is_valid[r]);
         const unsigned char *codes = from.codes + t.share * d::n_groups * GROUP_DIMS + quarter * 16;
-        t.is_valid[r] = from.is_valid;
 #pragma unroll
         for (int i = 0; i < d::n_groups; i++) {
             copy_async16(shared_address(&s.raw[r * d::n_groups + i][threadIdx.x]),
@@ -118,7 +137,7 @@ __device__ __forceinline__ void load_rows(const attn_args &a, mma_thread &t,
                         from.scales + (t.share * d::n_groups & 4));
         }
     }
-    next_rows<HEADS, KEYS>(a, t, s);
+    next_rows<PART, HEADS, KEYS>(a, t, s);
 }
 
 /* ---- queries ---- */
@@ -129,9 +148,9 @@ template <int HEADS, int KEYS> struct query_operands {
 };
 
 /* As they lie in memory, zeros behind the last head; order_query puts them in the keys' order. */
-template <int HEADS, int KEYS>
-__device__ __forceinline__ void load_query(const attn_args &a, const attn_part &p,
-                                           const mma_thread &t, query_operands<HEADS, KEYS> &q)
+template <int HEADS, int KEYS, class PART>
+__device__ __forceinline__ void load_query(const attn_args &a, const PART &p, const mma_thread &t,
+                                           query_operands<HEADS, KEYS> &q)
 {
     typedef division<HEADS, KEYS> d;
     const int lane = threadIdx.x % 32, quarter = lane % 4;
@@ -139,7 +158,8 @@ __device__ __forceinline__ void load_query(const attn_args &a, const attn_part &
     for (int c = 0; c < HEADS / 8; c++) {
         const int head = part_first_head(p, HEADS) + 8 * c + lane / 4;
         const char *source = a.q + p.request * a.q_request_stride_bytes +
-                             part_query(p) * a.q_query_stride_bytes + head * a.q_head_stride_bytes +
+                             query_of(a, p, head) * a.q_query_stride_bytes +
+                             head_of(a, p, head) * a.q_head_stride_bytes +
                              t.share * d::n_groups * 128;
 #pragma unroll
         for (int g = 0; g < d::n_groups; g++) {
@@ -147,7 +167,7 @@ __device__ __forceinline__ void load_query(const attn_args &a, const attn_part &
             const char *low = source + g * 128 + quarter * (is_rotated ? 16 : 32),
                        *high = low + (is_rotated ? 64 : 16);
             uint4 x = make_uint4(0, 0, 0, 0), y = x;
-            if (head < a.n_heads) {
+            if (head < count_heads(a, p)) {
                 x = a.q_is_aligned ? __ldg((const uint4 *)low) : load_unaligned16(low);
                 y = a.q_is_aligned ? __ldg((const uint4 *)high) : load_unaligned16(high);
             }
@@ -486,7 +506,7 @@ __device__ __forceinline__ mma_thread begin_thread(const attn_args &a)
 }
 
 /* One step: from rows on their way to sums. */
-template <int HEADS, int KEYS>
+template <class PART, int HEADS, int KEYS>
 __device__ __forceinline__ void
 run_step(const attn_args &a, mma_thread &t, const query_operands<HEADS, KEYS> &q, int buffer,
          float2 &own_sums, warp_sums<HEADS> &sums, mma_memory<HEADS, KEYS> &s)
@@ -497,7 +517,7 @@ run_step(const attn_args &a, mma_thread &t, const query_operands<HEADS, KEYS> &q
     __syncwarp();
     multiply_share<HEADS, KEYS>(t, q, buffer, scores, s);
     const bool is_valid[2] = {t.is_valid[0], t.is_valid[1]};
-    load_rows<HEADS, KEYS>(a, t, s);
+    load_rows<PART, HEADS, KEYS>(a, t, s);
     const float2 own = trade_scores<HEADS, KEYS>(t, scores, is_valid, s);
     bool is_large = false;
     if (t.is_owner) is_large = make_probs<HEADS, KEYS>(t, own, a.scale_log2, probs, s);
@@ -524,7 +544,7 @@ __device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part
     if (a.sink != NULL && lane * 32 < a.n_heads) prefetch_l2(a.sink + lane * 32);
 }
 
-template <int HEADS, int KEYS>
+template <class PART, int HEADS, int KEYS>
 __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_constant__ attn_args a)
 {
     mma_memory<HEADS, KEYS> &s = *(mma_memory<HEADS, KEYS> *)dynamic_memory();
@@ -535,9 +555,9 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
     }
     mma_thread t = begin_thread<HEADS, KEYS>(a);
     const int32_t n_ranks = t.lists.n_ranks;
-    next_rows<HEADS, KEYS>(a, t, s);
+    next_rows<PART, HEADS, KEYS>(a, t, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        const attn_part p = read_part(a, rank);
+        const PART p = read_part<PART>(a, rank);
         const int32_t n_keys =
             min(p.end_block * ATTN_BLOCK_KEYS, p.total_len) - p.first_block * ATTN_BLOCK_KEYS;
         query_operands<HEADS, KEYS> q;
@@ -549,13 +569,13 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
         if (round == 0) {
             copy_async_wait<0>();
             __syncwarp();
-            load_rows<HEADS, KEYS>(a, t, s);
+            load_rows<PART, HEADS, KEYS>(a, t, s);
         }
         order_query<HEADS, KEYS>(t, q);
         if (threadIdx.x < HEADS) s.ref[threadIdx.x] = FIRST_REF;
 #pragma unroll 1
         for (int32_t n_left = n_keys; n_left > 0; n_left -= KEYS) {
-            run_step<HEADS, KEYS>(a, t, q, buffer, own_sums, sums, s);
+            run_step<PART, HEADS, KEYS>(a, t, q, buffer, own_sums, sums, s);
             if (division<HEADS, KEYS>::n_buffers == 2) buffer ^= 1;
         }
         stage_sums<HEADS, KEYS>(t, sums, own_sums, s);
@@ -571,23 +591,29 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
     }
 }
 
-template <int HEADS, int KEYS>
+template <class PART, int HEADS, int KEYS>
 static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
 {
     const size_t n_bytes = sizeof(mma_memory<HEADS, KEYS>);
-    cudaError_t status = cudaFuncSetAttribute(
-        attn_mma_kernel<HEADS, KEYS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+    cudaError_t status =
+        cudaFuncSetAttribute(attn_mma_kernel<PART, HEADS, KEYS>,
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;
-    return launch_kernel(attn_mma_kernel<HEADS, KEYS>, (unsigned)n_thread_blocks, N_THREADS,
+    return launch_kernel(attn_mma_kernel<PART, HEADS, KEYS>, (unsigned)n_thread_blocks, N_THREADS,
                          n_bytes, stream, *args);
 }
 
 cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int step_keys,
                                  int n_thread_blocks, cudaStream_t stream)
 {
-    if (group_heads == 8 && step_keys == 64) return launch<8, 64>(args, n_thread_blocks, stream);
-    if (group_heads == 8) return launch<8, 32>(args, n_thread_blocks, stream);
-    return launch<16, 32>(args, n_thread_blocks, stream);
+    if (args->joined.lists != NULL) {
+        if (group_heads != 16) return cudaErrorInvalidValue;
+        return launch<joined_part, 16, 32>(args, n_thread_blocks, stream);
+    }
+    if (group_heads == 8 && step_keys == 64)
+        return launch<attn_part, 8, 64>(args, n_thread_blocks, stream);
+    if (group_heads == 8) return launch<attn_part, 8, 32>(args, n_thread_blocks, stream);
+    return launch<attn_part, 16, 32>(args, n_thread_blocks, stream);
 }
 
 size_t dsv4_attn_mma_shared_bytes(int group_heads, int step_keys)

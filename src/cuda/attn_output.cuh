@@ -50,20 +50,20 @@ __device__ static void leave_part(const attn_args &a, const attn_part &p, const 
 }
 
 /* Writes out and lse of a whole task; staged and r may be overwritten behind another barrier. */
-template <int HEADS>
-__device__ static void finish_part(const attn_args &a, const attn_part &p, const float *staged,
+template <int HEADS, class PART>
+__device__ static void finish_part(const attn_args &a, const PART &p, const float *staged,
                                    part_result<HEADS> &r)
 {
     const int h = threadIdx.x, first_head = part_first_head(p, HEADS);
-    if (h < HEADS && first_head + h < a.n_heads) {
-        r.inverse[h] = inverse_sum(read_sink(a, first_head + h), r.ref[h], r.sum[h]);
+    if (h < HEADS && first_head + h < count_heads(a, p)) {
+        r.inverse[h] = inverse_sum(read_sink(a, p, first_head + h), r.ref[h], r.sum[h]);
         write_lse(a, p, first_head + h, r.ref[h], r.sum[h]);
     }
     __syncthreads();
 #pragma unroll 2
     for (int i = threadIdx.x; i < HEADS * HEAD_PIECES; i += N_TEAM_THREADS) {
         const int head = first_head + i / HEAD_PIECES;
-        if (head >= a.n_heads) break;
+        if (head >= count_heads(a, p)) break;
         finish_piece(a, p, head, i % HEAD_PIECES * 4,
                      multiply_four(staged_piece(staged, i), r.inverse[i / HEAD_PIECES]));
     }

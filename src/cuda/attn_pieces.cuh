@@ -11,10 +11,12 @@
 
 enum { HEAD_PIECES = DIM / 4 };
 
-__device__ __forceinline__ char *part_out(const attn_args &a, const attn_part &p)
+/* Of a head's query: head_of follows. */
+template <class PART>
+__device__ __forceinline__ char *part_out(const attn_args &a, const PART &p, int head)
 {
     return a.out + p.request * a.out_request_stride_bytes +
-           part_query(p) * a.out_query_stride_bytes;
+           query_of(a, p, head) * a.out_query_stride_bytes;
 }
 
 /* What a head's sums are multiplied with: probabilities were 2^(score - ref), `sum` their sum; sink -inf: none. */
@@ -23,24 +25,29 @@ __device__ __forceinline__ float inverse_sum(float sink, float ref, float sum)
     return sum == 0.0f ? 0.0f : 1.0f / (sum + exp2f(sink * LOG2_E - ref));
 }
 
-__device__ __forceinline__ float read_sink(const attn_args &a, int head)
+template <class PART>
+__device__ __forceinline__ float read_sink(const attn_args &a, const PART &p, int head)
 {
-    return a.sink == NULL ? -INFINITY : a.sink[head];
+    return a.sink == NULL ? -INFINITY : a.sink[head_of(a, p, head)];
 }
 
-__device__ __forceinline__ void write_lse(const attn_args &a, const attn_part &p, int head,
-                                          float ref, float sum)
+template <class PART>
+__device__ __forceinline__ void write_lse(const attn_args &a, const PART &p, int head, float ref,
+                                          float sum)
 {
     if (a.lse == NULL) return;
     *(float *)(a.lse + p.request * a.lse_request_stride_bytes +
-               part_query(p) * a.lse_query_stride_bytes + head * a.lse_head_stride_bytes) =
+               query_of(a, p, head) * a.lse_query_stride_bytes +
+               head_of(a, p, head) * a.lse_head_stride_bytes) =
         sum == 0.0f ? INFINITY : (ref + log2f(sum)) * LN_2;
 }
 
 /* Turns two pairs of the rotated dimensions back; pair: number of the first. */
-__device__ static float4 turn_piece_back(const attn_args &a, const attn_part &p, float4 v, int pair)
+template <class PART>
+__device__ static float4 turn_piece_back(const attn_args &a, const PART &p, int head, float4 v,
+                                         int pair)
 {
-    const int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + part_query(p)];
+    const int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + query_of(a, p, head)];
     if (row < 0 || row >= a.n_rope_rows) return make_float4(NAN, NAN, NAN, NAN);
     const float *table = a.rope_table + (int64_t)row * 64 + pair;
     const float c0 = table[0], c1 = table[1], s0 = table[32], s1 = table[33];
@@ -49,8 +56,9 @@ __device__ static float4 turn_piece_back(const attn_args &a, const attn_part &p,
 }
 
 /* e4m3 codes of four values and, by the first of 32 lanes that have 128 dimensions together, their scale. */
-__device__ __forceinline__ void write_codes(const attn_args &a, const attn_part &p, int head,
-                                            int dim, float4 v)
+template <class PART>
+__device__ __forceinline__ void write_codes(const attn_args &a, const PART &p, int head, int dim,
+                                            float4 v)
 {
     float largest = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
 #pragma unroll
@@ -60,7 +68,8 @@ __device__ __forceinline__ void write_codes(const attn_args &a, const attn_part 
     const float inverse = inverse_scale(scale);
     const uint32_t codes = to_e4m3_four(v.x * inverse, v.y * inverse, v.z * inverse, v.w * inverse);
     uint8_t *out = (uint8_t *)a.out + p.request * a.out_request_stride_bytes +
-                   part_query(p) * a.out_query_stride_bytes + head * a.out_head_stride_bytes + dim;
+                   query_of(a, p, head) * a.out_query_stride_bytes +
+                   head_of(a, p, head) * a.out_head_stride_bytes + dim;
     if (a.out_is_aligned) {
         *(uint32_t *)out = codes;
     } else {
@@ -68,18 +77,20 @@ __device__ __forceinline__ void write_codes(const attn_args &a, const attn_part 
     }
     if (threadIdx.x % 32 == 0) {
         a.out_scales[p.request * a.out_scales_request_stride_bytes +
-                     part_query(p) * a.out_scales_query_stride_bytes +
-                     head * a.out_scales_head_stride_bytes + dim / 128] = (uint8_t)scale;
+                     query_of(a, p, head) * a.out_scales_query_stride_bytes +
+                     head_of(a, p, head) * a.out_scales_head_stride_bytes + dim / 128] =
+            (uint8_t)scale;
     }
 }
 
 /* Any rotation, dtype and alignment; not inlined, since what runs once waits for its instructions. */
-__device__ static __noinline__ void finish_any_piece(const attn_args &a, const attn_part &p,
-                                                     int head, int dim, float4 v)
+template <class PART>
+__device__ static __noinline__ void finish_any_piece(const attn_args &a, const PART &p, int head,
+                                                     int dim, float4 v)
 {
-    char *out = part_out(a, p) + head * a.out_head_stride_bytes;
+    char *out = part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes;
     if (dim >= DIM - GROUP_DIMS && a.rope_table != NULL)
-        v = turn_piece_back(a, p, v, (dim - (DIM - GROUP_DIMS)) / 2);
+        v = turn_piece_back(a, p, head, v, (dim - (DIM - GROUP_DIMS)) / 2);
     const uint32_t low = to_bf16_pair(v.x, v.y), high = to_bf16_pair(v.z, v.w);
     if (a.out_is_fp8) {
         write_codes(a, p, head, dim, v);
@@ -107,26 +118,28 @@ __device__ __forceinline__ bool is_plain_piece(const attn_args &a, int dim)
 }
 
 /* Turns four values back, writes them; FP8 output: a warp has 128 dimensions of a head. */
-__device__ __forceinline__ void finish_piece(const attn_args &a, const attn_part &p, int head,
-                                             int dim, float4 v)
+template <class PART>
+__device__ __forceinline__ void finish_piece(const attn_args &a, const PART &p, int head, int dim,
+                                             float4 v)
 {
     if (!is_plain_piece(a, dim)) {
         finish_any_piece(a, p, head, dim, v);
     } else {
-        *(uint2 *)(part_out(a, p) + head * a.out_head_stride_bytes + 2 * dim) =
+        *(uint2 *)(part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes + 2 * dim) =
             make_uint2(to_bf16_pair(v.x, v.y), to_bf16_pair(v.z, v.w));
     }
 }
 
 /* The same for eight neighbouring dimensions; no FP8 output. */
-__device__ __forceinline__ void finish_two_pieces(const attn_args &a, const attn_part &p, int head,
+template <class PART>
+__device__ __forceinline__ void finish_two_pieces(const attn_args &a, const PART &p, int head,
                                                   int dim, float4 v, float4 w)
 {
     if (!is_plain_piece(a, dim)) {
         finish_any_piece(a, p, head, dim, v);
         finish_any_piece(a, p, head, dim + 4, w);
     } else {
-        *(uint4 *)(part_out(a, p) + head * a.out_head_stride_bytes + 2 * dim) =
+        *(uint4 *)(part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes + 2 * dim) =
             make_uint4(to_bf16_pair(v.x, v.y), to_bf16_pair(v.z, v.w), to_bf16_pair(w.x, w.y),
                        to_bf16_pair(w.z, w.w));
     }

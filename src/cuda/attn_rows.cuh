@@ -3,6 +3,10 @@
  *
  * Place: cuda, any device from sm_80 on; used by the attention's kernels.
  *
+ * Where lists are joined (gpu/attn_join_kernel.c) a part is a joined_part, and what differs is chosen by its type: the
+ * kernels of other lists have none of it in their machine code. Its heads are those of all queries of the request, one
+ * query's behind the other's: what is called a head is one of these until query_of and head_of take it apart.
+ *
  * Conversion of e4m3 to bf16: sign, exponent and mantissa of a code are put at their places in a bf16, which is then
  * the code's number times 2^-120, subnormals included; one multiplication by 2^(scale byte - 127 + 120) makes it right.
  * A word of four codes gives two pairs: bytes 1 and 3, then bytes 0 and 2.
@@ -39,18 +43,52 @@ __device__ __forceinline__ const unsigned char *zero_row(void)
     return (const unsigned char *)zero_rows[blockIdx.x % N_ZERO_ROWS];
 }
 
+/* What ATTN_JOIN_NAN_SLOT is read from: its first code is NaN, and that makes the row NaN. */
+__device__ static const uint4 nan_row[ROW_BYTES / 16] = {{0x7f, 0, 0, 0}};
+
+struct joined_part : attn_part {
+};
+
+template <class PART> constexpr bool is_joined = false;
+template <> constexpr bool is_joined<joined_part> = true;
+
 __device__ __forceinline__ int32_t rank_of_round(int32_t round)
 {
     const int32_t n = gridDim.x, i = blockIdx.x;
     return round * n + (round % 2 == 0 ? i : n - 1 - i);
 }
 
-__device__ __forceinline__ attn_part read_part(const attn_args &a, int32_t rank)
+/* The request's joined lists, with their head. */
+__device__ __forceinline__ const uint32_t *find_joined(const attn_args &a, int32_t request)
+{
+    return a.joined.lists + request * a.joined.request_pitch;
+}
+
+/* A plan does not know how long joined lists are: its cut is made again of what they have. Some parts may be empty. */
+__device__ __forceinline__ joined_part cut_joined(const attn_args &a, const attn_part &planned)
+{
+    joined_part p = {planned};
+    const int2 n = __ldg((const int2 *)find_joined(a, p.request)); /* attn_joined_head */
+    const int32_t number = p.part_of >> 16, n_parts = p.part_of & 0xffff;
+    p.window_len = n.x;
+    p.total_len = n.x + n.y;
+    const int32_t n_blocks = (p.total_len + ATTN_BLOCK_KEYS - 1) / ATTN_BLOCK_KEYS;
+    p.first_block = n_blocks * number / n_parts;
+    p.end_block = n_blocks * (number + 1) / n_parts;
+    return p;
+}
+
+template <class PART = attn_part>
+__device__ __forceinline__ PART read_part(const attn_args &a, int32_t rank)
 {
     const int4 *source = (const int4 *)(a.plan + sizeof(attn_plan_head)) + 2 * (int64_t)rank;
     const int4 low = __ldg(source), high = __ldg(source + 1);
     const attn_part p = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    return p;
+    if constexpr (is_joined<PART>) {
+        return cut_joined(a, p);
+    } else {
+        return p;
+    }
 }
 
 /* Asks for the thread block's first part, while the plan's head is on its way. */
@@ -67,6 +105,56 @@ __device__ __forceinline__ int32_t part_query(const attn_part &p)
 __device__ __forceinline__ int32_t part_first_head(const attn_part &p, int group_heads)
 {
     return (p.query_group & 0xff) * group_heads;
+}
+
+/* Joined lists have one group for all heads. */
+__device__ __forceinline__ int32_t part_first_head(const joined_part &, int)
+{
+    return 0;
+}
+
+/* Heads that parts share. */
+__device__ __forceinline__ int32_t count_heads(const attn_args &a, const attn_part &)
+{
+    return a.n_heads;
+}
+
+__device__ __forceinline__ int32_t count_heads(const attn_args &a, const joined_part &)
+{
+    return a.n_queries << a.joined.query_shift;
+}
+
+/* A head's query, and its number there. */
+__device__ __forceinline__ int32_t query_of(const attn_args &, const attn_part &p, int)
+{
+    return p.query_group >> 8;
+}
+
+__device__ __forceinline__ int32_t query_of(const attn_args &a, const joined_part &, int head)
+{
+    return head >> a.joined.query_shift;
+}
+
+__device__ __forceinline__ int head_of(const attn_args &, const attn_part &, int head)
+{
+    return head;
+}
+
+__device__ __forceinline__ int head_of(const attn_args &a, const joined_part &, int head)
+{
+    return head & ((1 << a.joined.query_shift) - 1);
+}
+
+/* From a part's first query to a head's. */
+__device__ __forceinline__ int64_t query_bytes(const attn_args &a, const attn_part &, int head)
+{
+    return head * a.q_head_stride_bytes;
+}
+
+__device__ __forceinline__ int64_t query_bytes(const attn_args &a, const joined_part &p, int head)
+{
+    return query_of(a, p, head) * a.q_query_stride_bytes +
+           head_of(a, p, head) * a.q_head_stride_bytes;
 }
 
 /* Eight bf16 of a query; any alignment that they can have. */
@@ -100,16 +188,23 @@ __device__ __forceinline__ list_cursor begin_lists(const attn_args &a)
 }
 
 /* Goes on to a part with entries, if this one has no more; false behind the last. */
+template <class PART = attn_part>
 __device__ __forceinline__ bool seek_entries(const attn_args &a, list_cursor &c)
 {
     while (c.entry >= c.end_entry) {
         const int32_t rank = rank_of_round(c.round);
         if (rank >= c.n_ranks) return false;
         c.round++;
-        const attn_part p = read_part(a, rank);
+        const PART p = read_part<PART>(a, rank);
         c.entry = p.first_block * ATTN_BLOCK_KEYS;
         c.end_entry = min(p.end_block * ATTN_BLOCK_KEYS, p.total_len);
         c.window_len = p.window_len;
+        if constexpr (is_joined<PART>) {
+            const int32_t *joined = (const int32_t *)find_joined(a, p.request);
+            c.window_list = joined + sizeof(attn_joined_head) / sizeof *joined;
+            c.extra_list = joined + a.joined.first_extra - p.window_len;
+            continue;
+        }
         c.window_list =
             (const int32_t *)(a.window.indices + p.request * a.window.indices_request_stride_bytes +
                               part_query(p) * a.window.indices_query_stride_bytes);
@@ -143,6 +238,17 @@ __device__ __forceinline__ key_row locate_row(const attn_args &a, uint32_t slot,
         base + (x ? a.extra.scale_plane_bytes : a.window.scale_plane_bytes);
     row.codes = row.is_valid ? base + in_page * ROW_BYTES : zero_row();
     row.scales = row.is_valid ? scales + in_page * SCALE_BYTES : zero_row();
+    return row;
+}
+
+/* The row of a joined list's entry; queries: bits of those that name it. */
+__device__ __forceinline__ key_row locate_joined(const attn_args &a, uint32_t entry, bool is_extra,
+                                                 bool is_listed, uint32_t &queries)
+{
+    const uint32_t slot = entry & ATTN_JOIN_NAN_SLOT;
+    key_row row = locate_row(a, slot, is_extra, is_listed);
+    queries = is_listed ? entry >> ATTN_JOIN_SLOT_BITS : 0;
+    if (is_listed && slot == ATTN_JOIN_NAN_SLOT) row.codes = (const unsigned char *)nan_row;
     return row;
 }
 

@@ -17,6 +17,9 @@
  * the exponents for it. So there is no running maximum: a block in which a thread's sum passes 2^40 (the first one
  * always does) sets a new reference and makes the value warps rescale.
  *
+ * Joined lists: heads are those of all queries of the request, and a row's scores are -inf to those of queries that do
+ * not name it (mark_joined); the finder leaves the bits of the others with the row's address.
+ *
  * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
  * names are never read.
  */
@@ -43,7 +46,7 @@ template <int HEADS> __device__ static void init_barriers(shared_memory<HEADS> &
     barrier_init_fence();
 }
 
-template <int HEADS>
+template <class PART, int HEADS>
 __global__ void __launch_bounds__(N_THREADS, 1)
     attn_sm90_kernel(const __grid_constant__ attn_args a)
 {
@@ -60,31 +63,40 @@ __global__ void __launch_bounds__(N_THREADS, 1)
     /* the four warpgroups start with 128 each; the sums of 64 heads take 128 of the value warps' */
     if (threadIdx.x < N_KEY_THREADS) {
         if (HEADS >= 32) registers_lower<96>();
-        run_keys<HEADS>(a, s);
+        run_keys<PART, HEADS>(a, s);
     } else {
         if (HEADS >= 32) registers_raise<160>();
-        run_values<HEADS>(a, s);
+        run_values<PART, HEADS>(a, s);
     }
 }
 
-template <int HEADS>
+template <class PART, int HEADS>
 static cudaError_t launch(const attn_args *args, int n_thread_blocks, cudaStream_t stream)
 {
     const size_t n_bytes = sizeof(shared_memory<HEADS>);
     cudaError_t status = cudaFuncSetAttribute(
-        attn_sm90_kernel<HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
+        attn_sm90_kernel<PART, HEADS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
     if (status != cudaSuccess) return status;
-    return launch_kernel(attn_sm90_kernel<HEADS>, (unsigned)n_thread_blocks, N_THREADS, n_bytes,
-                         stream, *args);
+    return launch_kernel(attn_sm90_kernel<PART, HEADS>, (unsigned)n_thread_blocks, N_THREADS,
+                         n_bytes, stream, *args);
+}
+
+template <class PART>
+static cudaError_t launch_group(const attn_args *args, int group_heads, int n_thread_blocks,
+                                cudaStream_t stream)
+{
+    switch (group_heads) {
+    case 16: return launch<PART, 16>(args, n_thread_blocks, stream);
+    case 32: return launch<PART, 32>(args, n_thread_blocks, stream);
+    case 64: return launch<PART, 64>(args, n_thread_blocks, stream);
+    default: return cudaErrorInvalidValue;
+    }
 }
 
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream)
 {
-    switch (group_heads) {
-    case 16: return launch<16>(args, n_thread_blocks, stream);
-    case 32: return launch<32>(args, n_thread_blocks, stream);
-    case 64: return launch<64>(args, n_thread_blocks, stream);
-    default: return cudaErrorInvalidValue;
-    }
+    return args->joined.lists != NULL
+               ? launch_group<joined_part>(args, group_heads, n_thread_blocks, stream)
+               : launch_group<attn_part>(args, group_heads, n_thread_blocks, stream);
 }

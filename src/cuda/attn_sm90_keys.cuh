@@ -51,8 +51,8 @@ __device__ __forceinline__ void store_piece(const query_piece &piece, const uint
  * again: what comes of it is not written. No branch among the reads: what meets behind it would wait for each of them.
  * Short, as all that is run once a part: its instructions come from memory.
  */
-template <int HEADS, bool IS_ALIGNED, bool IS_ROTATED>
-__device__ __forceinline__ void copy_group(const attn_args &a, const char *q, int first_head,
+template <int HEADS, bool IS_ALIGNED, bool IS_ROTATED, class PART>
+__device__ __forceinline__ void copy_group(const attn_args &a, const PART &p, const char *q,
                                            uint32_t rows)
 {
     enum { N_PIECES = HEADS * 32 / N_KEY_THREADS, HIGH_BYTES = IS_ROTATED ? 64 : 16 };
@@ -63,8 +63,8 @@ __device__ __forceinline__ void copy_group(const attn_args &a, const char *q, in
     q += lane % 4 * (IS_ROTATED ? 16 : 32);
 #pragma unroll
     for (int i = 0; i < N_PIECES; i++) {
-        const int head = min(first_head + 8 * i + lane / 4, a.n_heads - 1);
-        const char *from = q + head * a.q_head_stride_bytes;
+        const int head = min(part_first_head(p, HEADS) + 8 * i + lane / 4, count_heads(a, p) - 1);
+        const char *from = q + query_bytes(a, p, head);
         pieces[i].low = IS_ALIGNED ? __ldg((const uint4 *)from) : load_unaligned16(from);
         pieces[i].high = IS_ALIGNED ? __ldg((const uint4 *)(from + HIGH_BYTES))
                                     : load_unaligned16(from + HIGH_BYTES);
@@ -74,23 +74,22 @@ __device__ __forceinline__ void copy_group(const attn_args &a, const char *q, in
 }
 
 /* Queries of a part's heads; by all key warps, which take a group of dimensions each. */
-template <int HEADS, bool IS_ALIGNED>
-__device__ __forceinline__ void copy_query(const attn_args &a, const attn_part &p,
-                                           uint32_t q_memory)
+template <int HEADS, bool IS_ALIGNED, class PART>
+__device__ __forceinline__ void copy_query(const attn_args &a, const PART &p, uint32_t q_memory)
 {
-    const int warp = threadIdx.x / 32, first_head = part_first_head(p, HEADS);
+    const int warp = threadIdx.x / 32;
     const char *q = a.q + p.request * a.q_request_stride_bytes +
                     part_query(p) * a.q_query_stride_bytes + warp * 128;
     const uint32_t rows = q_memory + warp * HEADS * 128;
     if (warp == N_DIM_GROUPS - 1) {
-        copy_group<HEADS, IS_ALIGNED, true>(a, q, first_head, rows);
+        copy_group<HEADS, IS_ALIGNED, true>(a, p, q, rows);
     } else {
-        copy_group<HEADS, IS_ALIGNED, false>(a, q, first_head, rows);
+        copy_group<HEADS, IS_ALIGNED, false>(a, p, q, rows);
     }
 }
 
-template <int HEADS>
-__device__ static void load_query(const attn_args &a, const attn_part &p, unsigned char *q_memory)
+template <int HEADS, class PART>
+__device__ static void load_query(const attn_args &a, const PART &p, unsigned char *q_memory)
 {
     if (a.q_is_aligned) {
         copy_query<HEADS, true>(a, p, shared_address(q_memory));
@@ -145,8 +144,8 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[HEADS / 2], const 
 }
 
 /* This thread's rows of the stream's block `number`, which have been asked for. */
-template <int HEADS>
-__device__ __forceinline__ key_pair begin_block(const row_queue<HEADS> &rows, int stream,
+template <class PART, int HEADS>
+__device__ __forceinline__ key_pair begin_block(const row_queue<PART, HEADS> &rows, int stream,
                                                 uint32_t number, const shared_memory<HEADS> &s)
 {
     key_pair keys;
@@ -186,8 +185,8 @@ struct block_target {
  * A group of codes: its share of the scores, and values. words: its chunk; becomes the next one. Half of the group is
  * multiplied while the other half is converted.
  */
-template <int HEADS, int GROUP>
-__device__ __forceinline__ void multiply_group(key_pair &keys, row_queue<HEADS> &rows,
+template <int GROUP, class PART, int HEADS>
+__device__ __forceinline__ void multiply_group(key_pair &keys, row_queue<PART, HEADS> &rows,
                                                const block_target &to, uint4 (&words)[2],
                                                float (&scores)[HEADS / 2], shared_memory<HEADS> &s)
 {
@@ -202,23 +201,23 @@ __device__ __forceinline__ void multiply_group(key_pair &keys, row_queue<HEADS> 
     multiply_keys<HEADS>(scores, first, queries);
     wgmma_wait<1>(); /* the operands before may change */
     convert_words(keys, GROUP, high, second);
-    read_chunk<HEADS>(rows, GROUP + 1, words);
+    read_chunk(rows, GROUP + 1, words);
     store_half(to.values, GROUP, 64, second);
     multiply_keys<HEADS>(scores, second, wgmma_move(queries, 64));
     wgmma_wait<1>();
-    replace_chunk<HEADS, GROUP + 1>(rows, to.stream, to.number, s);
+    replace_chunk<GROUP + 1>(rows, to.stream, to.number, s);
 }
 
 /* The rotated group, which needs no conversion. words: its first chunk. */
-template <int HEADS>
+template <class PART, int HEADS>
 __device__ __forceinline__ void
-multiply_rotated(row_queue<HEADS> &rows, const block_target &to, const uint4 (&words)[2],
+multiply_rotated(row_queue<PART, HEADS> &rows, const block_target &to, const uint4 (&words)[2],
                  float (&scores)[HEADS / 2], shared_memory<HEADS> &s)
 {
     constexpr int GROUP = N_DIM_GROUPS - 1;
     const uint64_t queries = wgmma_move(to.queries, GROUP * HEADS * 128);
     uint4 others[2];
-    read_chunk<HEADS>(rows, GROUP + 1, others);
+    read_chunk(rows, GROUP + 1, others);
     const uint32_t low[8] = {words[0].x, words[1].x, others[0].x, others[1].x,
                              words[0].y, words[1].y, others[0].y, others[1].y};
     store_half(to.values, GROUP, 0, low);
@@ -227,30 +226,30 @@ multiply_rotated(row_queue<HEADS> &rows, const block_target &to, const uint4 (&w
                               words[0].w, words[1].w, others[0].w, others[1].w};
     store_half(to.values, GROUP, 64, high);
     multiply_keys<HEADS>(scores, high, wgmma_move(queries, 64));
-    replace_chunk<HEADS, GROUP + 1>(rows, to.stream, to.number, s);
+    replace_chunk<GROUP + 1>(rows, to.stream, to.number, s);
 }
 
 /* All dimensions of a block. Not a loop: places and addresses are constants. */
-template <int HEADS>
-__device__ __forceinline__ void multiply_block(key_pair &keys, row_queue<HEADS> &rows,
+template <class PART, int HEADS>
+__device__ __forceinline__ void multiply_block(key_pair &keys, row_queue<PART, HEADS> &rows,
                                                const block_target &to, float (&scores)[HEADS / 2],
                                                shared_memory<HEADS> &s)
 {
     uint4 words[2];
-    read_chunk<HEADS>(rows, 0, words);
-    replace_chunk<HEADS, 0>(rows, to.stream, to.number, s);
+    read_chunk(rows, 0, words);
+    replace_chunk<0>(rows, to.stream, to.number, s);
 #pragma unroll
     for (int i = 0; i < HEADS / 2; i++) scores[i] = 0.0f;
     wgmma_settle(scores);
-    multiply_group<HEADS, 0>(keys, rows, to, words, scores, s);
-    multiply_group<HEADS, 1>(keys, rows, to, words, scores, s);
-    multiply_group<HEADS, 2>(keys, rows, to, words, scores, s);
-    multiply_group<HEADS, 3>(keys, rows, to, words, scores, s);
-    multiply_group<HEADS, 4>(keys, rows, to, words, scores, s);
-    multiply_group<HEADS, 5>(keys, rows, to, words, scores, s);
-    multiply_group<HEADS, 6>(keys, rows, to, words, scores, s);
-    multiply_rotated<HEADS>(rows, to, words, scores, s);
-    turn_places<HEADS>(rows);
+    multiply_group<0>(keys, rows, to, words, scores, s);
+    multiply_group<1>(keys, rows, to, words, scores, s);
+    multiply_group<2>(keys, rows, to, words, scores, s);
+    multiply_group<3>(keys, rows, to, words, scores, s);
+    multiply_group<4>(keys, rows, to, words, scores, s);
+    multiply_group<5>(keys, rows, to, words, scores, s);
+    multiply_group<6>(keys, rows, to, words, scores, s);
+    multiply_rotated(rows, to, words, scores, s);
+    turn_places(rows);
     wgmma_wait<0>();
     wgmma_settle(scores);
 }
@@ -266,6 +265,22 @@ __device__ __forceinline__ void mark_rows(const key_pair &keys, float (&scores)[
     for (int i = 0; i < HEADS / 2; i++) {
         const int r = i / 2 % 2;
         scores[i] = is_nan[r] ? NAN : (is_valid[r] ? scores[i] : -INFINITY);
+    }
+}
+
+/* The same of joined lists, whose rows have bits of queries: -inf for the heads of those that do not name them. */
+template <int HEADS>
+__device__ __forceinline__ void mark_joined(const key_pair &keys, int query_shift,
+                                            float (&scores)[HEADS / 2])
+{
+    const bool is_nan[2] = {is_nan_row(keys.largest[0]), is_nan_row(keys.largest[1])};
+    const bool are_all = keys.is_valid == (ATTN_JOIN_ALL << ATTN_JOIN_MAX_QUERIES | ATTN_JOIN_ALL);
+    if (!__any_sync(0xffffffffu, is_nan[0] || is_nan[1] || !are_all)) return;
+#pragma unroll
+    for (int i = 0; i < HEADS / 2; i++) {
+        const int r = i / 2 % 2, query = 8 * (i / 4) >> query_shift;
+        const bool is_named = (keys.is_valid >> (r * ATTN_JOIN_MAX_QUERIES + query) & 1) != 0;
+        scores[i] = !is_named ? -INFINITY : (is_nan[r] ? NAN : scores[i]);
     }
 }
 
@@ -471,7 +486,8 @@ __device__ static void finish_keys(int stream, uint32_t part, head_sums &sums,
     barrier_arrive(shared_address(&s.part_full));
 }
 
-template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
+template <class PART, int HEADS>
+__device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int stream =
@@ -482,20 +498,24 @@ template <int HEADS> __device__ static void run_keys(const attn_args &a, shared_
                             (((lane / 16) ^ (lane % 8)) << 4);
     const uint64_t queries = wgmma_matrix(shared_address(s.q), 16);
     uint32_t n_blocks_done = 0, part = 1; /* of both streams */
-    row_queue<HEADS> rows;
+    row_queue<PART, HEADS> rows;
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        const attn_part p = read_part(a, rank);
+        const PART p = read_part<PART>(a, rank);
         const uint32_t end = n_blocks_done + (p.end_block - p.first_block);
         head_sums sums = {};
         if (threadIdx.x < HEADS) s.ref[threadIdx.x] = FIRST_REF;
         load_query<HEADS>(a, p, s.q);
-        if (round == 0) rows = begin_rows<HEADS>(stream, s);
+        if (round == 0) rows = begin_rows<PART, HEADS>(stream, s);
 #pragma unroll 1
         for (uint32_t b = n_blocks_done + ((n_blocks_done ^ stream) & 1); b < end; b += 2) {
             float scores[HEADS / 2];
-            key_pair keys = begin_block<HEADS>(rows, stream, b / N_STREAMS, s);
-            multiply_block<HEADS>(keys, rows, {stream, b / N_STREAMS, values, queries}, scores, s);
-            mark_rows<HEADS>(keys, scores);
+            key_pair keys = begin_block(rows, stream, b / N_STREAMS, s);
+            multiply_block(keys, rows, {stream, b / N_STREAMS, values, queries}, scores, s);
+            if constexpr (is_joined<PART>) {
+                mark_joined<HEADS>(keys, a.joined.query_shift, scores);
+            } else {
+                mark_rows<HEADS>(keys, scores);
+            }
             weigh_keys<HEADS>(stream, b, part, a.scale_log2, scores, sums, s);
         }
         n_blocks_done = end;

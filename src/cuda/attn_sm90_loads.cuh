@@ -33,12 +33,12 @@ __device__ __forceinline__ int found_row(void)
 }
 
 /* Begins to read the indices of block `number`. */
-template <int HEADS>
+template <class PART, int HEADS>
 __device__ __forceinline__ void read_indices(const attn_args &a, row_finder &f, uint32_t number,
                                              shared_memory<HEADS> &s)
 {
     f.is_listed = false;
-    if (seek_entries(a, f.lists)) {
+    if (seek_entries<PART>(a, f.lists)) {
         const int32_t *source = find_entry(f.lists, found_row(), f.is_extra);
         f.is_listed = source != NULL;
         if (threadIdx.x % 4 == 0 && f.is_listed)
@@ -48,8 +48,23 @@ __device__ __forceinline__ void read_indices(const attn_args &a, row_finder &f, 
     copy_async_commit();
 }
 
+/* A row as the key warps get it: its address, and the queries that name it in bits that are 0 there. */
+template <class PART>
+__device__ __forceinline__ uint64_t pack_row(const attn_args &a, uint32_t entry, bool is_extra,
+                                             bool is_listed, key_row &row)
+{
+    if constexpr (is_joined<PART>) {
+        uint32_t queries;
+        row = locate_joined(a, entry, is_extra, is_listed, queries);
+        return (uint64_t)row.codes | queries;
+    } else {
+        row = locate_row(a, entry, is_extra, is_listed);
+        return (uint64_t)row.codes | row.is_valid;
+    }
+}
+
 /* The next block's rows, of zeros behind the last block; its place must be free. */
-template <int HEADS>
+template <class PART, int HEADS>
 __device__ __forceinline__ void find_rows(const attn_args &a, row_finder &f,
                                           shared_memory<HEADS> &s)
 {
@@ -57,14 +72,15 @@ __device__ __forceinline__ void find_rows(const attn_args &a, row_finder &f,
     const uint32_t number = f.n_found++, stream = number % 2,
                    place = number / N_STREAMS % N_ROW_PLACES;
     const bool is_listed = f.is_listed, is_extra = f.is_extra;
-    read_indices<HEADS>(a, f, number + 1, s);
+    read_indices<PART, HEADS>(a, f, number + 1, s);
     copy_async_wait<2>(); /* this block's indices; not the scales before and the indices behind */
     __syncwarp();
-    const key_row found = locate_row(a, s.slots[number % 2][row], is_extra, is_listed);
+    key_row found;
+    const uint64_t packed = pack_row<PART>(a, s.slots[number % 2][row], is_extra, is_listed, found);
     const uint32_t barrier = shared_address(&s.found[stream][place]);
     if (quarter == 0) {
         if (found.is_valid) prefetch_bytes_l2(found.codes, ROW_BYTES);
-        s.rows[stream][place][row] = (uint64_t)found.codes | found.is_valid;
+        s.rows[stream][place][row] = packed;
         copy_async8(shared_address(&s.scales[stream][place][row * SCALE_BYTES]), found.scales);
         copy_async_arrive(barrier);
     }
@@ -72,24 +88,25 @@ __device__ __forceinline__ void find_rows(const attn_args &a, row_finder &f,
     barrier_arrive_warp(barrier);
 }
 
-template <int HEADS>
+template <class PART, int HEADS>
 __device__ __forceinline__ row_finder begin_finding(const attn_args &a, shared_memory<HEADS> &s)
 {
     row_finder f = {};
     f.lists = begin_lists(a);
-    read_indices<HEADS>(a, f, 0, s);
+    read_indices<PART, HEADS>(a, f, 0, s);
     copy_async_commit(); /* in the place of scales, for find_rows' count */
 #pragma unroll 1
-    for (int i = 0; i < BLOCKS_AHEAD; i++) find_rows<HEADS>(a, f, s);
+    for (int i = 0; i < BLOCKS_AHEAD; i++) find_rows<PART, HEADS>(a, f, s);
     return f;
 }
 
 /* ---- bringing, by the key warps: four threads a row, two rows a thread ---- */
 
-template <int HEADS> struct row_queue {
+template <class PART, int HEADS> struct row_queue {
     static constexpr int n_places = shared_memory<HEADS>::n_chunks;
+    static constexpr int n_bits = is_joined<PART> ? ATTN_JOIN_MAX_QUERIES : 1;
     const unsigned char *from[2]; /* chunk 0 of the rows that are asked for */
-    uint32_t is_valid;            /* bit r: a list names row r of them */
+    uint32_t is_valid; /* bits r * n_bits on: that lists name row r of them, or which queries */
     uint32_t places[n_places]; /* shared addresses: chunk k of this block has place k % n_places */
 };
 
@@ -100,8 +117,8 @@ __device__ __forceinline__ int first_row(void)
 }
 
 /* Goes on to the rows of a stream's block `number`, counted in the stream. */
-template <int HEADS>
-__device__ __forceinline__ void next_rows(row_queue<HEADS> &l, int stream, uint32_t number,
+template <class PART, int HEADS>
+__device__ __forceinline__ void next_rows(row_queue<PART, HEADS> &l, int stream, uint32_t number,
                                           shared_memory<HEADS> &s)
 {
     const uint32_t place = number % N_ROW_PLACES;
@@ -110,13 +127,15 @@ __device__ __forceinline__ void next_rows(row_queue<HEADS> &l, int stream, uint3
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const uint64_t row = s.rows[stream][place][first_row() + 8 * r];
-        l.is_valid |= (uint32_t)(row & 1) << r;
-        l.from[r] = (const unsigned char *)(row - (row & 1)) + threadIdx.x % 4 * 16;
+        constexpr int bits = (1 << l.n_bits) - 1;
+        l.is_valid |= (uint32_t)(row & bits) << r * l.n_bits;
+        l.from[r] = (const unsigned char *)(row - (row & bits)) + threadIdx.x % 4 * 16;
     }
 }
 
 /* Asks for chunk k of a block; the rows are those of the block that it belongs to. */
-template <int HEADS> __device__ __forceinline__ void ask_for_chunk(const row_queue<HEADS> &l, int k)
+template <class PART, int HEADS>
+__device__ __forceinline__ void ask_for_chunk(const row_queue<PART, HEADS> &l, int k)
 {
     const uint32_t place = l.places[k % l.n_places];
     const int chunk = k % N_ROW_CHUNKS;
@@ -127,8 +146,9 @@ template <int HEADS> __device__ __forceinline__ void ask_for_chunk(const row_que
 }
 
 /* This thread's 16 bytes of both rows of chunk k of a block. */
-template <int HEADS>
-__device__ __forceinline__ void read_chunk(const row_queue<HEADS> &l, int k, uint4 (&words)[2])
+template <class PART, int HEADS>
+__device__ __forceinline__ void read_chunk(const row_queue<PART, HEADS> &l, int k,
+                                           uint4 (&words)[2])
 {
     copy_async_wait<shared_memory<HEADS>::n_chunks - 1>();
     words[0] = load_shared16(l.places[k % l.n_places]);
@@ -139,18 +159,19 @@ __device__ __forceinline__ void read_chunk(const row_queue<HEADS> &l, int k, uin
  * The place of chunk K of a block has been read: asks for what it has to hold next. A thread's reads and copies meet
  * shared memory in their order.
  */
-template <int HEADS, int K>
-__device__ __forceinline__ void replace_chunk(row_queue<HEADS> &l, int stream, uint32_t number,
-                                              shared_memory<HEADS> &s)
+template <int K, class PART, int HEADS>
+__device__ __forceinline__ void replace_chunk(row_queue<PART, HEADS> &l, int stream,
+                                              uint32_t number, shared_memory<HEADS> &s)
 {
-    if (K + l.n_places == N_ROW_CHUNKS) next_rows<HEADS>(l, stream, number + 1, s);
-    ask_for_chunk<HEADS>(l, K + l.n_places);
+    if (K + l.n_places == N_ROW_CHUNKS) next_rows(l, stream, number + 1, s);
+    ask_for_chunk(l, K + l.n_places);
 }
 
 /* The next block's chunks begin where this one's have ended. */
-template <int HEADS> __device__ __forceinline__ void turn_places(row_queue<HEADS> &l)
+template <class PART, int HEADS>
+__device__ __forceinline__ void turn_places(row_queue<PART, HEADS> &l)
 {
-    static_assert(N_ROW_CHUNKS % row_queue<HEADS>::n_places == 1, "one place on");
+    static_assert(N_ROW_CHUNKS % row_queue<PART, HEADS>::n_places == 1, "one place on");
     const uint32_t first = l.places[0];
 #pragma unroll
     for (int i = 0; i + 1 < l.n_places; i++) l.places[i] = l.places[i + 1];
@@ -158,15 +179,15 @@ template <int HEADS> __device__ __forceinline__ void turn_places(row_queue<HEADS
 }
 
 /* The first block's rows. */
-template <int HEADS>
-__device__ __forceinline__ row_queue<HEADS> begin_rows(int stream, shared_memory<HEADS> &s)
+template <class PART, int HEADS>
+__device__ __forceinline__ row_queue<PART, HEADS> begin_rows(int stream, shared_memory<HEADS> &s)
 {
-    row_queue<HEADS> l;
-    next_rows<HEADS>(l, stream, 0, s);
+    row_queue<PART, HEADS> l;
+    next_rows(l, stream, 0, s);
 #pragma unroll
     for (int i = 0; i < l.n_places; i++) {
         l.places[i] = shared_address(s.chunks[stream][i]) + threadIdx.x % WARPGROUP * 16;
-        ask_for_chunk<HEADS>(l, i);
+        ask_for_chunk(l, i);
     }
     return l;
 }

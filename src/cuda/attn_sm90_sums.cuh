@@ -92,39 +92,51 @@ __device__ __forceinline__ void leave_heads(float *state, const MEMORY &s)
 
 /* ---- output ---- */
 
-/* cos and sin of this part's query for pair i, NaN outside the table. */
-__device__ __forceinline__ float2 rope_pair(const attn_args &a, const attn_part &p, int i)
+/* The query of a head. Heads behind the last, which are computed too, have that of the last query. */
+__device__ __forceinline__ int32_t rope_query(const attn_args &, const attn_part &p, int)
 {
-    int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + part_query(p)];
+    return part_query(p);
+}
+
+__device__ __forceinline__ int32_t rope_query(const attn_args &a, const joined_part &p, int head)
+{
+    return min(query_of(a, p, head), a.n_queries - 1);
+}
+
+/* cos and sin of a head's query for pair i, NaN outside the table. */
+template <class PART>
+__device__ __forceinline__ float2 rope_pair(const attn_args &a, const PART &p, int head, int i)
+{
+    int32_t row = a.rope_rows[(int64_t)p.request * a.n_queries + rope_query(a, p, head)];
     if (row < 0 || row >= a.n_rope_rows) return make_float2(NAN, NAN);
     const float *table = a.rope_table + (int64_t)row * 64;
     return make_float2(table[i], table[32 + i]);
 }
 
 /* Turns the rotated group, the last, back by the query's position: a pair is two rows of neighbouring threads. */
-template <class LAYOUT, int HEADS>
-__device__ __forceinline__ void turn_rows_back(const attn_args &a, const attn_part &p,
+template <class LAYOUT, int HEADS, class PART>
+__device__ __forceinline__ void turn_rows_back(const attn_args &a, const PART &p,
                                                value_sums<HEADS> &sums)
 {
 #pragma unroll
     for (int i = 3 * HEADS / 2; i < 2 * HEADS; i++) {
         const int dim = LAYOUT::dim(1, i) - (DIM - 64);
-        float2 turn = rope_pair(a, p, dim / 2);
+        float2 turn = rope_pair(a, p, LAYOUT::head(i), dim / 2);
         float v = sums.v[i], other = __shfl_xor_sync(0xffffffffu, v, 4);
         sums.v[i] = dim % 2 == 0 ? v * turn.x + other * turn.y : v * turn.x - other * turn.y;
     }
 }
 
 /* Any dtype and alignment, one value at a time. */
-template <class LAYOUT, int HEADS>
-__device__ __forceinline__ void write_values(const attn_args &a, const attn_part &p,
+template <class LAYOUT, int HEADS, class PART>
+__device__ __forceinline__ void write_values(const attn_args &a, const PART &p,
                                              const value_sums<HEADS> &sums, int half)
 {
 #pragma unroll
     for (int i = 0; i < 2 * HEADS; i++) {
         const int head = part_first_head(p, HEADS) + LAYOUT::head(i), dim = LAYOUT::dim(half, i);
-        char *head_out = part_out(a, p) + head * a.out_head_stride_bytes;
-        if (head >= a.n_heads) continue;
+        char *head_out = part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes;
+        if (head >= count_heads(a, p)) continue;
         if (a.out_is_f32) {
             ((float *)head_out)[dim] = sums.v[i];
         } else {
@@ -136,22 +148,23 @@ __device__ __forceinline__ void write_values(const attn_args &a, const attn_part
 /* ---- parts ---- */
 
 /* Brings the next part's queries to the second-level cache. */
-template <int HEADS>
+template <class PART, int HEADS>
 __device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t n_ranks)
 {
     if (rank >= n_ranks) return;
-    attn_part p = read_part(a, rank);
+    PART p = read_part<PART>(a, rank);
     const char *q =
         a.q + p.request * a.q_request_stride_bytes + part_query(p) * a.q_query_stride_bytes;
     const int head =
         part_first_head(p, HEADS) + (threadIdx.x - N_KEY_THREADS) / (N_VALUE_THREADS / HEADS);
-    if (a.q_is_aligned && threadIdx.x % (N_VALUE_THREADS / HEADS) == 0 && head < a.n_heads)
-        prefetch_bytes_l2(q + head * a.q_head_stride_bytes, DIM * (uint32_t)sizeof(uint16_t));
+    if (a.q_is_aligned && threadIdx.x % (N_VALUE_THREADS / HEADS) == 0 && head < count_heads(a, p))
+        prefetch_bytes_l2(q + query_bytes(a, p, head), DIM * (uint32_t)sizeof(uint16_t));
 }
 
+template <class PART>
 __device__ __forceinline__ uint32_t count_part_blocks(const attn_args &a, int32_t rank)
 {
-    const attn_part p = read_part(a, rank);
+    const PART p = read_part<PART>(a, rank);
     return (uint32_t)(p.end_block - p.first_block);
 }
 

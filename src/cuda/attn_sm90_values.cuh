@@ -102,13 +102,14 @@ template <int HEADS> struct value_layout : own_heads<HEADS> {
 };
 
 /* Turns the rotated group back by the query's position; `half` is 1. */
-template <int HEADS>
-__device__ static void turn_back(const attn_args &a, const attn_part &p, value_sums<HEADS> &sums)
+template <int HEADS, class PART>
+__device__ static void turn_back(const attn_args &a, const PART &p, value_sums<HEADS> &sums)
 {
     if constexpr (HEADS == 64) { /* a pair is a thread's two columns */
 #pragma unroll
         for (int i = 96; i < 128; i += 2) {
-            float2 turn = rope_pair(a, p, (dim_of<64>(1, i) - (DIM - 64)) / 2);
+            float2 turn =
+                rope_pair(a, p, own_heads<64>::head(i), (dim_of<64>(1, i) - (DIM - 64)) / 2);
             float x = sums.v[i], y = sums.v[i + 1];
             sums.v[i] = x * turn.x + y * turn.y;
             sums.v[i + 1] = y * turn.x - x * turn.y;
@@ -223,8 +224,8 @@ struct piece_merge {
     }
 
     /* Two pieces are eight neighbouring dimensions. */
-    template <int N>
-    __device__ static __forceinline__ void finish_pieces(const attn_args &a, const attn_part &p,
+    template <int N, class PART>
+    __device__ static __forceinline__ void finish_pieces(const attn_args &a, const PART &p,
                                                          int first, const float4 (&sums)[N],
                                                          const float (&inverse)[2])
     {
@@ -234,14 +235,14 @@ struct piece_merge {
             const bool is_second = ((first + j) & 4) != 0;
             const float by = is_second ? inverse[1] : inverse[0];
             const int head = part_first_head(p, 64) + own_heads<64>::head(0) + (is_second ? 8 : 0);
-            if (head < a.n_heads)
+            if (head < count_heads(a, p))
                 finish_two_pieces(a, p, head, piece_dim(half, first + j),
                                   multiply_four(sums[j], by), multiply_four(sums[j + 1], by));
         }
     }
 
-    template <int N>
-    __device__ static __forceinline__ void merge_pieces(const attn_args &a, const attn_part &p,
+    template <int N, class PART>
+    __device__ static __forceinline__ void merge_pieces(const attn_args &a, const PART &p,
                                                         int number, const head_total (&totals)[2],
                                                         const float (&inverse)[2])
     {
@@ -253,7 +254,8 @@ struct piece_merge {
         }
     }
 
-    __device__ static __forceinline__ void merge(const attn_args &a, const attn_part &p, int number,
+    template <class PART>
+    __device__ static __forceinline__ void merge(const attn_args &a, const PART &p, int number,
                                                  split_sums &)
     {
         const int n_parts = p.part_of & 0xffff, thread = value_team::thread();
@@ -263,14 +265,14 @@ struct piece_merge {
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
-            sinks[row] = read_sink(a, min(head, a.n_heads - 1));
+            sinks[row] = read_sink(a, p, min(head, count_heads(a, p) - 1));
         }
         find_totals(a, p, totals);
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
             inverse[row] = inverse_sum(sinks[row], totals[row].ref, totals[row].sum);
-            if (number == 0 && thread < WARPGROUP && thread % 4 == 0 && head < a.n_heads)
+            if (number == 0 && thread < WARPGROUP && thread % 4 == 0 && head < count_heads(a, p))
                 write_lse(a, p, head, totals[row].ref, totals[row].sum);
         }
         if (n_parts <= 4) {
@@ -316,15 +318,16 @@ __device__ __forceinline__ void write_sectors(char *to, const uint32_t (&first)[
 }
 
 /* Aligned bf16, from registers. */
-__device__ __forceinline__ void write_rows(const attn_args &a, const attn_part &p,
+template <class PART>
+__device__ __forceinline__ void write_rows(const attn_args &a, const PART &p,
                                            const value_sums<64> &sums, int half)
 {
     const int lane = threadIdx.x % 4;
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
-        const bool is_real = head < a.n_heads;
-        char *out = part_out(a, p) + head * a.out_head_stride_bytes;
+        const bool is_real = head < count_heads(a, p);
+        char *out = part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float *v = &sums.v[32 * i + 2 * row];
@@ -394,25 +397,25 @@ __device__ __forceinline__ void stage_values(const value_sums<HEADS> &sums, int 
 }
 
 /* A warp takes a head's 512 bytes at a time. first_head: the first that is staged. */
-__device__ __forceinline__ void send_values(const attn_args &a, const attn_part &p, int first_head,
+template <class PART>
+__device__ __forceinline__ void send_values(const attn_args &a, const PART &p, int first_head,
                                             int half, uint32_t stage)
 {
     const int warp = threadIdx.x / 32 % 4, byte = threadIdx.x % 32 * 16;
 #pragma unroll
     for (int i = 0; i < N_STAGED_HEADS; i += 4) {
         const int head = first_head + i + warp;
-        if (head >= a.n_heads) continue;
-        *(uint4 *)(part_out(a, p) + head * a.out_head_stride_bytes +
+        if (head >= count_heads(a, p)) continue;
+        *(uint4 *)(part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes +
                    128 * group_of(half, byte / 128) + byte % 128) =
             load_shared16(stage_address(stage, i + warp, byte));
     }
 }
 
 /* Divides by the sums, writes out and lse. */
-template <int HEADS>
-__device__ static void finish_values(const attn_args &a, const attn_part &p,
-                                     value_sums<HEADS> &sums, int half,
-                                     const shared_memory<HEADS> &s)
+template <int HEADS, class PART>
+__device__ static void finish_values(const attn_args &a, const PART &p, value_sums<HEADS> &sums,
+                                     int half, const shared_memory<HEADS> &s)
 {
     typedef own_heads<HEADS> own;
     float inverse[own::n];
@@ -420,14 +423,16 @@ __device__ static void finish_values(const attn_args &a, const attn_part &p,
     for (int i = 0; i < own::n; i++) {
         const int h = own::head(own::value(i)), head = part_first_head(p, HEADS) + h;
         const float sum = add_warps(s.part_sum, h);
-        const bool is_real = head < a.n_heads;
-        const float sink =
-            a.sink == NULL || !is_real ? 0.0f : exp2f(a.sink[head] * LOG2_E - s.part_ref[h]);
+        const bool is_real = head < count_heads(a, p);
+        const float sink = a.sink == NULL || !is_real
+                               ? 0.0f
+                               : exp2f(a.sink[head_of(a, p, head)] * LOG2_E - s.part_ref[h]);
         inverse[i] = sum == 0.0f ? 0.0f : 1.0f / (sum + sink);
         const bool is_owner = HEADS == 64 ? threadIdx.x % 4 == 0 : threadIdx.x % WARPGROUP < 4;
         if (a.lse != NULL && half == 0 && is_owner && is_real) {
             *(float *)(a.lse + p.request * a.lse_request_stride_bytes +
-                       part_query(p) * a.lse_query_stride_bytes + head * a.lse_head_stride_bytes) =
+                       query_of(a, p, head) * a.lse_query_stride_bytes +
+                       head_of(a, p, head) * a.lse_head_stride_bytes) =
                 sum == 0.0f ? INFINITY : (s.part_ref[h] + log2f(sum)) * LN_2;
         }
     }
@@ -466,16 +471,17 @@ __device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const fl
     scale_values<HEADS>(sums, factors);
 }
 
-template <int HEADS> __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
+template <class PART, int HEADS>
+__device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int half = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0) - N_STREAMS;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0;
     value_sums<HEADS> sums;
-    row_finder finder = begin_finding<HEADS>(a, s);
+    row_finder finder = begin_finding<PART, HEADS>(a, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
-        prefetch_query<HEADS>(a, rank_of_round(round + 1), n_ranks);
-        const uint32_t begin = b, end = b + count_part_blocks(a, rank);
+        prefetch_query<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
+        const uint32_t begin = b, end = b + count_part_blocks<PART>(a, rank);
         if (begin == end) {
 #pragma unroll
             for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
@@ -498,9 +504,9 @@ template <int HEADS> __device__ static void run_values(const attn_args &a, share
             if (shared_memory<HEADS>::n_probs == 1)
                 barrier_arrive_warp(shared_address(&s.probs_empty));
             barrier_arrive_warp(shared_address(&s.empty[place][1]));
-            find_rows<HEADS>(a, finder, s);
+            find_rows<PART, HEADS>(a, finder, s);
         }
-        const attn_part p = read_part(a, rank); /* only now: the loop needs the registers */
+        const PART p = read_part<PART>(a, rank); /* only now: the loop needs the registers */
         barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
         if (p.first_slot >= 0) {
             float *state = own_state(a, p);

@@ -159,8 +159,8 @@ __device__ __forceinline__ head_total merge_parts(const attn_args &a, const attn
 }
 
 /* first_head: the task's. */
-template <int UNITS>
-__device__ __forceinline__ void finish_units(const attn_args &a, const attn_part &p, int first_head,
+template <int UNITS, class PART>
+__device__ __forceinline__ void finish_units(const attn_args &a, const PART &p, int first_head,
                                              int u, const float4 (&sums)[UNITS], float sink,
                                              head_total total)
 {
@@ -175,29 +175,29 @@ __device__ __forceinline__ void finish_units(const attn_args &a, const attn_part
 }
 
 /* Heads first .. end - 1 of the group, a warp a head at a time. */
-template <int PARTS>
-__device__ __forceinline__ void merge_heads(const attn_args &a, const attn_part &p, int first_head,
+template <int PARTS, class PART>
+__device__ __forceinline__ void merge_heads(const attn_args &a, const PART &p, int first_head,
                                             int first, int end, int warp)
 {
 #pragma unroll 1
     for (int h = first + warp; h < end; h += N_TEAM_WARPS) {
         float4 sums[HEAD_UNITS];
-        const float sink = read_sink(a, first_head + h);
+        const float sink = read_sink(a, p, first_head + h);
         const head_total total = merge_parts<HEAD_UNITS, PARTS>(a, p, h * HEAD_UNITS, 0, 1, sums);
         finish_units(a, p, first_head, h * HEAD_UNITS, sums, sink, total);
     }
 }
 
 /* Units first .. end - 1, at most N_TEAM_WARPS: as many warps for each as there are, parts in turn. */
-template <class TEAM>
-__device__ __forceinline__ void merge_units(const attn_args &a, const attn_part &p, int first_head,
+template <class TEAM, class PART>
+__device__ __forceinline__ void merge_units(const attn_args &a, const PART &p, int first_head,
                                             int first, int end, split_sums &shared)
 {
     const int warp = TEAM::thread() / 32, lane = threadIdx.x % 32;
     int n_warps = N_TEAM_WARPS;
     while ((end - first) * n_warps > N_TEAM_WARPS) n_warps /= 2;
     const int own = first + warp / n_warps, u = min(own, end - 1), turn = warp % n_warps;
-    const float sink = read_sink(a, first_head + u / HEAD_UNITS);
+    const float sink = read_sink(a, p, first_head + u / HEAD_UNITS);
     float4 sums[1];
     const head_total total = merge_parts<1, 8>(a, p, u, turn, n_warps, sums);
     shared[warp][lane] = sums[0];
@@ -214,11 +214,13 @@ __device__ __forceinline__ void merge_units(const attn_args &a, const attn_part 
 /* For states whose values are [HEADS][DIM]. */
 template <int HEADS, class TEAM> struct unit_merge {
     /* The share of the task that part `number` merges: whole heads, if there are enough of them. */
-    __device__ static __forceinline__ void merge(const attn_args &a, const attn_part &p, int number,
+    template <class PART>
+    __device__ static __forceinline__ void merge(const attn_args &a, const PART &p, int number,
                                                  split_sums &shared)
     {
         const int n_parts = p.part_of & 0xffff, first_head = part_first_head(p, HEADS);
-        const int n_heads = min(HEADS, a.n_heads - first_head), n_units = n_heads * HEAD_UNITS;
+        const int n_heads = min(HEADS, count_heads(a, p) - first_head),
+                  n_units = n_heads * HEAD_UNITS;
         if (n_units > n_parts * N_TEAM_WARPS) {
             const int first = n_heads * number / n_parts, end = n_heads * (number + 1) / n_parts;
             if (HEADS <= 16 || n_parts == 2) {
@@ -237,8 +239,8 @@ template <int HEADS, class TEAM> struct unit_merge {
  * The part's state is in its slot; all threads of the team call it. arrival, shared: memory that the team has.
  * MERGE::merge merges a share.
  */
-template <class MERGE, class TEAM>
-__device__ static void finish_split(const attn_args &a, const attn_part &p, int &arrival,
+template <class MERGE, class TEAM, class PART>
+__device__ static void finish_split(const attn_args &a, const PART &p, int &arrival,
                                     split_sums &shared)
 {
     TEAM::sync();

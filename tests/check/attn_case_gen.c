@@ -64,10 +64,10 @@ void attn_spec_print(const attn_spec *spec)
         const attn_scope_spec *s = &spec->scope[i];
         if (!spec->has_scope[i]) continue;
         printf("    %s: slots %lld page_rows %lld n_indices %lld page_pad %lld list %d lengths %d "
-               "shared %d f32 %d\n",
+               "neighbours %d shared %d f32 %d\n",
                i == 0 ? "window" : "extra", (long long)s->n_slots, (long long)s->page_rows,
                (long long)s->n_indices, (long long)s->page_pad_bytes, (int)s->list, (int)s->lengths,
-               s->shares_lists, s->is_f32);
+               s->neighbours, s->shares_lists, s->is_f32);
     }
 }
 
@@ -274,6 +274,14 @@ static void list_fill(const attn_scope_spec *s, const pool *p, attn_rng *rng, in
     }
 }
 
+/* Takes some entries from the list of the query before. */
+static void list_take(const attn_scope_spec *s, attn_rng *rng, const int32_t *before, int32_t *list)
+{
+    for (int64_t i = 0; i < s->n_indices; i++) {
+        if (attn_rng_chance(rng, s->neighbours)) list[i] = before[i];
+    }
+}
+
 static int32_t length_draw(const attn_scope_spec *s, attn_rng *rng)
 {
     const int64_t n = s->n_indices;
@@ -357,6 +365,8 @@ static void scope_make_lists(attn_case *c, attn_rng *rng, int which, dsv4_attn_s
         for (int64_t j = 0; j < sizes[1]; j++) {
             int64_t at = (lead_bytes + i * strides[0] + j * strides[1]) / 4;
             list_fill(s, p, rng, distinct, n_valid, block + at);
+            if (j > 0 && s->neighbours > 0)
+                list_take(s, rng, block + at - strides[1] / 4, block + at);
         }
     }
     free(distinct);

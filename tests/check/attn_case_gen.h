@@ -71,8 +71,9 @@ typedef struct attn_scope_spec {
     int64_t page_pad_bytes;
     attn_list list;
     attn_lengths lengths;
-    bool shares_lists; /* stride 0 between the lists of a request's queries */
-    bool is_f32;       /* rows of 512 f32 instead of FP8 records */
+    int32_t neighbours; /* percent of a query's entries that are those of the query before it */
+    bool shares_lists;  /* stride 0 between the lists of a request's queries */
+    bool is_f32;        /* rows of 512 f32 instead of FP8 records */
 } attn_scope_spec;
 
 typedef struct attn_spec {

@@ -172,10 +172,14 @@ static void draw_fp8(attn_rng *rng, int64_t index, attn_spec *spec)
     spec->out_dtype = DSV4_DTYPE_FP8;
 }
 
-/* Every layout and type of output, lists of one part and of several. */
+/* Every layout and type of output, lists of one part and of several; at times what can be joined. */
 static void draw_refused(attn_rng *rng, int64_t index, attn_spec *spec)
 {
     draw_bits(rng, index, spec);
+    if (index % 8 == 5) {
+        spec->n_heads = 8;
+        spec->n_queries = 2;
+    }
     if (index % 3 == 2) spec->out_dtype = DSV4_DTYPE_FP8;
 }
 
@@ -230,6 +234,35 @@ static void draw_flashmla_few(attn_rng *rng, int64_t index, attn_spec *spec)
 {
     draw_flashmla(rng, index, spec);
     if (spec->n_requests > 4) spec->n_requests = 4;
+}
+
+/*
+ * Queries that name the same rows, as tokens one behind the other do: none, most, all; a row that is NaN to some. Of
+ * every eight one has lists longer than what is matched at once.
+ */
+static void draw_queries(attn_rng *rng, int64_t index, attn_spec *spec)
+{
+    static const int64_t heads[] = {8, 16, 32};
+    static const int32_t neighbours[] = {90, 60, 100, 0};
+    static const attn_list lists[] = {ATTN_LIST_DISTINCT, ATTN_LIST_WILD, ATTN_LIST_REPEAT};
+    spec_draw(rng, spec, index % 2 == 0 ? 30 : 250);
+    spec->n_heads = heads[index % COUNT(heads)];
+    spec->n_queries = 1 + index / COUNT(heads) % 4;
+    spec->names_nan = index % 5 < 2;
+    if (index % 8 == 7) {
+        spec->n_requests = 1;
+        spec->n_queries = 2;
+        spec->n_heads = 8;
+        spec->has_scope[0] = true;
+        scope_draw(rng, &spec->scope[0], 1200);
+        spec->scope[0].n_slots = 900;
+        spec->scope[1].n_indices = 100;
+    }
+    for (int i = 0; i < 2; i++) {
+        spec->scope[i].shares_lists = false;
+        spec->scope[i].neighbours = neighbours[index / 2 % COUNT(neighbours)];
+        spec->scope[i].list = lists[index / 5 % COUNT(lists)];
+    }
 }
 
 /* Lists long enough to be cut into splits. */
@@ -345,6 +378,7 @@ const attn_group attn_groups[] = {
     {"refused", 24, 0, AUTO, 10000000, draw_refused, attn_check_refused, false},
     {"scales", 48, 0, AUTO, 30000000, draw_scales, NULL, false},
     {"growth", 24, 0, AUTO, 60000000, draw_growth, NULL, false},
+    {"queries", 72, 0, AUTO, 40000000, draw_queries, NULL, false},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 

@@ -20,6 +20,7 @@ typedef enum mistake {
     OTHER_SPLIT,
     OTHER_GROUP,
     OTHER_MATH,
+    OTHER_JOIN,
     N_MISTAKES
 } mistake;
 
@@ -33,6 +34,7 @@ static const char *const mistake_names[] = {
     [OTHER_SPLIT] = "of another fixed_split",
     [OTHER_GROUP] = "of another group_heads",
     [OTHER_MATH] = "of another math",
+    [OTHER_JOIN] = "of lists that are not joined",
 };
 
 /* The shapes and options of a call, all that a plan is built from, without tensors. */
@@ -46,6 +48,7 @@ static void planned_like(const dsv4_attn_params *params, dsv4_attn_params *plann
     planned->fixed_split = params->fixed_split;
     planned->group_heads = params->group_heads;
     planned->cuda_kernel = params->cuda_kernel;
+    planned->join_queries = params->join_queries;
     planned->n_requests = params->n_requests;
     planned->n_queries = params->n_queries;
     planned->n_heads = params->n_heads;
@@ -80,6 +83,12 @@ static bool make_mistake(mistake which, dsv4_attn_params *planned)
     case OTHER_MATH:
         if (planned->math != DSV4_ATTN_MATH_FP8) return false; /* the device may have no other */
         planned->math = DSV4_ATTN_MATH_BF16;
+        break;
+    case OTHER_JOIN: /* every kernel that joins can join these */
+        if (planned->join_queries != DSV4_JOIN_ALWAYS || planned->math == DSV4_ATTN_MATH_FP8 ||
+            planned->n_heads != 8 || planned->n_queries != 2)
+            return false;
+        planned->join_queries = DSV4_JOIN_NEVER;
         break;
     default: break;
     }

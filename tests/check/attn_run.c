@@ -39,7 +39,7 @@ enum { BF16 = DSV4_ATTN_MATH_BF16, FP8 = DSV4_ATTN_MATH_FP8 };
 /* A way of a GPU. */
 typedef struct gpu_kind {
     const char *name;
-    int32_t math, group_heads, fixed_split, kernel;
+    int32_t math, group_heads, fixed_split, kernel, join;
 } gpu_kind;
 
 static int32_t list_gpu(const gpu_kind *kinds, size_t n_kinds, int32_t backend, bool has_fp8,
@@ -54,7 +54,8 @@ static int32_t list_gpu(const gpu_kind *kinds, size_t n_kinds, int32_t backend, 
                                              .math = kinds[i].math,
                                              .group_heads = kinds[i].group_heads,
                                              .cuda_kernel = kinds[i].kernel,
-                                             .fixed_split = kinds[i].fixed_split};
+                                             .fixed_split = kinds[i].fixed_split,
+                                             .join_queries = kinds[i].join};
     }
     return n_configs;
 }
@@ -62,25 +63,36 @@ static int32_t list_gpu(const gpu_kind *kinds, size_t n_kinds, int32_t backend, 
 static int32_t list_cuda(attn_config configs[ATTN_MAX_CONFIGS])
 {
     enum { ANY = DSV4_CUDA_KERNEL_AUTO, MMA = DSV4_CUDA_KERNEL_MMA };
-    static const gpu_kind kinds[] = {
-        {"cuda", BF16, 0, 0, ANY},         {"cuda 8", BF16, 8, 0, ANY},
-        {"cuda 16", BF16, 16, 0, ANY},     {"cuda 32", BF16, 32, 0, ANY},
-        {"cuda 64", BF16, 64, 0, ANY},     {"cuda mma 8", BF16, 8, 0, MMA},
-        {"cuda mma 16", BF16, 16, 0, MMA}, {"cuda mma fix", BF16, 0, 1, MMA},
-        {"cuda fixed", BF16, 0, 1, ANY},   {"cuda fp8", FP8, 0, 0, ANY},
-        {"cuda fp8 32", FP8, 32, 0, ANY},  {"cuda fp8 64", FP8, 64, 0, ANY},
-        {"cuda fp8 fix", FP8, 0, 1, ANY}};
+    enum { NEVER = DSV4_JOIN_NEVER, ALWAYS = DSV4_JOIN_ALWAYS };
+    static const gpu_kind kinds[] = {{"cuda", BF16, 0, 0, ANY, 0},
+                                     {"cuda 8", BF16, 8, 0, ANY, NEVER},
+                                     {"cuda 16", BF16, 16, 0, ANY, NEVER},
+                                     {"cuda 32", BF16, 32, 0, ANY, NEVER},
+                                     {"cuda 64", BF16, 64, 0, ANY, NEVER},
+                                     {"cuda mma 8", BF16, 8, 0, MMA, NEVER},
+                                     {"cuda mma 16", BF16, 16, 0, MMA, NEVER},
+                                     {"cuda mma fix", BF16, 0, 1, MMA, 0},
+                                     {"cuda fixed", BF16, 0, 1, ANY, NEVER},
+                                     {"cuda join", BF16, 0, 0, ANY, ALWAYS},
+                                     {"cuda join 64", BF16, 64, 0, ANY, ALWAYS},
+                                     {"cuda join fix", BF16, 0, 1, ANY, ALWAYS},
+                                     {"cuda mma join", BF16, 16, 0, MMA, ALWAYS},
+                                     {"cuda fp8", FP8, 0, 0, ANY, 0},
+                                     {"cuda fp8 32", FP8, 32, 0, ANY, 0},
+                                     {"cuda fp8 64", FP8, 64, 0, ANY, 0},
+                                     {"cuda fp8 fix", FP8, 0, 1, ANY, ALWAYS}};
     return list_gpu(kinds, sizeof kinds / sizeof kinds[0], DSV4_BACKEND_CUDA, device_is_hopper(),
                     configs);
 }
 
 static int32_t list_hip(attn_config configs[ATTN_MAX_CONFIGS])
 {
-    static const gpu_kind kinds[] = {{"hip", BF16, 0, 0, 0},        {"hip 16", BF16, 16, 0, 0},
-                                     {"hip 32", BF16, 32, 0, 0},    {"hip 64", BF16, 64, 0, 0},
-                                     {"hip fixed", BF16, 0, 1, 0},  {"hip fp8", FP8, 0, 0, 0},
-                                     {"hip fp8 32", FP8, 32, 0, 0}, {"hip fp8 64", FP8, 64, 0, 0},
-                                     {"hip fp8 fix", FP8, 0, 1, 0}};
+    static const gpu_kind kinds[] = {
+        {"hip", BF16, 0, 0, 0, 0},        {"hip 16", BF16, 16, 0, 0, 0},
+        {"hip 32", BF16, 32, 0, 0, 0},    {"hip 64", BF16, 64, 0, 0, 0},
+        {"hip fixed", BF16, 0, 1, 0, 0},  {"hip fp8", FP8, 0, 0, 0, 0},
+        {"hip fp8 32", FP8, 32, 0, 0, 0}, {"hip fp8 64", FP8, 64, 0, 0, 0},
+        {"hip fp8 fix", FP8, 0, 1, 0, 0}};
     return list_gpu(kinds, sizeof kinds / sizeof kinds[0], DSV4_BACKEND_HIP, device_has_hip_fp8(),
                     configs);
 }
@@ -286,6 +298,7 @@ void attn_config_apply(const attn_config *config, dsv4_attn_params *params)
     params->group_heads = config->group_heads;
     params->cuda_kernel = config->cuda_kernel;
     params->fixed_split = config->fixed_split;
+    params->join_queries = config->join_queries;
 }
 
 bool attn_run(const dsv4_attn_params *params, const attn_config *config, attn_outputs *outputs,

@@ -24,13 +24,14 @@ typedef struct attn_config {
     int32_t cpu_level;
     int32_t group_heads; /* GPUs */
     int32_t cuda_kernel;
-    int32_t fixed_split; /* GPUs: bits do not depend on the batch */
+    int32_t fixed_split;  /* GPUs: bits do not depend on the batch */
+    int32_t join_queries; /* DSV4_JOIN_* */
     /* NULL, or what decodes instead of the library; returns false with the reason in text */
     bool (*run)(const dsv4_attn_params *params, attn_outputs *outputs, struct attn_result *result,
                 char *text);
 } attn_config;
 
-enum { ATTN_MAX_CONFIGS = 14 };
+enum { ATTN_MAX_CONFIGS = 18 };
 
 extern const attn_config attn_config_ref;
 

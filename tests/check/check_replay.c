@@ -126,9 +126,10 @@ static void place_tensors(run *r)
 static bool run_open(run *r, const replay_shape *shape, const char *check, uint64_t seed)
 {
     memset(r, 0, sizeof *r);
-    (void)snprintf(r->name, sizeof r->name, "%-7s %-8s %3d heads b %2d s_q %d", check,
+    (void)snprintf(r->name, sizeof r->name, "%-7s %-8s %3d heads b %2d s_q %d%s", check,
                    shape->math == DSV4_ATTN_MATH_FP8 ? "fp8" : kernel_name(shape->cuda_kernel),
-                   (int)shape->n_heads, (int)shape->n_requests, (int)shape->n_queries);
+                   (int)shape->n_heads, (int)shape->n_requests, (int)shape->n_queries,
+                   shape->join_queries == DSV4_JOIN_ALWAYS ? " joined" : "");
     replay_case_make(&r->c, shape, gpu->backend, seed);
     replay_device_open(&r->d, gpu, r->name);
     place_tensors(r);
@@ -339,6 +340,13 @@ static void check_shapes(totals *t, int64_t n_replays, bool is_short)
                                         .n_pages = {16, 64}};
             check_shape(t, &shape, n_replays, 1000 * k + i);
         }
+        const replay_shape joined = {.cuda_kernel = kernels[k],
+                                     .join_queries = DSV4_JOIN_ALWAYS,
+                                     .n_heads = 8,
+                                     .n_requests = is_short ? SHORT_REQUESTS : 33,
+                                     .n_queries = 2,
+                                     .n_pages = {16, 64}};
+        check_shape(t, &joined, n_replays, 8100 + k);
     }
     const replay_shape fp8 = {.math = DSV4_ATTN_MATH_FP8,
                               .n_heads = 64,
@@ -424,10 +432,11 @@ static void check_fixed(totals *t)
     for (size_t i = 0; i < 2 * sizeof n_heads / sizeof n_heads[0]; i += step) {
         const replay_shape shape = {.cuda_kernel = kernels[i % 2],
                                     .fixed_split = 1,
+                                    .join_queries = DSV4_JOIN_ALWAYS,
                                     .n_heads = n_heads[i / 2],
                                     /* with 64 heads and more: several parts a thread block */
                                     .n_requests = i / 2 == 0 ? 33 : 300,
-                                    .n_queries = 1 + (int64_t)(i / 2 % 2),
+                                    .n_queries = i / 2 < 2 ? 2 : 1,
                                     .n_pages = {16, 64}};
         run r;
         char what[NAME_BYTES];

@@ -85,6 +85,7 @@ void replay_case_make(replay_case *c, const replay_shape *shape, int32_t backend
     p->cuda_kernel = shape->cuda_kernel;
     p->math = shape->math;
     p->fixed_split = shape->fixed_split;
+    p->join_queries = shape->join_queries;
     p->n_requests = shape->n_requests;
     p->n_queries = shape->n_queries;
     p->n_heads = shape->n_heads;

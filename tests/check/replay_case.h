@@ -22,6 +22,7 @@ typedef struct replay_shape {
     int32_t cuda_kernel; /* DSV4_CUDA_KERNEL_* */
     int32_t math;        /* DSV4_ATTN_MATH_* */
     int32_t fixed_split;
+    int32_t join_queries; /* DSV4_JOIN_* */
     int64_t n_heads, n_requests, n_queries;
     int64_t n_pages[2]; /* window, extra */
 } replay_shape;

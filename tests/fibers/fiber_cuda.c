@@ -25,6 +25,17 @@ _Static_assert(sizeof fiber_cuda_ways / sizeof fiber_cuda_ways[0] <= FIBER_CUDA_
                "too many");
 const int fiber_cuda_n_ways = (int)(sizeof fiber_cuda_ways / sizeof fiber_cuda_ways[0]);
 
+const fiber_cuda_way *fiber_cuda_find_joined(const fiber_cuda_way *way, int least_heads)
+{
+    const bool is_mma = strcmp(way->kernel, "mma") == 0;
+    for (int i = 0; i < fiber_cuda_n_ways; i++) {
+        const fiber_cuda_way *w = &fiber_cuda_ways[i];
+        if ((strcmp(w->kernel, "mma") == 0) != is_mma || (is_mma && w->group_heads != 16)) continue;
+        if (w->group_heads >= least_heads && w->group_heads >= way->group_heads) return w;
+    }
+    return NULL;
+}
+
 static int launch(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks)
 {
     if (strcmp(way->kernel, "sm90") == 0)

@@ -23,6 +23,9 @@ enum { FIBER_CUDA_MAX_WAYS = 8 };
 extern const fiber_cuda_way fiber_cuda_ways[];
 extern const int fiber_cuda_n_ways;
 
+/* The way, or one with more heads, that takes joined lists of so many; NULL when there is none. */
+const fiber_cuda_way *fiber_cuda_find_joined(const fiber_cuda_way *way, int least_heads);
+
 /* is_lazy: copies and products happen where they are waited for. seed: order and speed of warps. */
 void fiber_cuda_decode(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks,
                        bool is_lazy, uint64_t seed);

@@ -104,10 +104,11 @@ static void run_shared(const fiber_way *way, const char *name, const void *args,
               n_blocks, n_threads, way->downwards);
 }
 
-static void run_way(const fiber_way *way, const attn_args *args)
+/* cuda: the kernel of src/cuda that has this shape, or NULL. */
+static void run_way(const fiber_way *way, const fiber_cuda_way *cuda, const attn_args *args)
 {
-    if (way->cuda != NULL) {
-        fiber_cuda_decode(way->cuda, args, way->n_thread_blocks, !way->copies_at_once,
+    if (cuda != NULL) {
+        fiber_cuda_decode(cuda, args, way->n_thread_blocks, !way->copies_at_once,
                           2 * way->seed + way->copies_at_once);
         return;
     }
@@ -123,7 +124,13 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
         .n_streams = 1, .n_alone = way->n_thread_blocks, .split_fixed = 0.5f, .split = 0.1f};
     dsv4_attn_gpu_shape shape;
     dsv4_error error;
-    if (dsv4_attn_gpu_describe(params, way->group_heads, way->n_thread_blocks, 0, false, &shape,
+    int32_t least_heads;
+    const fiber_cuda_way *joined = way->joins && dsv4_attn_gpu_can_join(params, &least_heads)
+                                       ? fiber_cuda_find_joined(way->cuda, least_heads)
+                                       : NULL;
+    const bool is_joined = joined != NULL;
+    const int32_t group_heads = is_joined ? joined->group_heads : way->group_heads;
+    if (dsv4_attn_gpu_describe(params, group_heads, way->n_thread_blocks, 0, is_joined, &shape,
                                &error) != DSV4_OK) {
         snprintf(text, FIBER_TEXT_BYTES, "%.*s", FIBER_TEXT_BYTES - 1, error.text);
         return false;
@@ -139,7 +146,13 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
     attn_args a;
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
-    run_way(way, &a);
+    if (is_joined) {
+        attn_join_args join;
+        dsv4_attn_gpu_join_args(params, &shape, plan.data, workspace.data, &join);
+        if (is_refused) join.fingerprint = a.fingerprint;
+        run_shared(way, "dsv4_attn_join", &join, (int)(2 * params->n_requests), ATTN_JOIN_THREADS);
+    }
+    run_way(way, is_joined ? joined : way->cuda, &a);
     bool is_good = true;
     for (size_t i = 0; i < n_counter_bytes; i++) is_good &= workspace.data[i] == 0;
     if (!is_good) snprintf(text, FIBER_TEXT_BYTES, "a counter is not 0 behind the decode");

@@ -18,6 +18,7 @@ typedef struct fiber_way {
     int32_t group_heads;
     bool is_small;              /* the kernels of gfx942: bf16, 16 or 32 heads */
     const fiber_cuda_way *cuda; /* those of src/cuda: bf16; NULL for src/gpu's */
+    bool joins;                 /* lists, where it can; of src/cuda */
     uint64_t seed;              /* of orders in which src/cuda's run */
     int32_t n_thread_blocks;
     bool may_split;

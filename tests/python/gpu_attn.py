@@ -45,7 +45,8 @@ class Answers(unittest.TestCase):
             if window.cache.stride(0) % 16 or (extra and extra.cache.stride(0) % 16):
                 continue  # CUDA refuses it: test_wrong_shapes_and_layouts
             n_cases += 1
-            for options in ({}, {"out_dtype": "f32"}, {"fixed_split": True}, {"cuda_kernel": "mma"}):
+            for options in ({}, {"out_dtype": "f32"}, {"fixed_split": True}, {"cuda_kernel": "mma"},
+                            {"join_queries": "always"}):
                 plan = Plan(q, window, extra, **options)
                 out, lse = plan.decode(q, window, extra, sink=sink, softmax_scale=case.scale)
                 error, lse_error = apart(out.float().cpu().numpy(), case.out, lse.cpu().numpy(), case.lse)
