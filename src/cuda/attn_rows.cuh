@@ -69,10 +69,10 @@ __device__ __forceinline__ joined_part cut_joined(const attn_args &a, const attn
 {
     joined_part p = {planned};
     const int2 n = __ldg((const int2 *)find_joined(a, p.request)); /* attn_joined_head */
-    const int32_t number = p.part_of >> 16, n_parts = p.part_of & 0xffff;
+    const uint32_t number = (uint32_t)p.part_of >> 16, n_parts = p.part_of & 0xffff;
     p.window_len = n.x;
     p.total_len = n.x + n.y;
-    const int32_t n_blocks = (p.total_len + ATTN_BLOCK_KEYS - 1) / ATTN_BLOCK_KEYS;
+    const uint32_t n_blocks = ((uint32_t)p.total_len + ATTN_BLOCK_KEYS - 1) / ATTN_BLOCK_KEYS;
     p.first_block = n_blocks * number / n_parts;
     p.end_block = n_blocks * (number + 1) / n_parts;
     return p;
@@ -102,15 +102,13 @@ __device__ __forceinline__ int32_t part_query(const attn_part &p)
     return p.query_group >> 8;
 }
 
+/*
+ * 0 of joined lists, which have one group for all heads. It is read from the plan all the same: the addresses of all heads
+ * would not depend on the part else, and the compiler would keep them from part to part, in memory.
+ */
 __device__ __forceinline__ int32_t part_first_head(const attn_part &p, int group_heads)
 {
     return (p.query_group & 0xff) * group_heads;
-}
-
-/* Joined lists have one group for all heads. */
-__device__ __forceinline__ int32_t part_first_head(const joined_part &, int)
-{
-    return 0;
 }
 
 /* Heads that parts share. */

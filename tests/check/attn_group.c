@@ -169,6 +169,10 @@ static void draw_fp8(attn_rng *rng, int64_t index, attn_spec *spec)
     if (index % 6 == 0) spec->has_scope[1] = false;
     if (index % 5 == 1) spec->rope = ATTN_ROPE_OUTSIDE;
     if (index % 4 == 2) spec->values = (attn_values)(index / 4 % (ATTN_VALUES_SUBNORMAL + 1));
+    if (index % 7 == 2) { /* what can be joined */
+        spec->n_heads = 8;
+        spec->n_queries = 2;
+    }
     spec->out_dtype = DSV4_DTYPE_FP8;
 }
 
@@ -242,13 +246,17 @@ static void draw_flashmla_few(attn_rng *rng, int64_t index, attn_spec *spec)
  */
 static void draw_queries(attn_rng *rng, int64_t index, attn_spec *spec)
 {
-    static const int64_t heads[] = {8, 16, 32};
+    static const int64_t heads[] = {8, 16, 32}, queries[] = {2, 4, 3, 2, 1};
     static const int32_t neighbours[] = {90, 60, 100, 0};
     static const attn_list lists[] = {ATTN_LIST_DISTINCT, ATTN_LIST_WILD, ATTN_LIST_REPEAT};
     spec_draw(rng, spec, index % 2 == 0 ? 30 : 250);
-    spec->n_heads = heads[index % COUNT(heads)];
-    spec->n_queries = 1 + index / COUNT(heads) % 4;
-    spec->names_nan = index % 5 < 2;
+    spec->n_heads = heads[index / 2 % COUNT(heads)];
+    spec->n_queries = queries[index % COUNT(queries)];
+    spec->is_unaligned = index / 4 % 4 == 3;
+    if (index / 3 % 4 != 3) spec->layout = ATTN_LAYOUT_DENSE; /* others are hardly ever aligned */
+    if (index % 4 < 2) spec->out_dtype = DSV4_DTYPE_BF16;
+    if (index / 2 % 4 < 2) spec->n_requests = 1; /* whose lists are split on few thread blocks */
+    spec->names_nan = index % 7 < 3;
     if (index % 8 == 7) {
         spec->n_requests = 1;
         spec->n_queries = 2;
