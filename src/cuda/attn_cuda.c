@@ -317,8 +317,9 @@ dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params, 
     cudaError_t launched =
         w->kernel == DSV4_CUDA_KERNEL_MMA
             ? dsv4_attn_mma_launch(&args, w->heads, w->step_keys, n_thread_blocks, stream)
-        : w->math == FP8 ? dsv4_attn_fp8_launch(&args, w->heads, n_thread_blocks, stream)
-                         : dsv4_attn_sm90_launch(&args, w->heads, n_thread_blocks, stream);
+        : w->math == FP8   ? dsv4_attn_fp8_launch(&args, w->heads, n_thread_blocks, stream)
+        : s->gpu.is_joined ? dsv4_attn_sm90_joined_launch(&args, w->heads, n_thread_blocks, stream)
+                           : dsv4_attn_sm90_launch(&args, w->heads, n_thread_blocks, stream);
     return check_cuda(launched, "attention kernel", error);
 }
 

@@ -24,13 +24,17 @@ cudaError_t dsv4_attn_join_launch(const attn_join_args *args, cudaStream_t strea
 cudaError_t dsv4_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                   cudaStream_t stream);
 
-/* The same with FP8 products (attn_fp8.cu); group_heads: 32 or 64. */
+/* The same for joined lists: group_heads of all queries together. */
+cudaError_t dsv4_attn_sm90_joined_launch(const attn_args *args, int group_heads,
+                                         int n_thread_blocks, cudaStream_t stream);
+
+/* dsv4_attn_sm90_launch with FP8 products (attn_fp8.cu); group_heads: 32 or 64. */
 cudaError_t dsv4_attn_fp8_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                                  cudaStream_t stream);
 
 /*
  * For any device from sm_80 on: group_heads 8 or 16, step_keys 32 or, for 8 heads, 64. n_thread_blocks as in the plan:
- * as many as run at once. shared_bytes: of one thread block.
+ * as many as run at once. shared_bytes: of one thread block. Joined lists: 16 heads.
  */
 cudaError_t dsv4_attn_mma_launch(const attn_args *args, int group_heads, int step_keys,
                                  int n_thread_blocks, cudaStream_t stream);

@@ -127,7 +127,7 @@ __device__ __forceinline__ void next_rows(row_queue<PART, HEADS> &l, int stream,
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const uint64_t row = s.rows[stream][place][first_row() + 8 * r];
-        constexpr int bits = (1 << l.n_bits) - 1;
+        constexpr int bits = (1 << row_queue<PART, HEADS>::n_bits) - 1;
         l.is_valid |= (uint32_t)(row & bits) << r * l.n_bits;
         l.from[r] = (const unsigned char *)(row - (row & bits)) + threadIdx.x % 4 * 16;
     }

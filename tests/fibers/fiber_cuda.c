@@ -14,6 +14,8 @@
 void cuda_run_set(bool is_lazy, uint64_t seed);
 int fiber_attn_sm90_launch(const attn_args *args, int group_heads, int n_thread_blocks,
                            void *stream);
+int fiber_attn_sm90_joined_launch(const attn_args *args, int group_heads, int n_thread_blocks,
+                                  void *stream);
 int fiber_attn_mma_launch(const attn_args *args, int group_heads, int step_keys,
                           int n_thread_blocks, void *stream);
 
@@ -38,6 +40,8 @@ const fiber_cuda_way *fiber_cuda_find_joined(const fiber_cuda_way *way, int leas
 
 static int launch(const fiber_cuda_way *way, const attn_args *args, int n_thread_blocks)
 {
+    if (strcmp(way->kernel, "sm90") == 0 && args->joined.lists != NULL)
+        return fiber_attn_sm90_joined_launch(args, way->group_heads, n_thread_blocks, NULL);
     if (strcmp(way->kernel, "sm90") == 0)
         return fiber_attn_sm90_launch(args, way->group_heads, n_thread_blocks, NULL);
     return fiber_attn_mma_launch(args, way->group_heads, way->step_keys, n_thread_blocks, NULL);
