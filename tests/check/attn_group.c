@@ -256,11 +256,13 @@ static void draw_queries(attn_rng *rng, int64_t index, attn_spec *spec)
     if (index / 3 % 4 != 3) spec->layout = ATTN_LAYOUT_DENSE; /* others are hardly ever aligned */
     if (index % 4 < 2) spec->out_dtype = DSV4_DTYPE_BF16;
     if (index / 2 % 4 < 2) spec->n_requests = 1; /* whose lists are split on few thread blocks */
-    spec->names_nan = index % 7 < 3;
-    if (index % 8 == 7) {
-        spec->n_requests = 1;
+    spec->names_nan = index % 7 < 3 || index % 6 == 3;
+    if (index % 8 == 7 || index % 6 == 3) { /* what every kernel that joins can join */
         spec->n_queries = 2;
         spec->n_heads = 8;
+    }
+    if (index % 8 == 7) {
+        spec->n_requests = 1;
         spec->has_scope[0] = true;
         scope_draw(rng, &spec->scope[0], 1200);
         spec->scope[0].n_slots = 900;
