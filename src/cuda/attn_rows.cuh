@@ -49,8 +49,8 @@ __device__ static const uint4 nan_row[ROW_BYTES / 16] = {{0x7f, 0, 0, 0}};
 struct joined_part : attn_part {
 };
 
-template <class PART> constexpr bool is_joined = false;
-template <> constexpr bool is_joined<joined_part> = true;
+template <class PART> inline constexpr bool is_joined = false;
+template <> inline constexpr bool is_joined<joined_part> = true;
 
 __device__ __forceinline__ int32_t rank_of_round(int32_t round)
 {
