@@ -18,7 +18,7 @@
  * always does) sets a new reference and makes the value warps rescale.
  *
  * Joined lists: heads are those of all queries of the request, and a row's scores are -inf to those of queries that do
- * not name it (mark_joined); the finder leaves the bits of the others with the row's address.
+ * not name it (mark_joined); the finder leaves the bits of those that do with the row's address.
  *
  * A NaN code is found by the largest magnitude of a row; the row then counts as NaN for every head. Rows that no list
  * names are never read.

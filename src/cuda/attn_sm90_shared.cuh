@@ -53,8 +53,8 @@ template <int HEADS> struct shared_memory {
     /* by value warpgroup: output of some heads of a group of fewer than 64 */
     alignas(16) unsigned char staged[2][HEADS == 64 ? 16 : N_STAGED_HEADS * 512];
     alignas(16) unsigned char scales[N_STREAMS][N_ROW_PLACES][KEYS * SCALE_BYTES];
-    uint64_t rows[N_STREAMS][N_ROW_PLACES]
-                 [KEYS];     /* addresses; bit 0: a list names the row (pack_row) */
+    /* addresses; bit 0: a list names the row; of joined lists bits 0 .. 3: queries that name it */
+    uint64_t rows[N_STREAMS][N_ROW_PLACES][KEYS];
     uint32_t slots[2][KEYS]; /* indices of the block to find and the next */
     alignas(16) float ref[HEADS];
     float block_max[4][HEADS];

@@ -18,8 +18,8 @@
 #include "gpu_scan.h"
 
 enum {
-    TABLE_PLACES =
-        2 * ATTN_JOIN_ENTRIES, /* at most half of them are taken: searches are short and end */
+    /* at most half of them are taken: searches are short and end */
+    TABLE_PLACES = 2 * ATTN_JOIN_ENTRIES,
     FREE_PLACE = -1,
     OWN_ENTRIES = ATTN_JOIN_ENTRIES / ATTN_JOIN_THREADS, /* of a thread */
     JOIN_WAVES = ATTN_JOIN_THREADS / GPU_WAVE,
@@ -40,8 +40,8 @@ _Static_assert(ATTN_JOIN_THREADS / GPU_WAVE <= GPU_WAVE, "a wave adds sums of al
 _Static_assert((int)TABLE_PLACES >= 2 * (int)ATTN_JOIN_ENTRIES, "pairs of write_partial");
 
 typedef struct join_shared {
-    int32_t slots
-        [ATTN_JOIN_ENTRIES]; /* of the chunk's entries, one query's behind the other's; -1: no key */
+    /* of the chunk's entries, one query's behind the other's; -1: no key */
+    int32_t slots[ATTN_JOIN_ENTRIES];
     int32_t table[TABLE_PLACES]; /* entries */
     int32_t wave_sums[JOIN_WAVES];
     int32_t n_joined; /* of the chunk, with ONE_PARTIAL for each that not all queries name */
