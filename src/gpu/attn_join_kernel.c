@@ -3,7 +3,8 @@
  *
  * Place: gpu; a kernel (gpu.h), in front of the decode kernel in every call: lists differ from layer to layer. A thread
  * block takes one scope of one request, in chunks of ATTN_JOIN_ENTRIES entries of all queries together; what is matched is
- * in the same chunk. A hash table in shared memory has, for each slot and query, the first entry of the chunk that names it.
+ * in the same chunk. A hash table in shared memory has, for each slot of the chunk, bits of the queries that name it. A thread
+ * keeps the places of its own entries, so that nobody searches twice.
  *
  * The order is that of first appearance, one query's entries behind the other's, whatever threads do in which order: so the
  * sums of a decode are in one order too. A slot that a query names twice counts twice: the second mention is an entry of its
@@ -18,10 +19,9 @@
 #include "gpu_scan.h"
 
 enum {
-    /* at most half of them are taken: searches are short and end */
     TABLE_PLACES = 2 * ATTN_JOIN_ENTRIES,
     FREE_PLACE = -1,
-    OWN_ENTRIES = ATTN_JOIN_ENTRIES / ATTN_JOIN_THREADS, /* of a thread */
+    OWN_ENTRIES = ATTN_JOIN_ENTRIES / ATTN_JOIN_THREADS, /* of a thread, at most */
     JOIN_WAVES = ATTN_JOIN_THREADS / GPU_WAVE,
     ONE_PARTIAL = 2 * ATTN_JOIN_ENTRIES, /* two counts in one number */
     CODE_BYTES = 448,
@@ -40,32 +40,32 @@ _Static_assert(ATTN_JOIN_THREADS / GPU_WAVE <= GPU_WAVE, "a wave adds sums of al
 _Static_assert((int)TABLE_PLACES >= 2 * (int)ATTN_JOIN_ENTRIES, "pairs of write_partial");
 
 typedef struct join_shared {
-    /* of the chunk's entries, one query's behind the other's; -1: no key */
-    int32_t slots[ATTN_JOIN_ENTRIES];
-    int32_t table[TABLE_PLACES]; /* entries */
+    int32_t table[TABLE_PLACES]; /* slots, and above them bits of the queries that name them */
     int32_t wave_sums[JOIN_WAVES];
-    int32_t n_joined; /* of the chunk, with ONE_PARTIAL for each that not all queries name */
+    int32_t has_repeats; /* a query of the chunk names a slot twice */
+    int32_t n_joined;    /* of the chunk, with ONE_PARTIAL for each that not all queries name */
 } join_shared;
 
-/* A chunk: so many entries of each query. */
+/* A chunk: so many entries of each query, those of one query behind the other's. */
 typedef struct join_chunk {
+    const char *list; /* entry `first` of the first query */
+    int64_t query_stride_bytes;
     int32_t n_queries;
-    int32_t first, n; /* entries of a query's list */
+    int32_t n;         /* entries of a query */
+    int32_t n_own;     /* entries of a thread */
+    uint32_t n_places; /* of the table: a power of two, at least twice as many as entries */
+    uint32_t n_slots;
 } join_chunk;
+
+/* A thread's entries of a chunk: neighbours, as the joined list will have them. */
+typedef struct own_entries {
+    int32_t slots[OWN_ENTRIES]; /* -1: no key */
+    uint32_t places[OWN_ENTRIES];
+} own_entries;
 
 GPU_DEVICE int32_t query_of(int32_t entry, int32_t n)
 {
     return (entry >= n) + (entry >= 2 * n) + (entry >= 3 * n);
-}
-
-GPU_DEVICE int32_t place_of(int32_t slot)
-{
-    return (int32_t)((uint32_t)slot * 0x9e3779b1u >> 8) % TABLE_PLACES;
-}
-
-GPU_DEVICE int32_t next_place(int32_t place)
-{
-    return (place + 1) % TABLE_PLACES;
 }
 
 GPU_DEVICE int32_t count_listed(const int32_t *lengths, int32_t request, int32_t n_indices)
@@ -114,55 +114,90 @@ GPU_DEVICE bool is_finite_row(const attn_scope_args *scope, uint32_t slot)
 
 /* ---- a chunk ---- */
 
-GPU_DEVICE void load_chunk(const attn_scope_args *scope, int32_t request, join_chunk c,
-                           GPU_SHARED join_shared *s)
+GPU_DEVICE join_chunk make_chunk(const attn_scope_args *scope, int32_t request, int32_t n_queries,
+                                 int32_t first, int32_t n)
 {
-    const char *list = scope->indices + request * scope->indices_request_stride_bytes;
-    for (int32_t i = gpu_thread(); i < TABLE_PLACES; i += ATTN_JOIN_THREADS)
+    uint32_t n_places = 64;
+    while (n_places < 2 * (uint32_t)(n_queries * n)) n_places *= 2;
+    const join_chunk c = {scope->indices + request * scope->indices_request_stride_bytes +
+                              (int64_t)first * 4,
+                          scope->indices_query_stride_bytes,
+                          n_queries,
+                          n,
+                          (n_queries * n + ATTN_JOIN_THREADS - 1) / ATTN_JOIN_THREADS,
+                          n_places,
+                          scope->n_slots};
+    return c;
+}
+
+/* Entry e of the chunk; -1: it names no key. */
+GPU_DEVICE int32_t load_slot(const join_chunk *c, int32_t e)
+{
+    const int32_t query = query_of(e, c->n);
+    const uint32_t slot =
+        gpu_load4(c->list + query * c->query_stride_bytes + (int64_t)(e - query * c->n) * 4);
+    return slot < c->n_slots ? (int32_t)slot : -1;
+}
+
+GPU_DEVICE void load_chunk(const join_chunk *c, GPU_SHARED join_shared *s, own_entries *own)
+{
+    GPU_UNROLL
+    for (int i = 0; i < OWN_ENTRIES; i++) {
+        const int32_t e = gpu_thread() * c->n_own + i;
+        own->slots[i] = i < c->n_own && e < c->n_queries * c->n ? load_slot(c, e) : -1;
+    }
+    for (uint32_t i = (uint32_t)gpu_thread(); i < c->n_places; i += ATTN_JOIN_THREADS)
         s->table[i] = FREE_PLACE;
-    for (int32_t e = gpu_thread(); e < c.n_queries * c.n; e += ATTN_JOIN_THREADS) {
-        const int32_t query = query_of(e, c.n), entry = c.first + e - query * c.n;
-        const uint32_t slot =
-            gpu_load4(list + query * scope->indices_query_stride_bytes + (int64_t)entry * 4);
-        s->slots[e] = slot < scope->n_slots ? (int32_t)slot : -1;
+    if (gpu_thread() == 0) s->has_repeats = 0;
+    gpu_barrier_shared();
+}
+
+/* The place of a slot that a query names; notes that it does. */
+GPU_DEVICE uint32_t take_place(const join_chunk *c, int32_t slot, int32_t query,
+                               GPU_SHARED join_shared *s)
+{
+    const int32_t bit = (int32_t)(1u << (ATTN_JOIN_SLOT_BITS + query));
+    uint32_t place = ((uint32_t)slot * 0x9e3779b1u >> 8) & (c->n_places - 1);
+    for (;; place = (place + 1) & (c->n_places - 1)) {
+        const int32_t other = gpu_compare_shared(&s->table[place], FREE_PLACE, slot | bit);
+        if (other == FREE_PLACE) return place;
+        if ((other & ATTN_JOIN_NAN_SLOT) == slot) break;
+    }
+    if ((gpu_or_shared(&s->table[place], bit) & bit) != 0) s->has_repeats = 1;
+    return place;
+}
+
+GPU_DEVICE void fill_table(const join_chunk *c, GPU_SHARED join_shared *s, own_entries *own)
+{
+    GPU_UNROLL
+    for (int i = 0; i < OWN_ENTRIES; i++) {
+        own->places[i] = 0;
+        if (own->slots[i] >= 0)
+            own->places[i] =
+                take_place(c, own->slots[i], query_of(gpu_thread() * c->n_own + i, c->n), s);
     }
     gpu_barrier_shared();
 }
 
-/* A place of the table for each slot and query, with the first of its entries. */
-GPU_DEVICE void fill_table(join_chunk c, GPU_SHARED join_shared *s)
+/* Whether the entry's query names its slot before: rare, and so looked for in all of the query's entries. */
+GPU_DEVICE bool is_repeated(const join_chunk *c, int32_t e, int32_t slot)
 {
-    for (int32_t e = gpu_thread(); e < c.n_queries * c.n; e += ATTN_JOIN_THREADS) {
-        const int32_t slot = s->slots[e], query = query_of(e, c.n);
-        int32_t place = place_of(slot);
-        while (slot >= 0) {
-            const int32_t other = gpu_compare_shared(&s->table[place], FREE_PLACE, e);
-            if (other == FREE_PLACE) break;
-            if (s->slots[other] == slot && query_of(other, c.n) == query) {
-                gpu_min_shared(&s->table[place], e);
-                break;
-            }
-            place = next_place(place);
-        }
-    }
-    gpu_barrier_shared();
+    for (int32_t k = query_of(e, c->n) * c->n; k < e; k++)
+        if (load_slot(c, k) == slot) return true;
+    return false;
 }
 
-/* Bits of the queries for which entry e of the chunk stands in the joined list; 0: it names no key, or another stands for it. */
-GPU_DEVICE uint32_t find_queries(join_chunk c, int32_t e, const GPU_SHARED join_shared *s)
+/* Bits of the queries for which a thread's entry stands in the joined list; 0: it names no key, or another stands for it. */
+GPU_DEVICE uint32_t find_queries(const join_chunk *c, int i, const own_entries *own,
+                                 const GPU_SHARED join_shared *s)
 {
-    const int32_t slot = s->slots[e], own = query_of(e, c.n);
-    uint32_t queries = 0;
-    if (slot < 0) return 0;
-    for (int32_t place = place_of(slot); s->table[place] != FREE_PLACE; place = next_place(place)) {
-        const int32_t other = s->table[place];
-        if (s->slots[other] != slot) continue;
-        const int32_t query = query_of(other, c.n);
-        if (query == own && other != e) return 1u << own; /* named before by the same query */
-        queries |= 1u << query;
-    }
-    if ((queries & ((1u << own) - 1)) != 0) return 0;
-    return queries == (1u << c.n_queries) - 1 ? (uint32_t)ATTN_JOIN_ALL : queries;
+    const int32_t e = gpu_thread() * c->n_own + i;
+    if (own->slots[i] < 0) return 0;
+    const uint32_t own_bit = 1u << query_of(e, c->n);
+    const uint32_t queries = (uint32_t)s->table[own->places[i]] >> ATTN_JOIN_SLOT_BITS;
+    if (s->has_repeats != 0 && is_repeated(c, e, own->slots[i])) return own_bit;
+    if ((queries & (own_bit - 1)) != 0) return 0;
+    return queries == (1u << c->n_queries) - 1 ? (uint32_t)ATTN_JOIN_ALL : queries;
 }
 
 /*
@@ -180,15 +215,14 @@ GPU_DEVICE void write_partial(const attn_scope_args *scope, uint32_t *list, int3
 }
 
 /* Writes the chunk's joined entries to `list`; returns how many they are. */
-GPU_DEVICE int32_t write_chunk(const attn_scope_args *scope, join_chunk c, uint32_t *list,
-                               GPU_SHARED join_shared *s)
+GPU_DEVICE int32_t write_chunk(const attn_scope_args *scope, const join_chunk *c, uint32_t *list,
+                               const own_entries *own, GPU_SHARED join_shared *s)
 {
     uint32_t queries[OWN_ENTRIES];
     int32_t n = 0; /* entries, and those that not all queries name */
     GPU_UNROLL
     for (int i = 0; i < OWN_ENTRIES; i++) {
-        const int32_t e = gpu_thread() * OWN_ENTRIES + i;
-        queries[i] = e < c.n_queries * c.n ? find_queries(c, e, s) : 0;
+        queries[i] = find_queries(c, i, own, s);
         n += queries[i] == 0 ? 0 : (queries[i] == ATTN_JOIN_ALL ? 1 : 1 + ONE_PARTIAL);
     }
     /* nobody searches the table behind it */
@@ -197,8 +231,7 @@ GPU_DEVICE int32_t write_chunk(const attn_scope_args *scope, join_chunk c, uint3
     GPU_UNROLL
     for (int i = 0; i < OWN_ENTRIES; i++) {
         if (queries[i] == 0) continue;
-        const uint32_t slot = (uint32_t)s->slots[gpu_thread() * OWN_ENTRIES + i];
-        const uint32_t entry = slot | queries[i] << ATTN_JOIN_SLOT_BITS;
+        const uint32_t entry = (uint32_t)own->slots[i] | queries[i] << ATTN_JOIN_SLOT_BITS;
         if (queries[i] == ATTN_JOIN_ALL) {
             gpu_store4(list + at, entry);
         } else {
@@ -222,26 +255,28 @@ GPU_KERNEL(dsv4_attn_join, ATTN_JOIN_THREADS)(GPU_BY_VALUE attn_join_args a)
     const int32_t request = gpu_block() / 2, which = gpu_block() % 2;
     const attn_scope_args scope = which == 0 ? a.scopes[0] : a.scopes[1];
     const int32_t *lengths = which == 0 ? a.lengths[0] : a.lengths[1];
-    uint32_t *own = a.joined.lists + request * a.joined.request_pitch;
-    uint32_t *list = own + (which == 0 ? (int32_t)(sizeof(attn_joined_head) / sizeof *own)
-                                       : a.joined.first_extra);
+    uint32_t *joined = a.joined.lists + request * a.joined.request_pitch;
+    uint32_t *list = joined + (which == 0 ? (int32_t)(sizeof(attn_joined_head) / sizeof *joined)
+                                          : a.joined.first_extra);
     const gpu_u32x2 fingerprint = gpu_load8(a.plan + offsetof(attn_plan_head, fingerprint));
+    const int32_t n_listed =
+        count_listed(lengths, request, which == 0 ? a.n_indices[0] : a.n_indices[1]);
     if (fingerprint[0] != (uint32_t)a.fingerprint ||
         fingerprint[1] != (uint32_t)(a.fingerprint >> 32))
         return;
-    const int32_t n_listed =
-        count_listed(lengths, request, which == 0 ? a.n_indices[0] : a.n_indices[1]);
     const int32_t most = ATTN_JOIN_ENTRIES / a.n_queries;
     int32_t n_joined = 0;
     for (int32_t first = 0; first < n_listed; first += most) {
-        const join_chunk c = {a.n_queries, first, gpu_min_i32(most, n_listed - first)};
-        load_chunk(&scope, request, c, &s);
-        fill_table(c, &s);
-        n_joined += write_chunk(&scope, c, list + n_joined, &s);
+        const join_chunk c =
+            make_chunk(&scope, request, a.n_queries, first, gpu_min_i32(most, n_listed - first));
+        own_entries own;
+        load_chunk(&c, &s, &own);
+        fill_table(&c, &s, &own);
+        n_joined += write_chunk(&scope, &c, list + n_joined, &own, &s);
     }
     if (gpu_thread() == 0) {
-        gpu_store4((char *)own + (which == 0 ? offsetof(attn_joined_head, n_window)
-                                             : offsetof(attn_joined_head, n_extra)),
+        gpu_store4((char *)joined + (which == 0 ? offsetof(attn_joined_head, n_window)
+                                                : offsetof(attn_joined_head, n_extra)),
                    (uint32_t)n_joined);
     }
 }

@@ -47,7 +47,7 @@
  *   gpu_shuffle_up(x, n)   of the lane n below; own where there is none
  *   gpu_match(x)           which lanes have the same x: their number, and how many of them are below
  *   gpu_add_shared         atomic, order free
- *   gpu_min_shared         the same
+ *   gpu_or_shared          atomic; says what was there
  *   gpu_compare_shared     atomic: `value` takes the place of `expected`, if that is there; says what was there
  *
  *   gpu_store8_device, gpu_store4_device          to where all blocks of the device read, behind no cache of fewer

@@ -178,9 +178,9 @@ GPU_DEVICE void gpu_add_shared(GPU_SHARED int32_t *counter, int32_t n)
     (void)__scoped_atomic_fetch_add(counter, n, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
 }
 
-GPU_DEVICE void gpu_min_shared(GPU_SHARED int32_t *smallest, int32_t value)
+GPU_DEVICE int32_t gpu_or_shared(GPU_SHARED int32_t *at, int32_t bits)
 {
-    (void)__scoped_atomic_fetch_min(smallest, value, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
+    return __scoped_atomic_fetch_or(at, bits, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
 }
 
 GPU_DEVICE int32_t gpu_compare_shared(GPU_SHARED int32_t *at, int32_t expected, int32_t value)

@@ -111,9 +111,9 @@ GPU_DEVICE void gpu_add_shared(int32_t *counter, int32_t n)
     atomicAdd(counter, n);
 }
 
-GPU_DEVICE void gpu_min_shared(int32_t *smallest, int32_t value)
+GPU_DEVICE int32_t gpu_or_shared(int32_t *at, int32_t bits)
 {
-    atomicMin(smallest, value);
+    return atomicOr(at, bits);
 }
 
 GPU_DEVICE int32_t gpu_compare_shared(int32_t *at, int32_t expected, int32_t value)
