@@ -25,7 +25,7 @@ enum {
  */
 enum {
     ATTN_JOIN_THREADS = 512,
-    ATTN_JOIN_ENTRIES = 2048, /* of all queries: so many are matched with one another at once */
+    ATTN_JOIN_ENTRIES = 4096, /* of all queries: so many are matched with one another at once */
     ATTN_JOIN_MAX_QUERIES = 4,
     ATTN_JOIN_SLOT_BITS = 28,
     /* a row that is NaN to those who name it */
