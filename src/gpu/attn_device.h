@@ -28,8 +28,8 @@ enum {
     ATTN_JOIN_ENTRIES = 4096, /* of all queries: so many are matched with one another at once */
     ATTN_JOIN_MAX_QUERIES = 4,
     ATTN_JOIN_SLOT_BITS = 28,
-    /* a row that is NaN to those who name it */
-    ATTN_JOIN_NAN_SLOT = (1 << ATTN_JOIN_SLOT_BITS) - 1,
+    ATTN_JOIN_NAN_SLOT =
+        (1 << ATTN_JOIN_SLOT_BITS) - 1,               /* a row that is NaN to those who name it */
     ATTN_JOIN_ALL = (1 << ATTN_JOIN_MAX_QUERIES) - 1, /* of all queries, however many they are */
 };
 
@@ -39,15 +39,13 @@ typedef struct attn_joined_head {
     int32_t reserved[2];
 } attn_joined_head;
 
-/*
- * Where joined lists are, in units of an entry; of n_requests requests. Heads of a query are 1 << query_shift, those of a
- * request are counted through its queries.
- */
+/* Where joined lists are, in units of an entry; of n_requests requests. */
 typedef struct attn_joined_lists {
     uint32_t *lists; /* NULL: none */
     int64_t request_pitch;
     int32_t first_extra;
-    int32_t query_shift;
+    int32_t
+        query_shift; /* heads of a query are 1 << query_shift; those of a request are counted through its queries */
 } attn_joined_lists;
 
 /* One scope of dsv4_attn_params; n_slots 0: absent. */

@@ -19,7 +19,8 @@
 #include "gpu_scan.h"
 
 enum {
-    TABLE_PLACES = 2 * ATTN_JOIN_ENTRIES,
+    TABLE_PLACES =
+        2 * ATTN_JOIN_ENTRIES, /* at most half of them are taken: searches are short and end */
     FREE_PLACE = -1,
     OWN_ENTRIES = ATTN_JOIN_ENTRIES / ATTN_JOIN_THREADS, /* of a thread, at most */
     JOIN_WAVES = ATTN_JOIN_THREADS / GPU_WAVE,
