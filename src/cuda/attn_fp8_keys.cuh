@@ -381,7 +381,7 @@ __device__ static void set_head_references(const float (&scores)[HEADS / 4], int
 #pragma unroll
     for (int i = 0; i < H / 4; i++)
         largest[i] = fmaxf(scores[i / 2 * 4 + i % 2], scores[i / 2 * 4 + i % 2 + 2]);
-    reduce_largest<H>(largest);
+    reduce_largest<H / 4, 4>(largest);
     *(float2 *)&s.block_max[half][thread / 32][first_sum_head<H>()] =
         make_float2(largest[0], largest[1]);
     named_barrier(BARRIER_STREAM + half, WARPGROUP);

@@ -335,21 +335,21 @@ __device__ __forceinline__ void scale_key_sums(head_sums &sums, const float *fac
 
 /*
  * The largest over the lanes that have the same heads, v[i] of head 8 * (i / 2) + 2 * (lane % 4) + i % 2. In each step
- * a lane keeps half of the heads, so that two are left: those from first_sum_head on.
+ * a lane keeps half of the N heads that it has, so that two are left: those from first_sum_head on.
  */
-template <int HEADS> __device__ __forceinline__ void reduce_largest(float (&v)[HEADS / 4])
+template <int N, int BIT, int N_HEADS>
+__device__ __forceinline__ void reduce_largest(float (&v)[N_HEADS])
 {
+    constexpr bool HALVES = N > 2;
+    constexpr int N_KEPT = HALVES ? N / 2 : N;
+    const bool is_upper = (threadIdx.x & BIT) != 0;
 #pragma unroll
-    for (int bit = 4, n = HEADS / 4; bit < 32; bit *= 2) {
-        const bool is_upper = (threadIdx.x & bit) != 0, halves = n > 2;
-        n = halves ? n / 2 : n;
-#pragma unroll
-        for (int i = 0; i < n; i++) {
-            const float kept = halves && is_upper ? v[i + n] : v[i];
-            const float given = halves && !is_upper ? v[i + n] : v[i];
-            v[i] = fmaxf(kept, __shfl_xor_sync(0xffffffffu, given, bit));
-        }
+    for (int i = 0; i < N_KEPT; i++) {
+        const float kept = HALVES && is_upper ? v[i + N_KEPT % N] : v[i];
+        const float given = HALVES && !is_upper ? v[i + N_KEPT % N] : v[i];
+        v[i] = fmaxf(kept, __shfl_xor_sync(0xffffffffu, given, BIT));
     }
+    if constexpr (BIT < 16) reduce_largest<N_KEPT, 2 * BIT>(v);
 }
 
 /*
@@ -365,7 +365,7 @@ __device__ static void set_reference(const float (&scores)[HEADS / 2], float sca
 #pragma unroll
     for (int i = 0; i < HEADS / 4; i++)
         largest[i] = fmaxf(scores[i / 2 * 4 + i % 2], scores[i / 2 * 4 + i % 2 + 2]);
-    reduce_largest<HEADS>(largest);
+    reduce_largest<HEADS / 4, 4>(largest);
     *(float2 *)&s.block_max[thread / 32][first_sum_head<HEADS>()] =
         make_float2(largest[0], largest[1]);
     named_barrier(BARRIER_STREAM + stream, WARPGROUP);
@@ -441,25 +441,26 @@ __device__ __forceinline__ void follow_reference(int stream, uint32_t part, head
 
 /* From complete scores to probabilities of block b for the value warps. */
 template <int HEADS>
-__device__ __forceinline__ void weigh_keys(int stream, uint32_t b, uint32_t part, float scale_log2,
-                                           const float (&scores)[HEADS / 2], head_sums &sums,
-                                           shared_memory<HEADS> &s)
+__device__ __forceinline__ void weigh_keys(int stream, uint32_t b, uint32_t part, bool is_first,
+                                           float scale_log2, const float (&scores)[HEADS / 2],
+                                           head_sums &sums, shared_memory<HEADS> &s)
 {
     const int thread = threadIdx.x % WARPGROUP;
     uint32_t probs[HEADS / 4];
     float block_sums[HEADS / 8];
     if (b > 0) barrier_wait(shared_address(&s.weighed[1 - stream]), (b - 1) / 2 & 1);
     if (thread == 0) s.needs_rescale[stream] = 0;
+        /* a part's first block sets references whatever its scores are; one piece of code for both ways */
 #pragma unroll 1
-    for (int pass = 0;; pass++) { /* the second time by the same code, which has been fetched */
+    for (bool moves = is_first;; moves = true) {
+        if (moves) set_reference<HEADS>(scores, scale_log2, stream, part, sums, s);
         const float total = make_probs<HEADS>(scores, scale_log2, s.ref, probs, block_sums);
-        if (pass > 0) break;
+        if (moves) break;
         follow_reference<HEADS>(stream, part, sums, s);
-        const bool moves =
+        const bool is_large =
             named_barrier_any(BARRIER_STREAM + stream, WARPGROUP, !(total < LARGEST_SUM));
         if (thread == 0) s.needs_sum_rescale[stream] = 0;
-        if (!moves) break;
-        set_reference<HEADS>(scores, scale_log2, stream, part, sums, s);
+        if (!is_large) break;
     }
     barrier_arrive(shared_address(&s.weighed[stream]));
     if (shared_memory<HEADS>::n_probs == 1)
@@ -516,7 +517,7 @@ __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
             } else {
                 mark_rows<HEADS>(keys, scores);
             }
-            weigh_keys<HEADS>(stream, b, part, a.scale_log2, scores, sums, s);
+            weigh_keys<HEADS>(stream, b, part, b == n_blocks_done, a.scale_log2, scores, sums, s);
         }
         n_blocks_done = end;
         finish_keys<HEADS>(stream, part++, sums, s);
