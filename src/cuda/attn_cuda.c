@@ -47,11 +47,13 @@ static const way ways[] = {
 
 /*
  * Joined lists (gpu/attn_join_kernel.c). Lists are on the device: what queries share is assumed to be what neighbouring
- * tokens do. Microseconds of joining: of the launch, and of a chunk on all multiprocessors; not measured yet.
+ * tokens do, and only a clear gain is worth that. Microseconds of joining on an H200: with all that a second kernel costs
+ * the decode, and of an entry of the longest list, or of what a thread block has to do of all.
  */
-enum { JOINED_SHARE_PERCENT = 80, JOIN_THREAD_BLOCKS = 4 /* of a multiprocessor, at once */ };
-#define JOIN_FIXED 2.0f
-#define JOIN_CHUNK 3.0f
+enum { JOINED_SHARE_PERCENT = 80, JOIN_THREAD_BLOCKS = 3 /* of a multiprocessor, at once */ };
+#define JOIN_FIXED      17.0f
+#define JOIN_ENTRY      0.0075f
+#define JOIN_LEAST_GAIN 1.1f
 
 enum { N_WAYS = sizeof ways / sizeof ways[0] };
 
@@ -157,17 +159,16 @@ static int64_t joined_percent(const dsv4_attn_params *params)
     return 100 + (params->n_queries - 1) * (100 - JOINED_SHARE_PERCENT);
 }
 
-/* Microseconds of the kernel that joins lists: as many chunks one after the other as the longest list has, or the device. */
+/* Microseconds of the kernel that joins lists, a thread block each. */
 static float join_time(const dsv4_attn_params *params, int64_t n_requests, const device *d)
 {
-    const int64_t most = ATTN_JOIN_ENTRIES / params->n_queries;
-    const int64_t window = ceil_div(dsv4_attn_gpu_used_indices(&params->window), most),
-                  extra = ceil_div(dsv4_attn_gpu_used_indices(&params->extra), most);
+    const int64_t window = params->n_queries * dsv4_attn_gpu_used_indices(&params->window),
+                  extra = params->n_queries * dsv4_attn_gpu_used_indices(&params->extra);
     const int64_t at_once = (int64_t)JOIN_THREAD_BLOCKS * d->n_multiprocessors;
-    int64_t n_waves = ceil_div(n_requests * (window + extra), at_once);
-    if (n_waves < window) n_waves = window;
-    if (n_waves < extra) n_waves = extra;
-    return JOIN_FIXED + JOIN_CHUNK * (float)n_waves;
+    int64_t n_entries = ceil_div(n_requests * (window + extra), at_once);
+    if (n_entries < window) n_entries = window;
+    if (n_entries < extra) n_entries = extra;
+    return JOIN_FIXED + JOIN_ENTRY * (float)n_entries;
 }
 
 /* Microseconds of a step whose lists are full; with fixed_split of one that fills the device. */
@@ -224,7 +225,8 @@ static const way *choose_way(const dsv4_attn_params *params, const device *d, bo
     const way *w = find_way(params, d, false, &time);
     const way *joined =
         params->join_queries == DSV4_JOIN_NEVER ? NULL : find_way(params, d, true, &joined_time);
-    *is_joined = joined != NULL && (params->join_queries == DSV4_JOIN_ALWAYS || joined_time < time);
+    *is_joined = joined != NULL &&
+                 (params->join_queries == DSV4_JOIN_ALWAYS || joined_time * JOIN_LEAST_GAIN < time);
     return *is_joined ? joined : w;
 }
 

@@ -264,7 +264,7 @@ static void draw_queries(attn_rng *rng, int64_t index, attn_spec *spec)
     if (index % 8 == 7) {
         spec->n_requests = 1;
         spec->has_scope[0] = true;
-        scope_draw(rng, &spec->scope[0], 1200);
+        scope_draw(rng, &spec->scope[0], 2100);
         spec->scope[0].n_slots = 900;
         spec->scope[1].n_indices = 100;
     }
