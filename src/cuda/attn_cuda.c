@@ -50,7 +50,11 @@ static const way ways[] = {
  * tokens do, and only a clear gain is worth that. Microseconds of joining on an H200: with all that a second kernel costs
  * the decode, and of an entry of the longest list, or of what a thread block has to do of all.
  */
-enum { JOINED_SHARE_PERCENT = 80, JOIN_THREAD_BLOCKS = 3 /* of a multiprocessor, at once */ };
+enum {
+    JOINED_SHARE_PERCENT = 80,
+    JOIN_THREAD_BLOCKS = 3, /* of a multiprocessor, at once */
+    JOIN_LEAST_KEYS = 256,  /* of a query: windows alone have not gained on any shape */
+};
 #define JOIN_FIXED      17.0f
 #define JOIN_ENTRY      0.0075f
 #define JOIN_LEAST_GAIN 1.1f
@@ -153,6 +157,12 @@ static bool is_open(const dsv4_attn_params *params, int32_t kernel, const way *w
     return w->kernel == kernel && (kernel != DSV4_CUDA_KERNEL_MMA || w->step_keys == 32);
 }
 
+/* Of a query whose lists are full. */
+static int64_t count_keys(const dsv4_attn_params *params)
+{
+    return dsv4_attn_gpu_used_indices(&params->window) + dsv4_attn_gpu_used_indices(&params->extra);
+}
+
 /* Rows that a list names, for each that a joined list is expected to have, in hundredths. */
 static int64_t joined_percent(const dsv4_attn_params *params)
 {
@@ -175,8 +185,7 @@ static float join_time(const dsv4_attn_params *params, int64_t n_requests, const
 static float step_time(const dsv4_attn_params *params, const device *d, const way *w,
                        bool is_joined)
 {
-    const int64_t n_keys =
-        dsv4_attn_gpu_used_indices(&params->window) + dsv4_attn_gpu_used_indices(&params->extra);
+    const int64_t n_keys = count_keys(params);
     const int64_t n_requests = params->fixed_split ? count_thread_blocks(w, d) : params->n_requests;
     if (is_joined) {
         const int64_t n_joined = ceil_div(n_keys * joined_percent(params), 100);
@@ -219,12 +228,17 @@ static const way *find_way(const dsv4_attn_params *params, const device *d, bool
     return best;
 }
 
+static bool may_join(const dsv4_attn_params *params)
+{
+    return params->join_queries == DSV4_JOIN_ALWAYS ||
+           (params->join_queries == DSV4_JOIN_AUTO && count_keys(params) >= JOIN_LEAST_KEYS);
+}
+
 static const way *choose_way(const dsv4_attn_params *params, const device *d, bool *is_joined)
 {
     float time = 0.0f, joined_time = 0.0f;
     const way *w = find_way(params, d, false, &time);
-    const way *joined =
-        params->join_queries == DSV4_JOIN_NEVER ? NULL : find_way(params, d, true, &joined_time);
+    const way *joined = may_join(params) ? find_way(params, d, true, &joined_time) : NULL;
     *is_joined = joined != NULL &&
                  (params->join_queries == DSV4_JOIN_ALWAYS || joined_time * JOIN_LEAST_GAIN < time);
     return *is_joined ? joined : w;

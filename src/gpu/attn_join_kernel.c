@@ -23,7 +23,6 @@ enum {
         2 * ATTN_JOIN_ENTRIES, /* at most half of them are taken: searches are short and end */
     FREE_PLACE = -1,
     OWN_ENTRIES = ATTN_JOIN_ENTRIES / ATTN_JOIN_THREADS, /* of a thread, at most */
-    FEW_ENTRIES = 2,
     JOIN_WAVES = ATTN_JOIN_THREADS / GPU_WAVE,
     ONE_PARTIAL = 2 * ATTN_JOIN_ENTRIES, /* two counts in one number */
     CODE_BYTES = 448,
@@ -141,11 +140,10 @@ GPU_DEVICE int32_t load_slot(const join_chunk *c, int32_t e)
     return slot < c->n_slots ? (int32_t)slot : -1;
 }
 
-GPU_DEVICE void load_chunk(const join_chunk *c, const int most, GPU_SHARED join_shared *s,
-                           own_entries *own)
+GPU_DEVICE void load_chunk(const join_chunk *c, GPU_SHARED join_shared *s, own_entries *own)
 {
     GPU_UNROLL
-    for (int i = 0; i < most; i++) {
+    for (int i = 0; i < OWN_ENTRIES; i++) {
         const int32_t e = gpu_thread() * c->n_own + i;
         own->slots[i] = i < c->n_own && e < c->n_queries * c->n ? load_slot(c, e) : -1;
     }
@@ -170,11 +168,10 @@ GPU_DEVICE uint32_t take_place(const join_chunk *c, int32_t slot, int32_t query,
     return place;
 }
 
-GPU_DEVICE void fill_table(const join_chunk *c, const int most, GPU_SHARED join_shared *s,
-                           own_entries *own)
+GPU_DEVICE void fill_table(const join_chunk *c, GPU_SHARED join_shared *s, own_entries *own)
 {
     GPU_UNROLL
-    for (int i = 0; i < most; i++) {
+    for (int i = 0; i < OWN_ENTRIES; i++) {
         own->places[i] = 0;
         if (own->slots[i] >= 0)
             own->places[i] =
@@ -220,12 +217,12 @@ GPU_DEVICE void write_partial(const attn_scope_args *scope, uint32_t *list, int3
 
 /* Writes the chunk's joined entries to `list`; returns how many they are. */
 GPU_DEVICE int32_t write_chunk(const attn_scope_args *scope, const join_chunk *c, uint32_t *list,
-                               const int most, const own_entries *own, GPU_SHARED join_shared *s)
+                               const own_entries *own, GPU_SHARED join_shared *s)
 {
     uint32_t queries[OWN_ENTRIES];
     int32_t n = 0; /* entries, and those that not all queries name */
     GPU_UNROLL
-    for (int i = 0; i < most; i++) {
+    for (int i = 0; i < OWN_ENTRIES; i++) {
         queries[i] = find_queries(c, i, own, s);
         n += queries[i] == 0 ? 0 : (queries[i] == ATTN_JOIN_ALL ? 1 : 1 + ONE_PARTIAL);
     }
@@ -233,7 +230,7 @@ GPU_DEVICE int32_t write_chunk(const attn_scope_args *scope, const join_chunk *c
     const int32_t end = gpu_scan_block(n, s->wave_sums, JOIN_WAVES);
     int32_t at = (end - n) % ONE_PARTIAL, partial = (end - n) / ONE_PARTIAL;
     GPU_UNROLL
-    for (int i = 0; i < most; i++) {
+    for (int i = 0; i < OWN_ENTRIES; i++) {
         if (queries[i] == 0) continue;
         const uint32_t entry = (uint32_t)own->slots[i] | queries[i] << ATTN_JOIN_SLOT_BITS;
         if (queries[i] == ATTN_JOIN_ALL) {
@@ -251,16 +248,6 @@ GPU_DEVICE int32_t write_chunk(const attn_scope_args *scope, const join_chunk *c
     write_partial(scope, list, n_joined / ONE_PARTIAL, s);
     gpu_barrier_shared(); /* the next chunk's entries take the place of these */
     return n_joined % ONE_PARTIAL;
-}
-
-/* `most` entries of a thread: a constant at every call, since they are in registers. */
-GPU_DEVICE int32_t join_entries(const attn_scope_args *scope, const join_chunk *c, uint32_t *list,
-                                const int most, GPU_SHARED join_shared *s)
-{
-    own_entries own;
-    load_chunk(c, most, s, &own);
-    fill_table(c, most, s, &own);
-    return write_chunk(scope, c, list, most, &own, s);
 }
 
 GPU_KERNEL(dsv4_attn_join, ATTN_JOIN_THREADS)(GPU_BY_VALUE attn_join_args a)
@@ -283,10 +270,10 @@ GPU_KERNEL(dsv4_attn_join, ATTN_JOIN_THREADS)(GPU_BY_VALUE attn_join_args a)
     for (int32_t first = 0; first < n_listed; first += most) {
         const join_chunk c =
             make_chunk(&scope, request, a.n_queries, first, gpu_min_i32(most, n_listed - first));
-        /* what runs once waits for its instructions: short lists have a shorter piece of code */
-        n_joined += c.n_own <= FEW_ENTRIES
-                        ? join_entries(&scope, &c, list + n_joined, FEW_ENTRIES, &s)
-                        : join_entries(&scope, &c, list + n_joined, OWN_ENTRIES, &s);
+        own_entries own;
+        load_chunk(&c, &s, &own);
+        fill_table(&c, &s, &own);
+        n_joined += write_chunk(&scope, &c, list + n_joined, &own, &s);
     }
     if (gpu_thread() == 0) {
         gpu_store4((char *)joined + (which == 0 ? offsetof(attn_joined_head, n_window)
