@@ -117,8 +117,8 @@ enum { DSV4_CUDA_KERNEL_AUTO = 0, DSV4_CUDA_KERNEL_MMA = 1, DSV4_CUDA_KERNEL_SM9
 
 /*
  * Joined lists, CUDA only: a hint of speed, results are the same within the tolerances of BF16. Of the queries of a
- * request (as with MTP) each row that several of them name is read once. AUTO does so where it expects to gain, assuming
- * that four of five rows of a query are named by the others too; NEVER; ALWAYS does so wherever it can, as NEVER
+ * request (as with MTP) each row that several of them name is read once. AUTO does so with three queries and more where it
+ * expects a clear gain, assuming that four of five rows of a query are named by the others too; NEVER; ALWAYS does so wherever it can, as NEVER
  * elsewhere. It can with 8, 16 or 32 heads, 2 to 4 queries, at most 64 of both together, not FP8 math; pools of
  * fewer than 2^28 - 1 rows, at most 2^18 indices of a request, and a kernel that computes all heads of all queries of a
  * request together (MMA: 8 heads, 2 queries; group_heads, where given, at least that many). The workspace then

@@ -46,14 +46,16 @@ static const way ways[] = {
 };
 
 /*
- * Joined lists (gpu/attn_join_kernel.c). Lists are on the device: what queries share is assumed to be what neighbouring
- * tokens do, and only a clear gain is worth that. Microseconds of joining on an H200: with all that a second kernel costs
- * the decode, and of an entry of the longest list, or of what a thread block has to do of all.
+ * Joined lists (gpu/attn_join_kernel.c). Lists are on the device, so that AUTO has to guess what queries share: what
+ * neighbouring tokens do. With less it loses, up to a third; so it joins for a clear gain only, which two queries
+ * (at most 5 %) and windows alone never had. Microseconds of joining on an H200: with all that a second kernel costs the decode,
+ * and of an entry of the longest list, or of what a thread block has to do of all.
  */
 enum {
     JOINED_SHARE_PERCENT = 80,
     JOIN_THREAD_BLOCKS = 3, /* of a multiprocessor, at once */
-    JOIN_LEAST_KEYS = 256,  /* of a query: windows alone have not gained on any shape */
+    JOIN_LEAST_QUERIES = 3,
+    JOIN_LEAST_KEYS = 256, /* of a query */
 };
 #define JOIN_FIXED      17.0f
 #define JOIN_ENTRY      0.0075f
@@ -230,8 +232,12 @@ static const way *find_way(const dsv4_attn_params *params, const device *d, bool
 
 static bool may_join(const dsv4_attn_params *params)
 {
-    return params->join_queries == DSV4_JOIN_ALWAYS ||
-           (params->join_queries == DSV4_JOIN_AUTO && count_keys(params) >= JOIN_LEAST_KEYS);
+    /* longer lists are not matched as a whole */
+    const int64_t most = ATTN_JOIN_ENTRIES / params->n_queries;
+    if (params->join_queries != DSV4_JOIN_AUTO) return params->join_queries == DSV4_JOIN_ALWAYS;
+    return params->n_queries >= JOIN_LEAST_QUERIES && count_keys(params) >= JOIN_LEAST_KEYS &&
+           dsv4_attn_gpu_used_indices(&params->window) <= most &&
+           dsv4_attn_gpu_used_indices(&params->extra) <= most;
 }
 
 static const way *choose_way(const dsv4_attn_params *params, const device *d, bool *is_joined)
