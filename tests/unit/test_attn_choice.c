@@ -404,13 +404,13 @@ static void lists_are_joined_where_it_gains(void **state)
         {256, 2, 8, AUTO, 9, ANY, 0, -8},     {256, 2, 16, AUTO, 9, ANY, 0, -16},
         {256, 2, 32, AUTO, 9, ANY, 0, -32},   {256, 4, 16, AUTO, 9, ANY, 0, 64},
         {256, 3, 8, AUTO, 9, ANY, 0, 32},     {256, 2, 64, AUTO, 9, ANY, 0, -64},
-        {64, 4, 8, AUTO, 9, ANY, 0, -8},      {256, 2, 64, ALWAYS, 9, ANY, 0, -64},
-        {256, 2, 32, NEVER, 9, ANY, 0, -32},  {1, 2, 8, AUTO, 9, ANY, 0, -8},
-        {1, 2, 8, ALWAYS, 9, ANY, 0, 16},     {256, 2, 8, ALWAYS, 9, MMA, 0, 16},
-        {256, 2, 16, ALWAYS, 9, MMA, 0, -16}, {256, 2, 8, ALWAYS, 8, ANY, 0, 16},
-        {256, 4, 8, ALWAYS, 8, ANY, 0, -8},   {256, 2, 8, ALWAYS, 9, ANY, 8, -8},
-        {256, 2, 8, ALWAYS, 9, ANY, 64, 64},  {256, 2, 8, ALWAYS, 9, MMA, 16, 16},
-        {256, 2, 8, ALWAYS, 9, MMA, 8, -8},
+        {64, 4, 8, AUTO, 9, ANY, 0, -8},      {256, 4, 16, NEVER, 9, ANY, 0, -16},
+        {256, 2, 64, ALWAYS, 9, ANY, 0, -64}, {256, 2, 32, NEVER, 9, ANY, 0, -32},
+        {1, 2, 8, AUTO, 9, ANY, 0, -8},       {1, 2, 8, ALWAYS, 9, ANY, 0, 16},
+        {256, 2, 8, ALWAYS, 9, MMA, 0, 16},   {256, 2, 16, ALWAYS, 9, MMA, 0, -16},
+        {256, 2, 8, ALWAYS, 8, ANY, 0, 16},   {256, 4, 8, ALWAYS, 8, ANY, 0, -8},
+        {256, 2, 8, ALWAYS, 9, ANY, 8, -8},   {256, 2, 8, ALWAYS, 9, ANY, 64, 64},
+        {256, 2, 8, ALWAYS, 9, MMA, 16, 16},  {256, 2, 8, ALWAYS, 9, MMA, 8, -8},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(calls); i++) {
