@@ -388,7 +388,7 @@ const attn_group attn_groups[] = {
     {"refused", 24, 0, AUTO, 10000000, draw_refused, attn_check_refused, false},
     {"scales", 48, 0, AUTO, 30000000, draw_scales, NULL, false},
     {"growth", 24, 0, AUTO, 60000000, draw_growth, NULL, false},
-    {"queries", 72, 0, AUTO, 40000000, draw_queries, NULL, false},
+    {"queries", 48, 0, AUTO, 40000000, draw_queries, NULL, false},
 };
 const int64_t attn_n_groups = COUNT(attn_groups);
 

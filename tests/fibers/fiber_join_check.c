@@ -300,7 +300,7 @@ static bool check_join(uint64_t seed)
 
 int64_t fiber_join_check(int64_t *n_failed)
 {
-    enum { N_CHECKS = 80 };
+    enum { N_CHECKS = 48 };
     *n_failed = 0;
     for (uint64_t seed = 0; seed < N_CHECKS; seed++) *n_failed += !check_join(seed);
     return N_CHECKS;

@@ -142,7 +142,7 @@ class Runner:
         words[1:1] = ["-I" + os.path.join(folder, "src")]
         beside = "-I" if path.endswith(".cu") else "-iquote"  # nvcc knows only the first
         # A fault is one at any level of optimization, and most of the time goes into compiling.
-        words += ["-w", "-g0", "-O1", beside, os.path.dirname(self.source(path)),
+        words += ["-w", "-g0", "-Og", beside, os.path.dirname(self.source(path)),
                   "-MD", "-MF", depends, "-o", target, "-c", os.path.join(folder, path)]
         self.run(words, "does not compile", cwd=entry["directory"])
         with open(depends, encoding="utf-8") as file:
