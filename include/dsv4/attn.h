@@ -47,9 +47,9 @@ extern "C" {
  * workspace must be zero before its first use and every decode leaves it ready for the next. A plan cannot be looked
  * at by the host, so that one of other shapes or options, or one that was never built, is refused on the device: decode
  * returns OK, and all of out and lse is NaN (FP8: codes 0x7f, scales 0xff). Shapes are n_requests, n_queries, n_heads
- * and n_indices of both scopes, options fixed_split and what math, cuda_kernel, group_heads, join_queries, out_dtype and
- * the device make of the choice of kernel, heads and joined lists; what such a plan would have named is not touched, nor
- * is the workspace.
+ * and n_indices of both scopes, options fixed_split and what math, cuda_kernel, group_heads, join_queries, out_dtype,
+ * pools of 2^28 - 1 rows and more, and the device make of the choice of kernel, heads and joined lists; what such a plan
+ * would have named is not touched, nor is the workspace.
  *
  * HIP: the same on an AMD GPU, gfx950 or gfx942; `stream` is a hipStream_t. AMD's runtime (libamdhip64, HIP 6.0 or
  * later) is opened by the first call that names this backend, and the kernels are loaded by the first one on each
@@ -117,13 +117,19 @@ enum { DSV4_CUDA_KERNEL_AUTO = 0, DSV4_CUDA_KERNEL_MMA = 1, DSV4_CUDA_KERNEL_SM9
 
 /*
  * Joined lists, CUDA only: a hint of speed, results are the same within the tolerances of BF16. Of the queries of a
- * request (as with MTP) each row that several of them name is read once. AUTO does so with three queries and more where it
- * expects a clear gain, assuming that four of five rows of a query are named by the others too; NEVER; ALWAYS does so wherever it can, as NEVER
- * elsewhere. It can with 8, 16 or 32 heads, 2 to 4 queries, at most 64 of both together, not FP8 math; pools of
- * fewer than 2^28 - 1 rows, at most 2^18 indices of a request, and a kernel that computes all heads of all queries of a
- * request together (MMA: 8 heads, 2 queries; group_heads, where given, at least that many). The workspace then
- * holds the joined lists too, and every decode begins with a kernel that makes them; bits of a query depend on the other
- * queries of its request. A row whose values become infinite is NaN to the queries that name it, if others do not.
+ * request (as with MTP) each row that several of them name is read once.
+ *
+ *   NEVER   each query is computed alone
+ *   ALWAYS  wherever it can be done, as NEVER elsewhere: 8, 16 or 32 heads, 2 to 4 queries, at most 64 heads of all queries;
+ *           not FP8 math; pools of fewer than 2^28 - 1 rows, at most 2^18 indices of all queries and both scopes; and a
+ *           kernel that computes all heads of all queries together (MMA: 8 heads, 2 queries; group_heads, where given,
+ *           at least that many)
+ *   AUTO    of these, where it expects a clear gain, assuming that four of five rows of a query are named by the others
+ *           too: three queries or more, lists of 4096 / n_queries entries at most in each scope; not with fixed_split
+ *
+ * The workspace then holds the joined lists too, and every decode begins with a kernel that makes them, from indices and
+ * lengths; bits of a query depend on the other queries of its request. A row whose values become infinite is NaN to
+ * the queries that name it, if others do not.
  */
 enum { DSV4_JOIN_AUTO = 0, DSV4_JOIN_NEVER = 1, DSV4_JOIN_ALWAYS = 2 };
 

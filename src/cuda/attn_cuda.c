@@ -232,10 +232,11 @@ static const way *find_way(const dsv4_attn_params *params, const device *d, bool
 
 static bool may_join(const dsv4_attn_params *params)
 {
-    /* longer lists are not matched as a whole */
+    /* longer lists are not matched as a whole; with fixed_split, a query's bits are to depend on no other query */
     const int64_t most = ATTN_JOIN_ENTRIES / params->n_queries;
     if (params->join_queries != DSV4_JOIN_AUTO) return params->join_queries == DSV4_JOIN_ALWAYS;
-    return params->n_queries >= JOIN_LEAST_QUERIES && count_keys(params) >= JOIN_LEAST_KEYS &&
+    return !params->fixed_split && params->n_queries >= JOIN_LEAST_QUERIES &&
+           count_keys(params) >= JOIN_LEAST_KEYS &&
            dsv4_attn_gpu_used_indices(&params->window) <= most &&
            dsv4_attn_gpu_used_indices(&params->extra) <= most;
 }

@@ -125,7 +125,7 @@ __device__ __forceinline__ int32_t count_heads(const attn_args &a, const joined_
 /* A head's query, and its number there. */
 __device__ __forceinline__ int32_t query_of(const attn_args &, const attn_part &p, int)
 {
-    return p.query_group >> 8;
+    return part_query(p);
 }
 
 __device__ __forceinline__ int32_t query_of(const attn_args &a, const joined_part &, int head)

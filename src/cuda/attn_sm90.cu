@@ -14,8 +14,8 @@
  * So one block is converted while the other is weighed and multiplied, and the key warps begin with the next part
  * while the value warps write this one's output. All heads of a group share a row's load and conversion. Softmax:
  * probabilities are relative to a reference per head, 2^(score - ref), and may pass 1 by far, since bf16 and f32 have
- * the exponents for it. So there is no running maximum: a block in which a thread's sum passes 2^40 (the first one
- * always does) sets a new reference and makes the value warps rescale.
+ * the exponents for it. So there is no running maximum: a part's first block, and one in which a thread's sum passes 2^40,
+ * set a new reference and make the value warps rescale.
  *
  * Joined lists: heads are those of all queries of the request, and a row's scores are -inf to those of queries that do
  * not name it (mark_joined); the finder leaves the bits of those that do with the row's address.

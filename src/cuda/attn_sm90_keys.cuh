@@ -278,6 +278,7 @@ __device__ __forceinline__ void mark_joined(const key_pair &keys, int query_shif
     if (!__any_sync(0xffffffffu, is_nan[0] || is_nan[1] || !are_all)) return;
 #pragma unroll
     for (int i = 0; i < HEADS / 2; i++) {
+        /* behind the last query, bits of the other row: nobody writes what comes of those heads */
         const int r = i / 2 % 2, query = 8 * (i / 4) >> query_shift;
         const bool is_named = (keys.is_valid >> (r * ATTN_JOIN_MAX_QUERIES + query) & 1) != 0;
         scores[i] = !is_named ? -INFINITY : (is_nan[r] ? NAN : scores[i]);

@@ -15,6 +15,7 @@
  * ATTN_JOIN_NAN_SLOT: NaN for those that do, nothing for the others.
  */
 #include "attn_device.h"
+#include "attn_lengths.h"
 #include "gpu.h"
 #include "gpu_scan.h"
 
@@ -38,7 +39,10 @@ enum {
 };
 
 _Static_assert(ATTN_JOIN_THREADS / GPU_WAVE <= GPU_WAVE, "a wave adds sums of all");
-_Static_assert((int)TABLE_PLACES >= 2 * (int)ATTN_JOIN_ENTRIES, "pairs of write_partial");
+_Static_assert((ATTN_JOIN_ENTRIES & (ATTN_JOIN_ENTRIES - 1)) == 0,
+               "no chunk has more places than the table");
+_Static_assert(ATTN_JOIN_SLOT_BITS + ATTN_JOIN_MAX_QUERIES == 32, "an entry is a slot and bits");
+_Static_assert(ATTN_JOIN_MAX_QUERIES <= 4, "query_of");
 
 typedef struct join_shared {
     int32_t table[TABLE_PLACES]; /* slots, and above them bits of the queries that name them */
@@ -67,13 +71,6 @@ typedef struct own_entries {
 GPU_DEVICE int32_t query_of(int32_t entry, int32_t n)
 {
     return (entry >= n) + (entry >= 2 * n) + (entry >= 3 * n);
-}
-
-GPU_DEVICE int32_t count_listed(const int32_t *lengths, int32_t request, int32_t n_indices)
-{
-    if (lengths == NULL) return n_indices;
-    const int32_t n = (int32_t)gpu_load4(lengths + request);
-    return n < 0 ? 0 : gpu_min_i32(n, n_indices);
 }
 
 /* ---- rows that are not finite ---- */
@@ -261,7 +258,7 @@ GPU_KERNEL(dsv4_attn_join, ATTN_JOIN_THREADS)(GPU_BY_VALUE attn_join_args a)
                                           : a.joined.first_extra);
     const gpu_u32x2 fingerprint = gpu_load8(a.plan + offsetof(attn_plan_head, fingerprint));
     const int32_t n_listed =
-        count_listed(lengths, request, which == 0 ? a.n_indices[0] : a.n_indices[1]);
+        gpu_count_listed(lengths, request, which == 0 ? a.n_indices[0] : a.n_indices[1]);
     if (fingerprint[0] != (uint32_t)a.fingerprint ||
         fingerprint[1] != (uint32_t)(a.fingerprint >> 32))
         return;

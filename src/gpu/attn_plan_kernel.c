@@ -7,6 +7,7 @@
  * there are never more partial states than thread blocks. Nothing here changes results but the cut.
  */
 #include "attn_device.h"
+#include "attn_lengths.h"
 #include "gpu.h"
 #include "gpu_scan.h"
 
@@ -33,18 +34,11 @@ typedef struct list_lengths {
     int32_t total;
 } list_lengths;
 
-GPU_DEVICE int32_t count_entries(const int32_t *lengths, int32_t request, int32_t n_indices)
-{
-    if (lengths == NULL) return n_indices;
-    const int32_t n = (int32_t)gpu_load4(lengths + request);
-    return n < 0 ? 0 : (n < n_indices ? n : n_indices);
-}
-
 GPU_DEVICE list_lengths read_lengths(const attn_plan_args *a, int32_t request)
 {
     list_lengths l;
-    l.window = count_entries(a->window_lengths, request, a->window_n_indices);
-    l.total = l.window + count_entries(a->extra_lengths, request, a->extra_n_indices);
+    l.window = gpu_count_listed(a->window_lengths, request, a->window_n_indices);
+    l.total = l.window + gpu_count_listed(a->extra_lengths, request, a->extra_n_indices);
     return l;
 }
 

@@ -48,7 +48,8 @@
  *   gpu_match(x)           which lanes have the same x: their number, and how many of them are below
  *   gpu_add_shared         atomic, order free
  *   gpu_or_shared          atomic; says what was there
- *   gpu_compare_shared     atomic: `value` takes the place of `expected`, if that is there; says what was there
+ *   gpu_compare_shared     atomic: `value` takes the place of `expected`, if that is there; says what was there. These two
+ *                          are missing in gpu_amd.h, whose kernels join no lists
  *
  *   gpu_store8_device, gpu_store4_device          to where all blocks of the device read, behind no cache of fewer
  *   gpu_wait_stores()      until this thread's stores are there; behind a barrier, those of the block's threads are

@@ -178,18 +178,6 @@ GPU_DEVICE void gpu_add_shared(GPU_SHARED int32_t *counter, int32_t n)
     (void)__scoped_atomic_fetch_add(counter, n, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
 }
 
-GPU_DEVICE int32_t gpu_or_shared(GPU_SHARED int32_t *at, int32_t bits)
-{
-    return __scoped_atomic_fetch_or(at, bits, __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
-}
-
-GPU_DEVICE int32_t gpu_compare_shared(GPU_SHARED int32_t *at, int32_t expected, int32_t value)
-{
-    (void)__scoped_atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_RELAXED,
-                                             __ATOMIC_RELAXED, __MEMORY_SCOPE_WRKGRP);
-    return expected;
-}
-
 /* A cluster is one block here. */
 GPU_DEVICE void gpu_cluster_barrier(void)
 {

@@ -43,7 +43,7 @@ static const fiber_group groups[] = {
     {"values", 60, 20000000},      {"rope", 20, 20000000},   {"bits", 36, 20000000},
     {"fp8-output", 30, 20000000},  {"split", 8, 60000000},   {"grid", 10, 100000000},
     {"shared-plan", 12, 20000000}, {"far", 6, 20000000},     {"refused", 12, 20000000},
-    {"scales", 24, 30000000},      {"growth", 12, 60000000}, {"queries", 72, 40000000},
+    {"scales", 24, 30000000},      {"growth", 12, 60000000}, {"queries", 48, 40000000},
 };
 
 static const attn_group *find_group(const char *name, uint64_t *number)

@@ -276,7 +276,7 @@ static void cuda_merges_values_of_16_bytes(void **state)
 
 /* ---- joined lists ---- */
 
-/* A step with two queries of neighbouring tokens, whose lists have 128 and 512 entries. */
+/* A step with queries of neighbouring tokens, whose lists have 128 and 512 entries. */
 static dsv4_attn_params neighbours(int64_t n_requests, int64_t n_queries, int64_t n_heads)
 {
     dsv4_attn_params params;
@@ -449,19 +449,43 @@ static void joined_lists_have_plans_and_memory_of_their_own(void **state)
     assert_int_equal(other.workspace_bytes % 16, 0);
 }
 
-/* With fixed_split the batch decides nothing. */
+/* With fixed_split the batch decides nothing, and nothing is joined that nobody asked for. */
 static void fixed_split_joins_whatever_the_batch(void **state)
 {
     (void)state;
     for (int64_t n_heads = 8; n_heads <= 32; n_heads *= 2) {
-        dsv4_attn_params params = neighbours(1, 2, n_heads);
-        params.fixed_split = 1;
+        for (int32_t join = DSV4_JOIN_AUTO; join <= DSV4_JOIN_ALWAYS; join += DSV4_JOIN_ALWAYS) {
+            dsv4_attn_params params = neighbours(1, 64 / n_heads > 4 ? 4 : 64 / n_heads, n_heads);
+            params.fixed_split = 1;
+            params.join_queries = join;
+            const int32_t heads = chosen_heads(&params, 9);
+            if (heads == 0) skip();
+            assert_true((heads > 0) == (join == DSV4_JOIN_ALWAYS));
+            for (int64_t n = 2; n < 3000; n += n / 2) {
+                params.n_requests = n;
+                assert_int_equal(chosen_heads(&params, 9), heads);
+            }
+        }
+    }
+}
+
+/* AUTO wants lists that are worth it, and are matched as a whole. */
+static void lists_of_some_lengths_are_joined(void **state)
+{
+    static const struct {
+        int64_t window, extra;
+        bool expected;
+    } lists[] = {{128, 512, true},   {128, 1024, true}, {128, 1025, false},
+                 {1025, 128, false}, {128, 127, false}, {255, 0, false}};
+    (void)state;
+    for (size_t i = 0; i < COUNT(lists); i++) {
+        dsv4_attn_params params = neighbours(256, 4, 8);
+        params.window.n_indices = lists[i].window;
+        params.extra.n_indices = lists[i].extra;
+        dsv4_attn_params_set_dense(&params);
         const int32_t heads = chosen_heads(&params, 9);
         if (heads == 0) skip();
-        for (int64_t n = 2; n < 3000; n += n / 2) {
-            params.n_requests = n;
-            assert_int_equal(chosen_heads(&params, 9), heads);
-        }
+        if ((heads > 0) != lists[i].expected) fail_msg("lists %d: %d", (int)i, heads);
     }
 }
 
@@ -483,6 +507,7 @@ int main(void)
         cmocka_unit_test(lists_are_joined_where_it_gains),
         cmocka_unit_test(joined_lists_have_plans_and_memory_of_their_own),
         cmocka_unit_test(fixed_split_joins_whatever_the_batch),
+        cmocka_unit_test(lists_of_some_lengths_are_joined),
     };
     return cmocka_run_group_tests_name("attn_choice", tests, NULL, NULL);
 }
