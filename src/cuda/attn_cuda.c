@@ -12,7 +12,10 @@
 #include "base/error.h"
 #include "gpu/attn_host.h"
 
-enum { RESERVED_SHARED_BYTES = 1024 };
+enum {
+    RESERVED_SHARED_BYTES = 1024,
+    MOST_THREAD_BLOCKS = 2, /* of a multiprocessor: by the registers of mma */
+};
 
 /*
  * A way to compute a group of heads, and its cost on an H200 in microseconds: docs/kernels-sm90.md says how it was
@@ -114,7 +117,7 @@ static int64_t count_thread_blocks(const way *w, const device *d)
     if (w->kernel == DSV4_CUDA_KERNEL_MMA) {
         n = d->shared_bytes /
             (int64_t)(dsv4_attn_mma_shared_bytes(w->heads, w->step_keys) + RESERVED_SHARED_BYTES);
-        n = n > 2 ? 2 : (n < 1 ? 1 : n); /* two by its registers */
+        n = n > MOST_THREAD_BLOCKS ? MOST_THREAD_BLOCKS : (n < 1 ? 1 : n);
     }
     n *= d->n_multiprocessors;
     return n < ATTN_PLAN_THREADS ? n : ATTN_PLAN_THREADS;
@@ -183,12 +186,13 @@ static float join_time(const dsv4_attn_params *params, int64_t n_requests, const
     return JOIN_FIXED + JOIN_ENTRY * (float)n_entries;
 }
 
-/* Microseconds of a step whose lists are full; with fixed_split of one that fills the device. */
+/* Microseconds of a step whose lists are full; with fixed_split of one that fills the device, the same for all ways. */
 static float step_time(const dsv4_attn_params *params, const device *d, const way *w,
                        bool is_joined)
 {
     const int64_t n_keys = count_keys(params);
-    const int64_t n_requests = params->fixed_split ? count_thread_blocks(w, d) : params->n_requests;
+    const int64_t n_requests =
+        params->fixed_split ? MOST_THREAD_BLOCKS * d->n_multiprocessors : params->n_requests;
     if (is_joined) {
         const int64_t n_joined = ceil_div(n_keys * joined_percent(params), 100);
         return estimate_time(w, n_requests, ceil_div(n_joined, ATTN_BLOCK_KEYS), d,

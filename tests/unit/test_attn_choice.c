@@ -469,6 +469,19 @@ static void fixed_split_joins_whatever_the_batch(void **state)
     }
 }
 
+/* The batch is not known then, and ways are compared by the same work: few heads take the way of few. */
+static void fixed_split_takes_the_faster_way(void **state)
+{
+    (void)state;
+    for (int64_t n_heads = 8; n_heads <= 64; n_heads *= 2) {
+        dsv4_attn_params params = neighbours(1, 1, n_heads);
+        params.fixed_split = 1;
+        const int32_t heads = chosen_heads(&params, 9);
+        if (heads == 0) skip();
+        assert_int_equal(-heads, n_heads);
+    }
+}
+
 /* AUTO wants lists that are worth it, and are matched as a whole. */
 static void lists_of_some_lengths_are_joined(void **state)
 {
@@ -507,6 +520,7 @@ int main(void)
         cmocka_unit_test(lists_are_joined_where_it_gains),
         cmocka_unit_test(joined_lists_have_plans_and_memory_of_their_own),
         cmocka_unit_test(fixed_split_joins_whatever_the_batch),
+        cmocka_unit_test(fixed_split_takes_the_faster_way),
         cmocka_unit_test(lists_of_some_lengths_are_joined),
     };
     return cmocka_run_group_tests_name("attn_choice", tests, NULL, NULL);
