@@ -41,7 +41,10 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
                                       const dsv4_attn_cuda_shape *shape, void *plan,
                                       dsv4_error *error);
 
-/* Enqueues the attention, and in front of it what joins lists; nothing but the plan's parts, tensors and workspace is touched. Errors: DEVICE. */
+/*
+ * Enqueues the attention, and in front of it what joins lists; nothing but the plan's parts, tensors and workspace is
+ * touched. Errors: DEVICE.
+ */
 dsv4_status dsv4_attn_cuda_decode(void *stream, const dsv4_attn_params *params,
                                   const dsv4_attn_cuda_shape *shape, const void *plan,
                                   void *workspace, dsv4_error *error);

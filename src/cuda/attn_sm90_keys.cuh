@@ -451,9 +451,9 @@ __device__ __forceinline__ void weigh_keys(int stream, uint32_t b, uint32_t part
     float block_sums[HEADS / 8];
     if (b > 0) barrier_wait(shared_address(&s.weighed[1 - stream]), (b - 1) / 2 & 1);
     if (thread == 0) s.needs_rescale[stream] = 0;
-        /* a part's first block sets references whatever its scores are; one piece of code for both ways */
 #pragma unroll 1
     for (bool moves = is_first;; moves = true) {
+        /* a part's first block sets references whatever its scores are; one piece of code for both ways */
         if (moves) set_reference<HEADS>(scores, scale_log2, stream, part, sums, s);
         const float total = make_probs<HEADS>(scores, scale_log2, s.ref, probs, block_sums);
         if (moves) break;

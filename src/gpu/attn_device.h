@@ -2,8 +2,9 @@
  * attn_device.h - what the host, the plan kernel and the attention kernels say to each other.
  *
  * Place: gpu; the same for every device. Plain structs, passed to kernels by value or lying in the plan. A task is one
- * query token and one group of its heads, of joined lists all queries of a request; a part is a run of a task's key blocks, computed by one thread block; a task
- * of several parts leaves partial results in the workspace, which are merged within the same launch.
+ * query token and one group of its heads, of joined lists all queries of a request; a part is a run of a task's key
+ * blocks, computed by one thread block; a task of several parts leaves partial results in the workspace, which are
+ * merged within the same launch.
  */
 #ifndef DSV4_GPU_ATTN_DEVICE_H
 #define DSV4_GPU_ATTN_DEVICE_H

@@ -34,7 +34,7 @@ int64_t dsv4_attn_gpu_used_indices(const dsv4_attn_scope *scope)
     return scope->n_pages > 0 ? scope->n_indices : 0;
 }
 
-/* The most entries of a request, of all queries and both scopes: they are counted in 32 bits, a block of keys at a time. */
+/* The most entries of a request, of all queries and both scopes: a choice; kernels cut them in 32 bits, with room to spare. */
 enum { MAX_JOINED_ENTRIES = 1 << 18 };
 
 static bool can_join_scope(const dsv4_attn_scope *scope)
