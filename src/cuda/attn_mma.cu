@@ -536,14 +536,6 @@ run_step(const attn_args &a, mma_thread &t, const query_operands<HEADS, KEYS> &q
     if (division<HEADS, KEYS>::n_buffers == 1) __syncthreads();
 }
 
-/* Brings what the end of a part reads to the second-level cache; one warp calls it. */
-__device__ __forceinline__ void prefetch_end(const attn_args &a, const attn_part &p)
-{
-    const int lane = threadIdx.x % 32;
-    if (lane == 0 && p.first_slot >= 0) prefetch_l2(&a.arrivals[p.first_slot]);
-    if (a.sink != NULL && lane * 32 < a.n_heads) prefetch_l2(a.sink + lane * 32);
-}
-
 template <class PART, int HEADS, int KEYS>
 __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_constant__ attn_args a)
 {
@@ -565,7 +557,12 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
         float2 own_sums = make_float2(0.0f, 0.0f);
         int buffer = 0;
         load_query<HEADS, KEYS>(a, p, t, q);
-        if (threadIdx.x < 32) prefetch_end(a, p);
+        float sink = 0.0f;
+        if (threadIdx.x < HEADS) {
+            const int head = part_first_head(p, HEADS) + (int)threadIdx.x;
+            sink = read_sink(a, p, min(head, count_heads(a, p) - 1));
+        }
+        if (threadIdx.x == 0 && p.first_slot >= 0) prefetch_l2(&a.arrivals[p.first_slot]);
         if (round == 0) {
             copy_async_wait<0>();
             __syncwarp();
@@ -578,12 +575,13 @@ __global__ void __launch_bounds__(N_THREADS, 2) attn_mma_kernel(const __grid_con
             run_step<PART, HEADS, KEYS>(a, t, q, buffer, own_sums, sums, s);
             if (division<HEADS, KEYS>::n_buffers == 2) buffer ^= 1;
         }
+        if (threadIdx.x < HEADS) s.result.sink[threadIdx.x] = sink;
         stage_sums<HEADS, KEYS>(t, sums, own_sums, s);
         const float *staged = (const float *)s.values;
         if (p.first_slot >= 0) {
             leave_part<HEADS>(a, p, staged, s.result);
-            finish_split<unit_merge<HEADS, block_team>, block_team>(a, p, s.result.arrival,
-                                                                    *(split_sums *)s.raw);
+            finish_split<unit_merge<HEADS, block_team>, block_team>(
+                a, p, s.result.arrival, s.result.sink, *(split_sums *)s.raw);
             break; /* no part comes behind a split task's */
         }
         finish_part<HEADS>(a, p, staged, s.result);

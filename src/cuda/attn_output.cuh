@@ -13,7 +13,7 @@ enum { STAGE_PITCH = DIM + 4 }; /* floats of a staged head: heads fall into diff
 /* A part that ended, in shared memory. */
 template <int HEADS> struct part_result {
     float ref[HEADS], sum[HEADS]; /* probabilities are 2^(score - ref) */
-    float inverse[HEADS];
+    float inverse[HEADS], sink[HEADS];
     int arrival;
 };
 
@@ -56,7 +56,7 @@ __device__ static void finish_part(const attn_args &a, const PART &p, const floa
 {
     const int h = threadIdx.x, first_head = part_first_head(p, HEADS);
     if (h < HEADS && first_head + h < count_heads(a, p)) {
-        r.inverse[h] = inverse_sum(read_sink(a, p, first_head + h), r.ref[h], r.sum[h]);
+        r.inverse[h] = inverse_sum(r.sink[h], r.ref[h], r.sum[h]);
         write_lse(a, p, first_head + h, r.ref[h], r.sum[h]);
     }
     __syncthreads();

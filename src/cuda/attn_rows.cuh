@@ -49,6 +49,12 @@ __device__ static const uint4 nan_row[ROW_BYTES / 16] = {{0x7f, 0, 0, 0}};
 struct joined_part : attn_part {
 };
 
+/* A part that was kept, as what it was. */
+template <class PART> __device__ __forceinline__ PART kept_part(const attn_part &part)
+{
+    return PART{part};
+}
+
 template <class PART> inline constexpr bool is_joined = false;
 template <> inline constexpr bool is_joined<joined_part> = true;
 

@@ -505,6 +505,7 @@ __device__ static void run_keys(const attn_args &a, shared_memory<HEADS> &s)
         const PART p = read_part<PART>(a, rank);
         const uint32_t end = n_blocks_done + (p.end_block - p.first_block);
         head_sums sums = {};
+        if (threadIdx.x == 0) s.part[part % 2] = p;
         if (threadIdx.x < HEADS) s.ref[threadIdx.x] = FIRST_REF;
         load_query<HEADS>(a, p, s.q);
         if (round == 0) rows = begin_rows<PART, HEADS>(stream, s);

@@ -61,8 +61,11 @@ template <int HEADS> struct shared_memory {
     float rescale[N_STREAMS][HEADS]; /* of values so far, when needs_rescale */
     /* of the stream's sums, when the other one has moved the references */
     float sum_rescale[N_STREAMS][HEADS];
+    attn_part part[2];     /* the key warps' and the one before, counted from 1 */
     float part_ref[HEADS]; /* of the part that ended */
     float part_sum[N_KEY_WARPS][HEADS];
+    float sink[HEADS];    /* of the value warps' part */
+    float inverse[HEADS]; /* what its values are multiplied with */
     int needs_rescale[N_STREAMS];
     uint32_t needs_sum_rescale[N_STREAMS]; /* the part for which it does, counted from 1 */
     int arrival;
@@ -70,5 +73,7 @@ template <int HEADS> struct shared_memory {
     uint64_t full[N_STREAMS], probs_empty;
     uint64_t part_full, part_empty;
 };
+
+static_assert(sizeof(shared_memory<64>) <= 227 * 1024, "a thread block has no more");
 
 #endif

@@ -6,8 +6,6 @@
  *
  *   n, of(i), value(own)   different heads of a thread, the one of value i, a value that belongs to one
  *   head(i), dim(half, i)  head, counted from the group's first; dimension, half: the warpgroup
- *
- * A kernel's MEMORY has part_ref and part_sum (attn_sm90_shared.cuh).
  */
 #ifndef DSV4_CUDA_ATTN_SM90_SUMS_CUH
 #define DSV4_CUDA_ATTN_SM90_SUMS_CUH
@@ -78,16 +76,6 @@ __device__ __forceinline__ void leave_rows(const value_sums<HEADS> &sums, int ha
                                                           : make_float2(sums.v[i + 2], sums.v[i]);
         }
     }
-}
-
-/* Leaves this part's references and sums; its values are left by the layout. */
-template <int HEADS, class MEMORY>
-__device__ __forceinline__ void leave_heads(float *state, const MEMORY &s)
-{
-    const int h = value_team::thread();
-    if (h >= HEADS) return;
-    state[h] = s.part_ref[h];
-    state[ATTN_MAX_GROUP + h] = add_warps(s.part_sum, h);
 }
 
 /* ---- output ---- */

@@ -53,7 +53,7 @@ __device__ __forceinline__ void scale_values(value_sums<HEADS> &sums,
 /* Adds a block to groups FIRST and FIRST + 1 of the warpgroup's. probs, values: shared addresses. */
 template <int HEADS, int FIRST>
 __device__ __forceinline__ void add_block(value_sums<HEADS> &sums, uint32_t probs, uint32_t values,
-                                          int warpgroup, bool adds)
+                                          int warpgroup)
 {
     const uint64_t p = wgmma_matrix(probs, 16);
     const uint64_t v = wgmma_matrix(values + group_of(warpgroup, FIRST) * GROUP_BYTES, GROUP_BYTES);
@@ -61,13 +61,12 @@ __device__ __forceinline__ void add_block(value_sums<HEADS> &sums, uint32_t prob
     for (int k = 0; k < 4; k++) {
         if constexpr (HEADS == 64) {
             wgmma_ss_tb(*(float(*)[64]) & sums.v[FIRST * 32], wgmma_move(p, k * 32),
-                        wgmma_move(v, k * 2048), adds || k > 0);
+                        wgmma_move(v, k * 2048), true);
         } else {
 #pragma unroll
             for (int g = 0; g < 2; g++) {
                 wgmma_ss_ta(*(float(*)[HEADS / 2]) & sums.v[(FIRST + g) * (HEADS / 2)],
-                            wgmma_move(v, g * GROUP_BYTES + k * 2048), wgmma_move(p, k * 32),
-                            adds || k > 0);
+                            wgmma_move(v, g * GROUP_BYTES + k * 2048), wgmma_move(p, k * 32), true);
             }
         }
     }
@@ -167,20 +166,16 @@ __device__ __forceinline__ void leave_values(const value_sums<HEADS> &sums, int 
 /* A merge of such states: a share is some of every thread's pieces. */
 struct piece_merge {
     /* Of the two heads of four neighbouring lanes, over all parts. */
-    __device__ static __forceinline__ void find_totals(const attn_args &a, const attn_part &p,
+    __device__ static __forceinline__ void find_totals(const task_states &states,
                                                        head_total (&totals)[2])
     {
-        const int n_parts = p.part_of & 0xffff;
 #pragma unroll
         for (int row = 0; row < 2; row++) totals[row] = {FIRST_REF, 0.0f};
 #pragma unroll 1
-        for (int k = threadIdx.x % 4; k < n_parts; k += 4) {
+        for (int k = threadIdx.x % 4; k < states.n_parts; k += 4 * 4) {
 #pragma unroll
-            for (int row = 0; row < 2; row++) {
-                const float *head = part_state(a, p, k) + own_heads<64>::head(2 * row);
-                totals[row] =
-                    add_totals(totals[row], {__ldcg(head), __ldcg(head + ATTN_MAX_GROUP)});
-            }
+            for (int row = 0; row < 2; row++)
+                totals[row] = add_parts<4, 4>(states, own_heads<64>::head(2 * row), k, totals[row]);
         }
 #pragma unroll
         for (int row = 0; row < 2; row++) {
@@ -192,19 +187,19 @@ struct piece_merge {
 
     /* Adds N pieces from `first` on, of all parts; fewer than 8 are of one row. */
     template <int N>
-    __device__ static __forceinline__ void add_pieces(const attn_args &a, const attn_part &p,
-                                                      int first, const head_total (&totals)[2],
+    __device__ static __forceinline__ void add_pieces(const task_states &states, int first,
+                                                      const head_total (&totals)[2],
                                                       float4 (&sums)[N])
     {
-        const int n_parts = p.part_of & 0xffff, thread = value_team::thread();
+        const int thread = value_team::thread();
         const bool is_second = (first & 4) != 0;
         const int own = own_heads<64>::head(0) + (is_second ? 8 : 0);
         const float own_ref = is_second ? totals[1].ref : totals[0].ref;
 #pragma unroll
         for (int j = 0; j < N; j++) sums[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll(16 / N)
-        for (int k = 0; k < n_parts; k++) {
-            const float *state = part_state(a, p, k);
+        for (int k = 0; k < states.n_parts; k++) {
+            const float *state = states[k];
             const float4 *values =
                 (const float4 *)(state + 2 * ATTN_MAX_GROUP) + first * N_VALUE_THREADS + thread;
             const float weight = exp2f(__ldcg(&state[own]) - own_ref);
@@ -242,45 +237,41 @@ struct piece_merge {
     }
 
     template <int N, class PART>
-    __device__ static __forceinline__ void merge_pieces(const attn_args &a, const PART &p,
-                                                        int number, const head_total (&totals)[2],
-                                                        const float (&inverse)[2])
+    __device__ static __forceinline__ void
+    merge_pieces(const attn_args &a, const PART &p, const task_states &states, int number,
+                 const head_total (&totals)[2], const float (&inverse)[2])
     {
 #pragma unroll 1
-        for (int first = N * number; first < N_OWN_PIECES; first += N * (p.part_of & 0xffff)) {
+        for (int first = N * number; first < N_OWN_PIECES; first += N * states.n_parts) {
             float4 sums[N];
-            add_pieces<N>(a, p, first, totals, sums);
+            add_pieces<N>(states, first, totals, sums);
             finish_pieces<N>(a, p, first, sums, inverse);
         }
     }
 
     template <class PART>
-    __device__ static __forceinline__ void merge(const attn_args &a, const PART &p, int number,
-                                                 split_sums &)
+    __device__ static __forceinline__ void merge(const attn_args &a, const PART &p,
+                                                 const task_states &states, int number,
+                                                 const float *sinks, split_sums &)
     {
-        const int n_parts = p.part_of & 0xffff, thread = value_team::thread();
+        const int thread = value_team::thread();
         if (number >= N_OWN_PIECES) return;
-        float sinks[2], inverse[2];
+        float inverse[2];
         head_total totals[2];
+        find_totals(states, totals);
 #pragma unroll
         for (int row = 0; row < 2; row++) {
-            const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
-            sinks[row] = read_sink(a, p, min(head, count_heads(a, p) - 1));
-        }
-        find_totals(a, p, totals);
-#pragma unroll
-        for (int row = 0; row < 2; row++) {
-            const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
-            inverse[row] = inverse_sum(sinks[row], totals[row].ref, totals[row].sum);
+            const int h = own_heads<64>::head(2 * row), head = part_first_head(p, 64) + h;
+            inverse[row] = inverse_sum(sinks[h], totals[row].ref, totals[row].sum);
             if (number == 0 && thread < WARPGROUP && thread % 4 == 0 && head < count_heads(a, p))
                 write_lse(a, p, head, totals[row].ref, totals[row].sum);
         }
-        if (n_parts <= 4) {
-            merge_pieces<8>(a, p, number, totals, inverse);
-        } else if (n_parts <= 8) {
-            merge_pieces<4>(a, p, number, totals, inverse);
+        if (states.n_parts <= 4) {
+            merge_pieces<8>(a, p, states, number, totals, inverse);
+        } else if (states.n_parts <= 8) {
+            merge_pieces<4>(a, p, states, number, totals, inverse);
         } else {
-            merge_pieces<2>(a, p, number, totals, inverse);
+            merge_pieces<2>(a, p, states, number, totals, inverse);
         }
     }
 };
@@ -317,16 +308,18 @@ __device__ __forceinline__ void write_sectors(char *to, const uint32_t (&first)[
     *(uint4 *)(to - 16 * is_odd + 32) = high;
 }
 
-/* Aligned bf16, from registers. */
+/* Times the inverse sums, to aligned bf16, from registers. */
 template <class PART>
 __device__ __forceinline__ void write_rows(const attn_args &a, const PART &p,
-                                           const value_sums<64> &sums, int half)
+                                           const value_sums<64> &sums, const float (&inverse)[2],
+                                           int half)
 {
     const int lane = threadIdx.x % 4;
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         const int head = part_first_head(p, 64) + own_heads<64>::head(2 * row);
         const bool is_real = head < count_heads(a, p);
+        const float by = inverse[row];
         char *out = part_out(a, p, head) + head_of(a, p, head) * a.out_head_stride_bytes;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -336,7 +329,7 @@ __device__ __forceinline__ void write_rows(const attn_args &a, const PART &p,
             if (half == 1 && i == 3) { /* rotated: eight dimensions, and eight 32 on */
 #pragma unroll
                 for (int k = 0; k < 8; k++)
-                    pieces[k % 2][k / 2] = to_bf16_pair(v[4 * k], v[4 * k + 1]);
+                    pieces[k % 2][k / 2] = to_bf16_pair(v[4 * k] * by, v[4 * k + 1] * by);
                 if (is_real) {
 #pragma unroll
                     for (int k = 0; k < 2; k++)
@@ -348,7 +341,7 @@ __device__ __forceinline__ void write_rows(const attn_args &a, const PART &p,
 #pragma unroll
             for (int k = 0; k < 8; k++) /* dimensions 2k and 2k + 1 of the lane's 16 */
                 pieces[k / 4][k % 4] =
-                    to_bf16_pair(v[8 * (k / 2) + 4 + k % 2], v[8 * (k / 2) + k % 2]);
+                    to_bf16_pair(v[8 * (k / 2) + 4 + k % 2] * by, v[8 * (k / 2) + k % 2] * by);
             write_sectors(to + 32 * lane, pieces[0], pieces[1], is_real);
         }
     }
@@ -412,7 +405,52 @@ __device__ __forceinline__ void send_values(const attn_args &a, const PART &p, i
     }
 }
 
-/* Divides by the sums, writes out and lse. */
+/* Begins to bring the sinks of a part's heads, a thread each: the one that is to read it. */
+template <int HEADS, class PART>
+__device__ __forceinline__ void ask_for_sink(const attn_args &a, const PART &p,
+                                             shared_memory<HEADS> &s)
+{
+    const int h = value_team::thread();
+    if (h >= HEADS) return;
+    const int head = min(part_first_head(p, HEADS) + h, count_heads(a, p) - 1);
+    if (a.sink == NULL) {
+        s.sink[h] = -INFINITY;
+    } else {
+        copy_async4(shared_address(&s.sink[h]), &a.sink[head_of(a, p, head)]);
+        copy_async_commit();
+        copy_async_commit(); /* two more: all but the last two are waited for */
+        copy_async_commit();
+    }
+}
+
+/*
+ * References and sums of the part behind n_parts_done others: of a split task's part to its state, else lse, and what
+ * values are multiplied with.
+ */
+template <class PART, int HEADS>
+__device__ __forceinline__ void finish_heads(const attn_args &a, uint32_t n_parts_done,
+                                             shared_memory<HEADS> &s)
+{
+    const int h = value_team::thread();
+    barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
+    const PART p = kept_part<PART>(s.part[(n_parts_done + 1) % 2]);
+    if (h < HEADS) {
+        copy_async_wait<2>(); /* the sink */
+        const float ref = s.part_ref[h], sum = add_warps(s.part_sum, h);
+        const int head = part_first_head(p, HEADS) + h;
+        if (p.first_slot >= 0) {
+            float *state = own_state(a, p);
+            state[h] = ref;
+            state[ATTN_MAX_GROUP + h] = sum;
+        } else {
+            s.inverse[h] = inverse_sum(s.sink[h], ref, sum);
+            if (head < count_heads(a, p)) write_lse(a, p, head, ref, sum);
+        }
+    }
+    if (p.first_slot < 0) value_team::sync();
+}
+
+/* Divides by the sums, writes out. */
 template <int HEADS, class PART>
 __device__ static void finish_values(const attn_args &a, const PART &p, value_sums<HEADS> &sums,
                                      int half, const shared_memory<HEADS> &s)
@@ -420,31 +458,17 @@ __device__ static void finish_values(const attn_args &a, const PART &p, value_su
     typedef own_heads<HEADS> own;
     float inverse[own::n];
 #pragma unroll
-    for (int i = 0; i < own::n; i++) {
-        const int h = own::head(own::value(i)), head = part_first_head(p, HEADS) + h;
-        const float sum = add_warps(s.part_sum, h);
-        const bool is_real = head < count_heads(a, p);
-        const float sink = a.sink == NULL || !is_real
-                               ? 0.0f
-                               : exp2f(a.sink[head_of(a, p, head)] * LOG2_E - s.part_ref[h]);
-        inverse[i] = sum == 0.0f ? 0.0f : 1.0f / (sum + sink);
-        const bool is_owner = HEADS == 64 ? threadIdx.x % 4 == 0 : threadIdx.x % WARPGROUP < 4;
-        if (a.lse != NULL && half == 0 && is_owner && is_real) {
-            *(float *)(a.lse + p.request * a.lse_request_stride_bytes +
-                       query_of(a, p, head) * a.lse_query_stride_bytes +
-                       head_of(a, p, head) * a.lse_head_stride_bytes) =
-                sum == 0.0f ? INFINITY : (s.part_ref[h] + log2f(sum)) * LN_2;
-        }
-    }
-    scale_values<HEADS>(sums, inverse);
+    for (int i = 0; i < own::n; i++) inverse[i] = s.inverse[own::head(own::value(i))];
     if (half == 1 && a.rope_table != NULL) turn_back<HEADS>(a, p, sums);
     if (a.out_is_f32 || !a.out_is_aligned) {
+        scale_values<HEADS>(sums, inverse);
         write_values<value_layout<HEADS>>(a, p, sums, half);
         return;
     }
     if constexpr (HEADS == 64) {
-        write_rows(a, p, sums, half);
+        write_rows(a, p, sums, inverse, half);
     } else {
+        scale_values<HEADS>(sums, inverse);
         const uint32_t stage = shared_address(s.staged[half]);
         const int first_head = part_first_head(p, HEADS);
         named_barrier(BARRIER_HALF + half, WARPGROUP); /* what was there before has been sent */
@@ -471,32 +495,41 @@ __device__ __forceinline__ void rescale_values(value_sums<HEADS> &sums, const fl
     scale_values<HEADS>(sums, factors);
 }
 
+/* Asks for what the end of a part needs; gives the number behind that of its last block. begin: its first one's. */
+template <class PART, int HEADS>
+__device__ __forceinline__ uint32_t begin_part(const attn_args &a, int32_t rank, uint32_t begin,
+                                               shared_memory<HEADS> &s)
+{
+    const PART p = read_part<PART>(a, rank);
+    ask_for_sink<HEADS>(a, p, s);
+    return begin + (uint32_t)(p.end_block - p.first_block);
+}
+
 template <class PART, int HEADS>
 __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
 {
     const int half = __shfl_sync(0xffffffffu, threadIdx.x / WARPGROUP, 0) - N_STREAMS;
     const int32_t n_ranks = ((const attn_plan_head *)a.plan)->n_parts;
     uint32_t b = 0, n_parts_done = 0;
-    value_sums<HEADS> sums;
     row_finder finder = begin_finding<PART, HEADS>(a, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         prefetch_query<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
-        const uint32_t begin = b, end = b + count_part_blocks<PART>(a, rank);
-        if (begin == end) {
+        const uint32_t begin = b, end = begin_part<PART, HEADS>(a, rank, begin, s);
+        const bool is_last =
+            rank_of_round(round + 1) >= n_ranks; /* none is found behind its last block */
+        value_sums<HEADS> sums; /* cleared, lest the last part's be kept till the first product */
 #pragma unroll
-            for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
-        }
+        for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
 #pragma unroll 1
         for (; b < end; b++) {
             const int place = b % 2;
             barrier_wait(shared_address(&s.full[place]), b / 2 & 1);
-            const bool adds = b > begin;
-            if (adds && s.needs_rescale[place]) rescale_values<HEADS>(sums, s.rescale[place]);
+            if (b > begin && s.needs_rescale[place]) rescale_values<HEADS>(sums, s.rescale[place]);
             const uint32_t probs = shared_address(s.probs[place % shared_memory<HEADS>::n_probs]);
             const uint32_t values = shared_address(s.values[place]);
             wgmma_fence();
-            add_block<HEADS, 0>(sums, probs, values, half, adds);
-            add_block<HEADS, 2>(sums, probs, values, half, adds);
+            add_block<HEADS, 0>(sums, probs, values, half);
+            add_block<HEADS, 2>(sums, probs, values, half);
             wgmma_wait<1>();
             barrier_arrive_warp(shared_address(&s.empty[place][0]));
             wgmma_wait<0>();
@@ -504,15 +537,14 @@ __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
             if (shared_memory<HEADS>::n_probs == 1)
                 barrier_arrive_warp(shared_address(&s.probs_empty));
             barrier_arrive_warp(shared_address(&s.empty[place][1]));
-            find_rows<PART, HEADS>(a, finder, s);
+            if (b + 1 < end || !is_last) find_rows<PART, HEADS>(a, finder, s);
         }
-        const PART p = read_part<PART>(a, rank); /* only now: the loop needs the registers */
-        barrier_wait(shared_address(&s.part_full), n_parts_done & 1);
+        finish_heads<PART, HEADS>(a, n_parts_done, s);
+        const PART p = kept_part<PART>(s.part[(n_parts_done + 1) % 2]);
         if (p.first_slot >= 0) {
-            float *state = own_state(a, p);
-            leave_heads<HEADS>(state, s);
-            leave_values<HEADS>(sums, half, state + 2 * ATTN_MAX_GROUP);
-            finish_split<value_merge<HEADS>, value_team>(a, p, s.arrival, *(split_sums *)s.q);
+            leave_values<HEADS>(sums, half, own_state(a, p) + 2 * ATTN_MAX_GROUP);
+            finish_split<value_merge<HEADS>, value_team>(a, p, s.arrival, s.sink,
+                                                         *(split_sums *)s.q);
             break; /* no part comes behind a split task's */
         } else {
             finish_values<HEADS>(a, p, sums, half, s);

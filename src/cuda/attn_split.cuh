@@ -28,15 +28,26 @@ enum arrival { ARRIVAL_ENDS, ARRIVAL_MERGES_SHARE, ARRIVAL_MERGES_ALL };
 /* Sums of each warp; memory of queries or rows, which nobody needs any more. */
 typedef float4 split_sums[N_TEAM_WARPS][UNIT_PIECES];
 
-/* ref and sum [ATTN_MAX_GROUP] each, then values [HEADS][DIM]; of part `number` of the task. */
-__device__ __forceinline__ float *part_state(const attn_args &a, const attn_part &p, int number)
+/* States of a task's parts: ref and sum [ATTN_MAX_GROUP] each, then values [HEADS][DIM]. */
+struct task_states {
+    unsigned char *first;
+    uint32_t state_bytes;
+    int n_parts;
+
+    __device__ __forceinline__ float *operator[](int number) const
+    {
+        return (float *)(first + (uint64_t)(uint32_t)number * state_bytes);
+    }
+};
+
+__device__ __forceinline__ task_states find_states(const attn_args &a, const attn_part &p)
 {
-    return (float *)(a.states + (int64_t)(p.first_slot + number) * a.state_bytes);
+    return {a.states + p.first_slot * a.state_bytes, (uint32_t)a.state_bytes, p.part_of & 0xffff};
 }
 
 __device__ __forceinline__ float *own_state(const attn_args &a, const attn_part &p)
 {
-    return part_state(a, p, p.part_of >> 16);
+    return find_states(a, p)[p.part_of >> 16];
 }
 
 /* ---- arrival, by one thread ---- */
@@ -90,19 +101,45 @@ __device__ __forceinline__ head_total add_lane_totals(head_total total, int othe
                               __shfl_xor_sync(0xffffffffu, total.sum, other)});
 }
 
-/* Reference and sum of a head over all parts, for every lane of the warp. */
-__device__ __forceinline__ head_total merge_totals(const attn_args &a, const attn_part &p, int h)
+__device__ __forceinline__ head_total load_total(const float *state, int h)
 {
-    const int n_parts = p.part_of & 0xffff;
-    head_total total = {FIRST_REF, 0.0f};
-#pragma unroll 1
-    for (int k = threadIdx.x % 32; k < n_parts; k += 32) {
-        const float *state = part_state(a, p, k);
-        total = add_totals(total, {__ldcg(&state[h]), __ldcg(&state[ATTN_MAX_GROUP + h])});
+    return {__ldcg(&state[h]), __ldcg(&state[ATTN_MAX_GROUP + h])};
+}
+
+/* Adds those of parts k, k + STEP, ... of N, on their way at once. */
+template <int N, int STEP>
+__device__ __forceinline__ head_total add_parts(const task_states &states, int h, int k,
+                                                head_total total)
+{
+    head_total parts[N];
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        parts[i] = load_total(states[min(k + i * STEP, states.n_parts - 1)], h);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const head_total none = {FIRST_REF, 0.0f};
+        total = add_totals(total, k + i * STEP < states.n_parts ? parts[i] : none);
     }
-#pragma unroll 1
-    for (int other = 16; other > 0; other /= 2) total = add_lane_totals(total, other);
     return total;
+}
+
+/* Reference and sum of a head over all parts, for every lane of the warp. */
+__device__ __forceinline__ head_total merge_totals(const task_states &states, int h)
+{
+    const int lane = threadIdx.x % 32;
+    head_total total = load_total(states[min(lane, states.n_parts - 1)], h);
+    if (lane >= states.n_parts) total = {FIRST_REF, 0.0f};
+#pragma unroll 1
+    for (int k = lane + 32; k < states.n_parts; k += 4 * 32)
+        total = add_parts<4, 32>(states, h, k, total);
+    float ref = total.ref;
+#pragma unroll
+    for (int other = 16; other > 0; other /= 2)
+        ref = fmaxf(ref, __shfl_xor_sync(0xffffffffu, ref, other));
+    float sum = total.sum * exp2f(total.ref - ref);
+#pragma unroll
+    for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+    return {ref, sum};
 }
 
 /* Of parts first, first + step, ...: references of a head and pieces of it, on their way at once. */
@@ -113,13 +150,12 @@ template <int UNITS, int PARTS> struct state_batch {
 
 /* Without a branch between the loads: behind the last part, the last again. */
 template <int UNITS, int PARTS>
-__device__ __forceinline__ void load_batch(const attn_args &a, const attn_part &p, int u, int first,
-                                           int step, state_batch<UNITS, PARTS> &batch)
+__device__ __forceinline__ void load_batch(const task_states &states, int u, int first, int step,
+                                           state_batch<UNITS, PARTS> &batch)
 {
-    const int last = (p.part_of & 0xffff) - 1;
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
-        const float *state = part_state(a, p, min(first + i * step, last));
+        const float *state = states[min(first + i * step, states.n_parts - 1)];
         batch.ref[i] = __ldcg(&state[u / HEAD_UNITS]);
 #pragma unroll
         for (int j = 0; j < UNITS; j++)
@@ -130,18 +166,18 @@ __device__ __forceinline__ void load_batch(const attn_args &a, const attn_part &
 
 /* Four sums of each of UNITS units of one head, of parts first, first + step, ..., relative to the head's reference. */
 template <int UNITS, int PARTS>
-__device__ __forceinline__ head_total merge_parts(const attn_args &a, const attn_part &p, int u,
-                                                  int first, int step, float4 (&sums)[UNITS])
+__device__ __forceinline__ head_total merge_parts(const task_states &states, int u, int first,
+                                                  int step, float4 (&sums)[UNITS])
 {
-    const int n_parts = p.part_of & 0xffff;
+    const int n_parts = states.n_parts;
     state_batch<UNITS, PARTS> batch;
-    load_batch(a, p, u, first, step, batch);
-    const head_total total = merge_totals(a, p, u / HEAD_UNITS);
+    load_batch(states, u, first, step, batch);
+    const head_total total = merge_totals(states, u / HEAD_UNITS);
 #pragma unroll
     for (int j = 0; j < UNITS; j++) sums[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 1
     for (int begin = first; begin < n_parts; begin += PARTS * step) {
-        if (begin > first) load_batch(a, p, u, begin, step, batch);
+        if (begin > first) load_batch(states, u, begin, step, batch);
 #pragma unroll
         for (int i = 0; i < PARTS; i++) {
             const float weight =
@@ -174,32 +210,34 @@ __device__ __forceinline__ void finish_units(const attn_args &a, const PART &p, 
     }
 }
 
-/* Heads first .. end - 1 of the group, a warp a head at a time. */
+/* Heads first .. end - 1 of the group, a warp a head at a time. sinks: of the group's heads. */
 template <int PARTS, class PART>
-__device__ __forceinline__ void merge_heads(const attn_args &a, const PART &p, int first_head,
-                                            int first, int end, int warp)
+__device__ __forceinline__ void merge_heads(const attn_args &a, const PART &p,
+                                            const task_states &states, int first_head, int first,
+                                            int end, const float *sinks, int warp)
 {
 #pragma unroll 1
     for (int h = first + warp; h < end; h += N_TEAM_WARPS) {
         float4 sums[HEAD_UNITS];
-        const float sink = read_sink(a, p, first_head + h);
-        const head_total total = merge_parts<HEAD_UNITS, PARTS>(a, p, h * HEAD_UNITS, 0, 1, sums);
-        finish_units(a, p, first_head, h * HEAD_UNITS, sums, sink, total);
+        const head_total total = merge_parts<HEAD_UNITS, PARTS>(states, h * HEAD_UNITS, 0, 1, sums);
+        finish_units(a, p, first_head, h * HEAD_UNITS, sums, sinks[h], total);
     }
 }
 
 /* Units first .. end - 1, at most N_TEAM_WARPS: as many warps for each as there are, parts in turn. */
 template <class TEAM, class PART>
-__device__ __forceinline__ void merge_units(const attn_args &a, const PART &p, int first_head,
-                                            int first, int end, split_sums &shared)
+__device__ __forceinline__ void merge_units(const attn_args &a, const PART &p,
+                                            const task_states &states, int first_head, int first,
+                                            int end, const float *sinks, split_sums &shared)
 {
     const int warp = TEAM::thread() / 32, lane = threadIdx.x % 32;
-    int n_warps = N_TEAM_WARPS;
-    while ((end - first) * n_warps > N_TEAM_WARPS) n_warps /= 2;
-    const int own = first + warp / n_warps, u = min(own, end - 1), turn = warp % n_warps;
-    const float sink = read_sink(a, p, first_head + u / HEAD_UNITS);
+    int shift = 3; /* log2 of warps a unit */
+    static_assert(N_TEAM_WARPS == 1 << 3, "all, for one unit");
+    while ((end - first) << shift > N_TEAM_WARPS) shift--;
+    const int n_warps = 1 << shift, own = first + (warp >> shift), u = min(own, end - 1),
+              turn = warp & (n_warps - 1);
     float4 sums[1];
-    const head_total total = merge_parts<1, 8>(a, p, u, turn, n_warps, sums);
+    const head_total total = merge_parts<1, 8>(states, u, turn, n_warps, sums);
     shared[warp][lane] = sums[0];
     TEAM::sync();
     if (own >= end || turn != 0) return;
@@ -208,51 +246,54 @@ __device__ __forceinline__ void merge_units(const attn_args &a, const PART &p, i
         const float4 v = shared[warp + w][lane];
         sums[0] = make_float4(sums[0].x + v.x, sums[0].y + v.y, sums[0].z + v.z, sums[0].w + v.w);
     }
-    finish_units(a, p, first_head, u, sums, sink, total);
+    finish_units(a, p, first_head, u, sums, sinks[u / HEAD_UNITS], total);
 }
 
 /* For states whose values are [HEADS][DIM]. */
 template <int HEADS, class TEAM> struct unit_merge {
     /* The share of the task that part `number` merges: whole heads, if there are enough of them. */
     template <class PART>
-    __device__ static __forceinline__ void merge(const attn_args &a, const PART &p, int number,
-                                                 split_sums &shared)
+    __device__ static __forceinline__ void merge(const attn_args &a, const PART &p,
+                                                 const task_states &states, int number,
+                                                 const float *sinks, split_sums &shared)
     {
-        const int n_parts = p.part_of & 0xffff, first_head = part_first_head(p, HEADS);
+        const int n_parts = states.n_parts, first_head = part_first_head(p, HEADS);
         const int n_heads = min(HEADS, count_heads(a, p) - first_head),
                   n_units = n_heads * HEAD_UNITS;
         if (n_units > n_parts * N_TEAM_WARPS) {
             const int first = n_heads * number / n_parts, end = n_heads * (number + 1) / n_parts;
+            const int warp = TEAM::thread() / 32;
             if (HEADS <= 16 || n_parts == 2) {
-                merge_heads<2>(a, p, first_head, first, end, TEAM::thread() / 32);
+                merge_heads<2>(a, p, states, first_head, first, end, sinks, warp);
             } else {
-                merge_heads<4>(a, p, first_head, first, end, TEAM::thread() / 32);
+                merge_heads<4>(a, p, states, first_head, first, end, sinks, warp);
             }
         } else {
             const int first = n_units * number / n_parts, end = n_units * (number + 1) / n_parts;
-            if (first < end) merge_units<TEAM>(a, p, first_head, first, end, shared);
+            if (first < end) merge_units<TEAM>(a, p, states, first_head, first, end, sinks, shared);
         }
     }
 };
 
 /*
- * The part's state is in its slot; all threads of the team call it. arrival, shared: memory that the team has.
- * MERGE::merge merges a share.
+ * The part's state is in its slot; all threads of the team call it. arrival, shared: memory that the team has; sinks: of
+ * the group's heads, written in front of the call. MERGE::merge merges a share.
  */
 template <class MERGE, class TEAM, class PART>
 __device__ static void finish_split(const attn_args &a, const PART &p, int &arrival,
-                                    split_sums &shared)
+                                    const float *sinks, split_sums &shared)
 {
     TEAM::sync();
     if (TEAM::thread() == 0) arrival = arrive(a, p);
     TEAM::sync();
     if (arrival != ARRIVAL_ENDS) {
+        const task_states states = find_states(a, p);
         const bool is_all = arrival == ARRIVAL_MERGES_ALL;
-        const int first = is_all ? 0 : p.part_of >> 16, n = is_all ? p.part_of & 0xffff : 1;
+        const int first = is_all ? 0 : p.part_of >> 16, n = is_all ? states.n_parts : 1;
 #pragma unroll 1
         for (int number = first; number < first + n; number++) {
             if (number > first) TEAM::sync(); /* all have read what is shared */
-            MERGE::merge(a, p, number, shared);
+            MERGE::merge(a, p, states, number, sinks, shared);
         }
     }
     if (TEAM::thread() == 0) end_arrivals(a, p);
