@@ -1,7 +1,7 @@
 /*
  * random_bits.h - splitmix64: numbers that a seed gives again on every machine.
  *
- * Place: program.
+ * Place: program; tests use it too.
  */
 #ifndef DSV4_TOOLS_RANDOM_BITS_H
 #define DSV4_TOOLS_RANDOM_BITS_H

@@ -1,8 +1,8 @@
 /*
  * attn_rng.h - the random numbers of the attention checks.
  *
- * Place: tests. splitmix64: the same seed gives the same case on every machine and compiler, which
- * is what makes a printed case number worth something.
+ * Place: tests. The same seed gives the same case on every machine and compiler, which is what makes a printed case
+ * number worth something.
  */
 #ifndef DSV4_TESTS_ATTN_RNG_H
 #define DSV4_TESTS_ATTN_RNG_H
@@ -10,16 +10,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "random_bits.h"
+
 typedef struct attn_rng {
     uint64_t state;
 } attn_rng;
 
 static inline uint64_t attn_rng_next(attn_rng *rng)
 {
-    uint64_t z = (rng->state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
+    return dsv4_random_bits(&rng->state);
 }
 
 /* A number of low .. high, both included. */

@@ -19,35 +19,13 @@
 #include <cmocka.h>
 
 #include "dsv4/cache.h"
+#include "test_bits.h"
 
 #define GUARD          0xa5
 #define N_RANDOM       400
 #define SMALL_ROWS     3
 #define SMALL_BYTES    (SMALL_ROWS * 584)
 #define ONE_ROW_SCALES 576 /* where the scales of a page of one row begin */
-
-static uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* splitmix64, upper half. */
-static uint32_t random_next(uint64_t *state)
-{
-    uint64_t mixed = *state += 0x9e3779b97f4a7c15u;
-    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
-    return (uint32_t)((mixed ^ (mixed >> 31)) >> 32);
-}
 
 /*
  * values  [512] f32, written: each group at its own magnitude between 2^low and 2^(low + span),

@@ -12,7 +12,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #include <cmocka.h>
 
@@ -20,31 +19,9 @@
 #include "num/e2m1.h"
 #include "num/e4m3.h"
 #include "num/ue8m0.h"
+#include "test_bits.h"
 
 #define N_RANDOM 300000
-
-static uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* splitmix64, upper half. */
-static uint32_t random_next(uint64_t *state)
-{
-    uint64_t mixed = *state += 0x9e3779b97f4a7c15u;
-    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
-    return (uint32_t)((mixed ^ (mixed >> 31)) >> 32);
-}
 
 /* Equal as bits: tells -0 from 0. */
 static void assert_same_float(float actual, double expected)

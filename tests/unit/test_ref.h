@@ -8,25 +8,10 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "test_bits.h"
 
 #define F32_ROUNDING 0x1p-24 /* relative error of one correctly rounded f32 operation */
-
-static inline uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-/* splitmix64, upper half. */
-static inline uint32_t random_next(uint64_t *state)
-{
-    uint64_t mixed = *state += 0x9e3779b97f4a7c15u;
-    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
-    return (uint32_t)((mixed ^ (mixed >> 31)) >> 32);
-}
 
 /* In [-1, 1), 24 bits. */
 static inline float random_unit(uint64_t *state)
