@@ -172,10 +172,11 @@ struct piece_merge {
 #pragma unroll
         for (int row = 0; row < 2; row++) totals[row] = {FIRST_REF, 0.0f};
 #pragma unroll 1
-        for (int k = threadIdx.x % 4; k < states.n_parts; k += 4 * 4) {
+        for (int k = threadIdx.x % 4; k < states.n_parts; k += 4) {
 #pragma unroll
             for (int row = 0; row < 2; row++)
-                totals[row] = add_parts<4, 4>(states, own_heads<64>::head(2 * row), k, totals[row]);
+                totals[row] =
+                    add_totals(totals[row], load_total(states[k], own_heads<64>::head(2 * row)));
         }
 #pragma unroll
         for (int row = 0; row < 2; row++) {

@@ -106,19 +106,18 @@ __device__ __forceinline__ head_total load_total(const float *state, int h)
     return {__ldcg(&state[h]), __ldcg(&state[ATTN_MAX_GROUP + h])};
 }
 
-/* Adds those of parts k, k + STEP, ... of N, on their way at once. */
-template <int N, int STEP>
+/* Adds those of parts k, k + 32, k + 64 and k + 96, on their way at once. */
 __device__ __forceinline__ head_total add_parts(const task_states &states, int h, int k,
                                                 head_total total)
 {
-    head_total parts[N];
+    head_total parts[4];
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        parts[i] = load_total(states[min(k + i * STEP, states.n_parts - 1)], h);
+    for (int i = 0; i < 4; i++)
+        parts[i] = load_total(states[min(k + i * 32, states.n_parts - 1)], h);
 #pragma unroll
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < 4; i++) {
         const head_total none = {FIRST_REF, 0.0f};
-        total = add_totals(total, k + i * STEP < states.n_parts ? parts[i] : none);
+        total = add_totals(total, k + i * 32 < states.n_parts ? parts[i] : none);
     }
     return total;
 }
@@ -130,8 +129,7 @@ __device__ __forceinline__ head_total merge_totals(const task_states &states, in
     head_total total = load_total(states[min(lane, states.n_parts - 1)], h);
     if (lane >= states.n_parts) total = {FIRST_REF, 0.0f};
 #pragma unroll 1
-    for (int k = lane + 32; k < states.n_parts; k += 4 * 32)
-        total = add_parts<4, 32>(states, h, k, total);
+    for (int k = lane + 32; k < states.n_parts; k += 4 * 32) total = add_parts(states, h, k, total);
     float ref = total.ref;
 #pragma unroll
     for (int other = 16; other > 0; other /= 2)

@@ -24,7 +24,10 @@
 #include "num/e4m3.h"
 #include "num/ue8m0.h"
 
-enum { MAX_FAILED = 3 }; /* of operations on keys: then enough is known */
+enum {
+    MAX_FAILED = 3, /* of operations on keys: then enough is known */
+    MANY_PARTS = 36,
+};
 
 typedef struct tally {
     int64_t n_cases, n_failed;
@@ -579,6 +582,39 @@ static bool parse_options(int argc, char **argv, options *o)
     return true;
 }
 
+/* More parts of a task than a warp has lanes, by the first way of each kernel of src/cuda. */
+static void run_many_parts(tally *t)
+{
+    const fiber_cuda_way *ways[FIBER_CUDA_MAX_WAYS];
+    const int n_ways = list_cuda_ways(false, ways);
+    uint64_t number;
+    (void)find_group("split", &number);
+    for (int i = 0; i < n_ways; i++) {
+        if (i > 0 && strcmp(ways[i]->kernel, ways[i - 1]->kernel) == 0) continue;
+        const fiber_way way = {.name = ways[i]->kernel,
+                               .math = DSV4_ATTN_MATH_BF16,
+                               .group_heads = ways[i]->group_heads,
+                               .cuda = ways[i],
+                               .n_thread_blocks = MANY_PARTS,
+                               .may_split = true};
+        char text[ATTN_TEXT_BYTES] = "";
+        attn_spec spec;
+        attn_case c;
+        attn_group_draw(number * ATTN_GROUP_CASES, &spec);
+        spec.n_queries = 1;
+        spec.n_heads = 8;
+        spec.scope[0].n_indices = MANY_PARTS * 64 /* keys of a part */;
+        spec.scope[0].lengths = ATTN_LENGTHS_NONE;
+        attn_case_make(&c, &spec);
+        t->n_cases++;
+        if (!check_case(&c, &way, &t->worst, text)) {
+            t->n_failed++;
+            printf("FAILED many-parts %s: %s\n", way.name, text);
+        }
+        attn_case_free(&c);
+    }
+}
+
 static void run_attn(const options *o, tally *all)
 {
     for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++) {
@@ -591,6 +627,11 @@ static void run_attn(const options *o, tally *all)
             if (o->fails_fast && t.n_failed > 0) break;
         }
         print_tally(groups[i].name, &t, all);
+    }
+    if (runs_cuda && (o->group == NULL || strcmp(o->group, "many-parts") == 0)) {
+        tally t = {0};
+        run_many_parts(&t);
+        print_tally("many-parts", &t, all);
     }
 }
 

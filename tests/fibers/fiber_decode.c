@@ -120,8 +120,11 @@ static void run_way(const fiber_way *way, const fiber_cuda_way *cuda, const attn
 static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
                          char *text)
 {
-    const dsv4_attn_gpu_costs costs = {
-        .n_streams = 1, .n_alone = way->n_thread_blocks, .split_fixed = 0.5f, .split = 0.1f};
+    /* with many thread blocks one for each block of keys */
+    const dsv4_attn_gpu_costs costs = {.n_streams = 1,
+                                       .n_alone = way->n_thread_blocks,
+                                       .split_fixed = 0.5f,
+                                       .split = way->n_thread_blocks > 16 ? 0.01f : 0.1f};
     dsv4_attn_gpu_shape shape;
     dsv4_error error;
     int32_t least_heads;
