@@ -352,6 +352,12 @@ __device__ static void finish_code_values(const attn_args &a, const attn_part &p
     }
 }
 
+__device__ __forceinline__ uint32_t count_part_blocks(const attn_args &a, int32_t rank)
+{
+    const attn_part p = read_part(a, rank);
+    return (uint32_t)(p.end_block - p.first_block);
+}
+
 template <int HEADS>
 __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
 {
@@ -364,7 +370,7 @@ __device__ static void run_code_values(const attn_args &a, fp8_memory<HEADS> &s)
     code_loader loader = begin_code_rows<HEADS>(a, s);
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         prefetch_query<attn_part, HEADS>(a, rank_of_round(round + 1), n_ranks);
-        const uint32_t begin = b, end = b + count_part_blocks<attn_part>(a, rank);
+        const uint32_t begin = b, end = b + count_part_blocks(a, rank);
         if (begin == end) {
 #pragma unroll
             for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;

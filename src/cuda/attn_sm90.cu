@@ -8,7 +8,7 @@
  *                 thread what it will convert; convert them to bf16 in the registers of a matrix operand, multiply
  *                 them with the queries (keys on rows, heads on columns), store them as values, make probabilities and
  *                 store those
- *   value warps   two warpgroups, half of the dimensions each: sums in registers (+)= probabilities times values, for
+ *   value warps   two warpgroups, half of the dimensions each: sums in registers += probabilities times values, for
  *                 the blocks of both streams in turn; and they find the rows of the blocks to come
  *
  * So one block is converted while the other is weighed and multiplied, and the key warps begin with the next part

@@ -73,7 +73,8 @@ __device__ __forceinline__ void find_rows(const attn_args &a, row_finder &f,
                    place = number / N_STREAMS % N_ROW_PLACES;
     const bool is_listed = f.is_listed, is_extra = f.is_extra;
     read_indices<PART, HEADS>(a, f, number + 1, s);
-    copy_async_wait<2>(); /* this block's indices; not the scales before and the indices behind */
+    /* this block's indices; not the scales before and the indices behind, unless sinks were asked for since */
+    copy_async_wait<2>();
     __syncwarp();
     key_row found;
     const uint64_t packed = pack_row<PART>(a, s.slots[number % 2][row], is_extra, is_listed, found);

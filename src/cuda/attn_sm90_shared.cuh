@@ -12,8 +12,9 @@
  * in which a block passes them: found (addresses and scales of its rows are there), empty (its place has been
  * multiplied, by halves), weighed (its scores have been compared with the references, so that the next block's may be),
  * probs_empty (where there is one place for probabilities: those before have been multiplied), full (values and
- * probabilities are stored). Of a part: part_full (references and sums are there), part_empty (they have been read; a split task's part, the
- * last, ends without it).
+ * probabilities are stored). Of a part: part_full (its record, references and sums are there),
+ * part_empty (its output is done: the record's place, references, sums and inverse sums may be those of another part; a
+ * split task's part, the last, ends without it).
  */
 #ifndef DSV4_CUDA_ATTN_SM90_SHARED_CUH
 #define DSV4_CUDA_ATTN_SM90_SHARED_CUH
@@ -61,7 +62,8 @@ template <int HEADS> struct shared_memory {
     float rescale[N_STREAMS][HEADS]; /* of values so far, when needs_rescale */
     /* of the stream's sums, when the other one has moved the references */
     float sum_rescale[N_STREAMS][HEADS];
-    attn_part part[2];     /* the key warps' and the one before, counted from 1 */
+    /* the key warps' and the one before, which the value warps may still be at; counted from 1, left by thread 0 */
+    attn_part part[2];
     float part_ref[HEADS]; /* of the part that ended */
     float part_sum[N_KEY_WARPS][HEADS];
     float sink[HEADS];    /* of the value warps' part */

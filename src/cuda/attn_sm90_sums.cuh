@@ -149,11 +149,4 @@ __device__ static void prefetch_query(const attn_args &a, int32_t rank, int32_t 
         prefetch_bytes_l2(q + query_bytes(a, p, head), DIM * (uint32_t)sizeof(uint16_t));
 }
 
-template <class PART>
-__device__ __forceinline__ uint32_t count_part_blocks(const attn_args &a, int32_t rank)
-{
-    const PART p = read_part<PART>(a, rank);
-    return (uint32_t)(p.end_block - p.first_block);
-}
-
 #endif

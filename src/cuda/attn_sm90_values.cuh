@@ -406,6 +406,8 @@ __device__ __forceinline__ void send_values(const attn_args &a, const PART &p, i
     }
 }
 
+/* ---- the end of a part ---- */
+
 /* Begins to bring the sinks of a part's heads, a thread each: the one that is to read it. */
 template <int HEADS, class PART>
 __device__ __forceinline__ void ask_for_sink(const attn_args &a, const PART &p,
@@ -516,9 +518,10 @@ __device__ static void run_values(const attn_args &a, shared_memory<HEADS> &s)
     for (int32_t round = 0, rank; (rank = rank_of_round(round)) < n_ranks; round++) {
         prefetch_query<PART, HEADS>(a, rank_of_round(round + 1), n_ranks);
         const uint32_t begin = b, end = begin_part<PART, HEADS>(a, rank, begin, s);
-        const bool is_last =
-            rank_of_round(round + 1) >= n_ranks; /* none is found behind its last block */
-        value_sums<HEADS> sums; /* cleared, lest the last part's be kept till the first product */
+        /* behind its last block no rows are found: what the key warps ask for ahead has been */
+        const bool is_last = rank_of_round(round + 1) >= n_ranks;
+        /* cleared: products only add; if the first one did not, the compiler would keep the last part's till then */
+        value_sums<HEADS> sums;
 #pragma unroll
         for (int i = 0; i < 2 * HEADS; i++) sums.v[i] = 0.0f;
 #pragma unroll 1

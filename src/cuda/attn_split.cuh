@@ -28,10 +28,10 @@ enum arrival { ARRIVAL_ENDS, ARRIVAL_MERGES_SHARE, ARRIVAL_MERGES_ALL };
 /* Sums of each warp; memory of queries or rows, which nobody needs any more. */
 typedef float4 split_sums[N_TEAM_WARPS][UNIT_PIECES];
 
-/* States of a task's parts: ref and sum [ATTN_MAX_GROUP] each, then values [HEADS][DIM]. */
+/* States of a task's parts: ref and sum [ATTN_MAX_GROUP] each, then values, [HEADS][DIM] or in an order of the kernel's. */
 struct task_states {
     unsigned char *first;
-    uint32_t state_bytes;
+    uint32_t state_bytes; /* at most 132 KB: a state's address is one product of 32 bits */
     int n_parts;
 
     __device__ __forceinline__ float *operator[](int number) const
@@ -274,8 +274,8 @@ template <int HEADS, class TEAM> struct unit_merge {
 };
 
 /*
- * The part's state is in its slot; all threads of the team call it. arrival, shared: memory that the team has; sinks: of
- * the group's heads, written in front of the call. MERGE::merge merges a share.
+ * The part's state is in its slot; all threads of the team call it. arrival, shared: memory that the team has; sinks:
+ * of the group's heads, written in front of the call. MERGE::merge merges a share.
  */
 template <class MERGE, class TEAM, class PART>
 __device__ static void finish_split(const attn_args &a, const PART &p, int &arrival,

@@ -3,7 +3,8 @@
  *
  * Place: tests. Cases are those of check_attn (attn_group.h), cut to what fibers can do. Each is computed in one of the
  * ways that a device may take: heads together, thread blocks, split or not, waves upwards or downwards. Prints one line
- * for each group, then `N passed, M failed`; a failing case runs again with --case NUMBER and the other options.
+ * for each group, then `N passed, M failed`; a failing case of check_attn's runs again with --case NUMBER and the other
+ * options.
  * --quick: a quarter of them.
  * --cuda: by the kernels of src/cuda instead, each case by one of them; --kernel NAME: sm90 or mma alone.
  * --fail-fast: plan, groups of operations on keys and those of check_attn end with their first failure.
@@ -596,7 +597,8 @@ static void run_many_parts(tally *t)
                                .group_heads = ways[i]->group_heads,
                                .cuda = ways[i],
                                .n_thread_blocks = MANY_PARTS,
-                               .may_split = true};
+                               .may_split = true,
+                               .least_parts = MANY_PARTS};
         char text[ATTN_TEXT_BYTES] = "";
         attn_spec spec;
         attn_case c;
@@ -610,6 +612,7 @@ static void run_many_parts(tally *t)
         if (!check_case(&c, &way, &t->worst, text)) {
             t->n_failed++;
             printf("FAILED many-parts %s: %s\n", way.name, text);
+            attn_spec_print(&spec);
         }
         attn_case_free(&c);
     }

@@ -120,11 +120,10 @@ static void run_way(const fiber_way *way, const fiber_cuda_way *cuda, const attn
 static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, bool is_refused,
                          char *text)
 {
-    /* with many thread blocks one for each block of keys */
     const dsv4_attn_gpu_costs costs = {.n_streams = 1,
                                        .n_alone = way->n_thread_blocks,
                                        .split_fixed = 0.5f,
-                                       .split = way->n_thread_blocks > 16 ? 0.01f : 0.1f};
+                                       .split = way->least_parts > 0 ? 0.01f : 0.1f};
     dsv4_attn_gpu_shape shape;
     dsv4_error error;
     int32_t least_heads;
@@ -146,6 +145,8 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
     dsv4_attn_gpu_plan_args(params, &shape, &costs, plan.data, &p);
     p.may_split = way->may_split;
     run_shared(way, "dsv4_attn_plan", &p, 1, ATTN_PLAN_THREADS);
+    attn_plan_head head;
+    memcpy(&head, plan.data, sizeof head);
     attn_args a;
     dsv4_attn_gpu_args(params, &shape, plan.data, workspace.data, &a);
     if (is_refused) a.fingerprint ^= UINT64_C(1) << 40;
@@ -159,6 +160,11 @@ static bool decode_pages(const dsv4_attn_params *params, const fiber_way *way, b
     bool is_good = true;
     for (size_t i = 0; i < n_counter_bytes; i++) is_good &= workspace.data[i] == 0;
     if (!is_good) snprintf(text, FIBER_TEXT_BYTES, "a counter is not 0 behind the decode");
+    if (head.n_parts < way->least_parts) {
+        snprintf(text, FIBER_TEXT_BYTES, "%d parts, at least %d expected", (int)head.n_parts,
+                 (int)way->least_parts);
+        is_good = false;
+    }
     bool has_guards = guarded_free(&plan);
     has_guards &= guarded_free(&workspace);
     if (!has_guards) snprintf(text, FIBER_TEXT_BYTES, "wrote outside plan or workspace");

@@ -22,6 +22,7 @@ typedef struct fiber_way {
     uint64_t seed;              /* of orders in which src/cuda's run */
     int32_t n_thread_blocks;
     bool may_split;
+    int32_t least_parts; /* that the plan has to have; 0: any */
     bool downwards;      /* order of waves in the first block */
     bool copies_at_once; /* fiber_run.h; CUDA's products, too */
 } fiber_way;
