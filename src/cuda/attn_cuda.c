@@ -28,24 +28,25 @@ typedef struct dsv4_attn_cuda_way {
     float part;  /* fixed for each part */
     float block; /* of 64 keys, all thread blocks busy */
     float part_alone,
-        block_alone;          /* the same, where a multiprocessor has one thread block at most */
-    float split_fixed, split; /* of cutting a task into parts, and for each of them */
-    int32_t n_streams;        /* blocks that a part computes at once */
-    int32_t math;             /* DSV4_ATTN_MATH_BF16 or _FP8 */
-    bool is_default; /* else only when its kernel is asked for, or no other runs on the device */
+        block_alone; /* the same, where a multiprocessor has one thread block at most */
+    float split_fixed, split_share,
+        split;         /* of cutting a task into n parts: and 1/n, and n times */
+    int32_t n_streams; /* blocks that a part computes at once */
+    int32_t math;      /* DSV4_ATTN_MATH_BF16 or _FP8 */
+    bool is_default;   /* else only when its kernel is asked for, or no other runs on the device */
 } way;
 
 enum { BF16 = DSV4_ATTN_MATH_BF16, FP8 = DSV4_ATTN_MATH_FP8 };
 
 static const way ways[] = {
-    {DSV4_CUDA_KERNEL_MMA, 8, 64, 5.4f, 3.4f, 1.1f, 3.9f, 4.2f, 0.05f, 1, BF16, true},
-    {DSV4_CUDA_KERNEL_MMA, 8, 32, 5.4f, 3.6f, 1.1f, 4.1f, 4.2f, 0.05f, 1, BF16, false},
-    {DSV4_CUDA_KERNEL_MMA, 16, 32, 6.5f, 4.9f, 2.0f, 5.5f, 4.5f, 0.07f, 1, BF16, false},
-    {DSV4_CUDA_KERNEL_SM90, 16, 64, 5.7f, 1.85f, 5.7f, 1.85f, 5.0f, 0.06f, 2, BF16, true},
-    {DSV4_CUDA_KERNEL_SM90, 32, 64, 7.5f, 2.13f, 7.5f, 2.13f, 9.0f, 0.06f, 2, BF16, true},
-    {DSV4_CUDA_KERNEL_SM90, 64, 64, 8.5f, 2.71f, 8.5f, 2.71f, 10.5f, 0.1f, 2, BF16, true},
-    {DSV4_CUDA_KERNEL_SM90, 32, 64, 9.5f, 1.75f, 9.5f, 1.75f, 3.5f, 0.4f, 1, FP8, true},
-    {DSV4_CUDA_KERNEL_SM90, 64, 64, 11.8f, 2.02f, 11.8f, 2.02f, 5.0f, 0.8f, 1, FP8, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 64, 5.4f, 3.4f, 2.9f, 2.7f, 3.2f, 0, 0.05f, 1, BF16, true},
+    {DSV4_CUDA_KERNEL_MMA, 8, 32, 5.4f, 3.6f, 1.1f, 4.1f, 4.2f, 0, 0.05f, 1, BF16, false},
+    {DSV4_CUDA_KERNEL_MMA, 16, 32, 6.5f, 4.9f, 2.0f, 5.5f, 4.5f, 0, 0.07f, 1, BF16, false},
+    {DSV4_CUDA_KERNEL_SM90, 16, 64, 6.1f, 1.7f, 6.1f, 1.7f, 3.2f, 1.6f, 0.06f, 2, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 9.0f, 1.86f, 9.0f, 1.86f, 3.5f, 8.0f, 0.06f, 2, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 13.0f, 2.6f, 13.0f, 2.6f, 3.0f, 15.0f, 0.1f, 2, BF16, true},
+    {DSV4_CUDA_KERNEL_SM90, 32, 64, 9.5f, 1.75f, 9.5f, 1.75f, 3.5f, 0, 0.4f, 1, FP8, true},
+    {DSV4_CUDA_KERNEL_SM90, 64, 64, 11.8f, 2.02f, 11.8f, 2.02f, 5.0f, 0, 0.8f, 1, FP8, true},
 };
 
 /*
@@ -149,7 +150,7 @@ static float estimate_time(const way *w, int64_t n_tasks, int64_t n_blocks, cons
     if (most_parts > n_blocks) most_parts = n_blocks;
     for (int64_t n = 2; may_split && n <= most_parts; n++) {
         float split = part_time(w, ceil_div(n_blocks, n), n * n_tail, d) + w->split_fixed +
-                      w->split * (float)n;
+                      w->split_share / (float)n + w->split * (float)n;
         if (split < best) best = split;
     }
     return (float)n_whole * task + best;
@@ -323,6 +324,7 @@ dsv4_status dsv4_attn_cuda_plan_build(void *stream, const dsv4_attn_params *para
                                        .busy_part = (w->part - w->part_alone) / block,
                                        .busy_block = w->block / w->block_alone,
                                        .split_fixed = w->split_fixed / block,
+                                       .split_share = w->split_share / block,
                                        .split = w->split / block};
     attn_plan_args args;
     dsv4_attn_gpu_plan_args(params, &s->gpu, &costs, plan, &args);

@@ -101,6 +101,7 @@ typedef struct attn_plan_args {
     int32_t n_alone;             /* so many thread blocks have */
     float busy_part, busy_block; /* of more: what a part costs on top, and a block */
     float split_fixed, split;    /* of cutting a task, and for each part */
+    float split_share;           /* of merging a whole task, which parts share */
 } attn_plan_args;
 
 /* Of a task of several parts, in the workspace; 0 before and after. */

@@ -164,6 +164,7 @@ void dsv4_attn_gpu_plan_args(const dsv4_attn_params *params, const dsv4_attn_gpu
         .busy_block = costs->busy_block,
         .split_fixed = costs->split_fixed,
         .split = costs->split,
+        .split_share = costs->split_share,
     };
 }
 

@@ -31,7 +31,7 @@ typedef struct dsv4_attn_gpu_shape {
 typedef struct dsv4_attn_gpu_costs {
     int32_t n_streams, n_alone;
     float busy_part, busy_block;
-    float split_fixed, split;
+    float split_fixed, split_share, split;
 } dsv4_attn_gpu_costs;
 
 /* Entries of a scope's lists: none when it is absent. */

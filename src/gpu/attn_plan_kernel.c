@@ -17,6 +17,7 @@ enum {
     PLAN_BINS = ATTN_PLAN_THREADS, /* a thread each */
     PLAN_WAVES = ATTN_PLAN_THREADS / GPU_WAVE,
     PLAN_STEPS = 32, /* that are tried */
+    SHORT_STEPS = 8, /* the first of them, in blocks */
     NO_STEP = INT32_MAX,
 };
 
@@ -103,10 +104,17 @@ GPU_DEVICE void write_part(const attn_plan_args *a, attn_part *part, int32_t tas
     gpu_store16((char *)part + 16, high);
 }
 
-/* 1, 2, 3, ... 8, then about a third more each time. */
-GPU_DEVICE int32_t candidate_step(int32_t i)
+/*
+ * 1, 2, ... 8 blocks, then what cuts the longest of the tail's tasks into 1, 2, ... 16 parts,
+ * and about 1.4 times as many each time. What fills the device has to be among them: a list of
+ * 130 blocks in three parts where there is room for four takes a third longer.
+ */
+GPU_DEVICE int32_t candidate_step(int32_t i, int32_t longest)
 {
-    return i < 8 ? i + 1 : (int32_t)(8.0f * gpu_exp2((float)(i - 7) * 0.5f) + 0.5f);
+    const int32_t k = i - SHORT_STEPS;
+    const int32_t n_parts =
+        k < 16 ? k + 1 : (int32_t)(16.0f * gpu_exp2((float)(k - 15) * 0.5f) + 0.5f);
+    return i < SHORT_STEPS ? i + 1 : gpu_max_i32((longest + n_parts - 1) / n_parts, 1);
 }
 
 /* In the time of a block. */
@@ -136,17 +144,24 @@ GPU_DEVICE float weigh_step(const attn_plan_args *a, const int32_t *order, int32
     const int32_t parts = (longest + step - 1) / step;
     if (n_parts > a->n_thread_blocks || !a->may_split) return 3e38f;
     return part_cost(a, gpu_min_i32(step, longest), n_parts) +
-           (parts > 1 ? a->split_fixed + a->split * (float)parts : 0.0f);
+           (parts > 1 ? a->split_fixed + a->split_share / (float)parts + a->split * (float)parts
+                      : 0.0f);
 }
 
 /* The step that costs least, for all of the block. */
 GPU_DEVICE void choose_step(const attn_plan_args *a, GPU_SHARED plan_shared *s,
                             const int32_t *order, int32_t first_task, int32_t n_tail)
 {
+    const int32_t tasks_per_request = a->n_queries * a->n_groups;
     int32_t longest = 0;
+    if (n_tail > 0) { /* the first; of lists longer than all bins are for, any of them */
+        const int32_t request = (int32_t)gpu_load4(order + first_task / tasks_per_request);
+        longest = count_blocks(read_lengths(a, request).total);
+    }
+    const int32_t first_longest = longest;
     for (int turn = 0; turn < PLAN_STEPS / PLAN_WAVES; turn++) {
         const int i = turn * PLAN_WAVES + gpu_wave();
-        const int32_t step = candidate_step(i);
+        const int32_t step = candidate_step(i, first_longest);
         const float cost = weigh_step(a, order, first_task, n_tail, step, &longest);
         if (gpu_lane() == 0) {
             s->costs[i] = cost;

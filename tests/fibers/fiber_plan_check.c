@@ -54,9 +54,12 @@ static int32_t *order_requests(const attn_plan_args *a)
     return order;
 }
 
-static int32_t step_of(int32_t i)
+/* Of the longest list: up to 8 blocks, then 1, 2, ... 16 parts, then 1.4 times as many each time. */
+static int32_t step_of(int32_t i, int32_t longest)
 {
-    return i < 8 ? i + 1 : (int32_t)(8.0f * exp2f((float)(i - 7) * 0.5f) + 0.5f);
+    if (i < 8) return i + 1;
+    const int32_t n = i < 24 ? i - 7 : (int32_t)(16.0f * exp2f((float)(i - 23) * 0.5f) + 0.5f);
+    return longest > 0 ? (longest + n - 1) / n : 1;
 }
 
 static int32_t at_least(int32_t a, int32_t b)
@@ -76,9 +79,10 @@ static int32_t choose_step(const attn_plan_args *a, const int32_t *order, int32_
 {
     const int32_t per_request = a->n_queries * a->n_groups;
     float best = 3e38f;
-    int32_t best_step = step_of(0), longest = 0;
+    const int32_t first_longest = n_tail > 0 ? blocks_of(a, order[first / per_request]) : 0;
+    int32_t best_step = 1, longest = 0;
     for (int32_t i = 0; i < N_STEPS; i++) {
-        const int32_t step = step_of(i);
+        const int32_t step = step_of(i, first_longest);
         int32_t n_parts = 0;
         for (int32_t t = 0; t < n_tail; t++) {
             const int32_t blocks = blocks_of(a, order[(first + t) / per_request]);
@@ -87,8 +91,10 @@ static int32_t choose_step(const attn_plan_args *a, const int32_t *order, int32_
         }
         const int32_t parts = (longest + step - 1) / step;
         if (n_parts > a->n_thread_blocks || !a->may_split) continue;
-        const float cost = cost_of(a, step < longest ? step : longest, n_parts) +
-                           (parts > 1 ? a->split_fixed + a->split * (float)parts : 0.0f);
+        const float cost =
+            cost_of(a, step < longest ? step : longest, n_parts) +
+            (parts > 1 ? a->split_fixed + a->split_share / (float)parts + a->split * (float)parts
+                       : 0.0f);
         if (cost < best) {
             best = cost;
             best_step = step;
@@ -184,6 +190,7 @@ static bool check_plan(uint64_t seed)
                         .busy_block = 0.5f + (float)attn_rng_uniform(&rng),
                         .split_fixed = (float)attn_rng_uniform(&rng) * 4.0f,
                         .split = (float)attn_rng_uniform(&rng) * 0.5f,
+                        .split_share = seed % 2 == 0 ? (float)attn_rng_uniform(&rng) * 8.0f : 0.0f,
                         .window_n_indices = 128,
                         .extra_n_indices = seed % 7 == 0 ? 80000 : 1024};
     int32_t *window = draw_lengths(&rng, a.n_requests, a.window_n_indices),
