@@ -176,6 +176,7 @@ static int32_t *draw_lengths(attn_rng *rng, int32_t n_requests, int32_t n_indice
 static bool check_plan(uint64_t seed)
 {
     static const int32_t most_requests[] = {3, 40, 300, 2500};
+    static const int32_t n_extra[] = {80000, 1024, 1024, 8192, 1024, 1024, 1024};
     attn_rng rng = {seed};
     attn_plan_args a = {.fingerprint = seed << 33 | 5,
                         .n_requests = (int32_t)attn_rng_range(&rng, 0, most_requests[seed % 4]),
@@ -192,7 +193,7 @@ static bool check_plan(uint64_t seed)
                         .split = (float)attn_rng_uniform(&rng) * 0.5f,
                         .split_share = seed % 2 == 0 ? (float)attn_rng_uniform(&rng) * 8.0f : 0.0f,
                         .window_n_indices = 128,
-                        .extra_n_indices = seed % 7 == 0 ? 80000 : 1024};
+                        .extra_n_indices = n_extra[seed % 7]};
     int32_t *window = draw_lengths(&rng, a.n_requests, a.window_n_indices),
             *extra = draw_lengths(&rng, a.n_requests, a.extra_n_indices);
     a.window_lengths = attn_rng_chance(&rng, 70) ? window : NULL;
